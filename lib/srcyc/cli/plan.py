@@ -1,0 +1,240 @@
+"""Which scan goes where: inputs found, outputs named and checked before anything is computed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srcyc.errors import InputError, OutputError
+
+#: Added to the input's stem when the output is a folder.
+OUTPUT_ENDING = "_sr"
+OUTPUT_SUFFIX = ".nii.gz"
+SIDECAR_SUFFIX, PREVIEW_SUFFIX, UNCERTAINTY_ENDING = ".json", ".png", "_uncertainty"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan to super-resolve.
+
+    Attributes:
+        source: volume file or folder of a DICOM series.
+        output: volume file to write.
+        problem: why it cannot be done, found while planning.
+        done: the output is there already and is kept.
+    """
+
+    source: Path
+    output: Path
+    problem: InputError | None = None
+    done: bool = False
+
+    def beside(self, ending: str) -> Path:
+        """Give the path that replaces the output's volume suffix by ``ending``."""
+        return self.output.with_name(volume_stem(self.output) + ending)
+
+
+def volume_stem(path: Path) -> str:
+    """Give a file name without its volume suffix (``.nii.gz`` is one suffix); any other name as it is."""
+    from srcyc.image_files import volume_suffix
+
+    suffix = volume_suffix(path)
+    return path.name if suffix is None else path.name[: -len(suffix)]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the inputs of a command stand for.
+
+    Attributes:
+        scans: volumes and folders of a DICOM series, without repetition, in the order given.
+        bad: inputs that are none, and why.
+        left_out: volumes in folders that srcyc made itself.
+    """
+
+    scans: list[Path]
+    bad: list[tuple[Path, InputError]]
+    left_out: int
+
+
+def find_sources(inputs: Sequence[Path]) -> Sources:
+    """Expand folders to the volumes in them; a DICOM series' folder is a volume itself.
+
+    Volumes that srcyc made (their sidecar says so) are left out of folders.
+    """
+    from srcyc.volume import find_volumes
+
+    scans: list[Path] = []
+    bad: list[tuple[Path, InputError]] = []
+    seen: set[Path] = set()
+    left_out = 0
+    for given in inputs:
+        try:
+            found = find_volumes(given) if given.is_dir() else [given]
+            if not found:
+                raise InputError(
+                    f"{given}: no volume in this folder; give one with .nii, .nii.gz, .nrrd, .mha or .mhd files, "
+                    "or of a DICOM series."
+                )
+        except InputError as error:
+            bad.append((given, error))
+            continue
+        own = [path for path in found if given.is_dir() and _made_by_srcyc(path)]
+        left_out += len(own)
+        for path in found:
+            place = path.resolve()
+            if path not in own and place not in seen:
+                seen.add(place)
+                scans.append(path)
+    return Sources(scans, bad, left_out)
+
+
+def plan_jobs(
+    sources: Sequence[Path], out: Path, *, overwrite: bool, companions: Sequence[str] = (SIDECAR_SUFFIX,)
+) -> list[Job]:
+    """Name the output of every source and see whether it may be written.
+
+    Args:
+        sources: scans.
+        out: a file for one scan (it has a volume suffix), else a folder.
+        overwrite: existing outputs are replaced.
+        companions: endings of the files written beside each volume.
+
+    Raises:
+        OutputError: one file named for several scans, or a name that is neither a volume nor a folder.
+    """
+    from srcyc.image_files import known_suffixes, volume_suffix
+
+    if volume_suffix(out) is not None and not out.is_dir():
+        if len(sources) != 1:
+            raise OutputError(f"{out}: one file for {len(sources)} scans; give a folder as --output.")
+        outputs = [out]
+    elif out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: is neither a folder nor ends in {known_suffixes()}; give one of these.")
+    elif out.suffix and not out.is_dir():
+        raise OutputError(
+            f"{out}: unknown kind of volume {out.suffix!r}; let the name end in {known_suffixes()}, or create the "
+            "folder of that name first."
+        )
+    else:
+        outputs = [out / f"{name}{OUTPUT_ENDING}{OUTPUT_SUFFIX}" for name in unique_names(sources)]
+    repeated = {path for path in outputs if outputs.count(path) > 1}
+    jobs = []
+    for source, output in zip(sources, outputs, strict=True):
+        job = Job(source, output)
+        try:
+            if output in repeated:
+                raise OutputError(
+                    f"{source}: another input would be written to {output} too; run them one by one."
+                )
+            done = _check_place(job, overwrite=overwrite, companions=companions)
+        except InputError as error:
+            job = Job(source, output, problem=error)
+        else:
+            job = Job(source, output, done=done)
+        jobs.append(job)
+    return jobs
+
+
+def unique_names(sources: Sequence[Path]) -> list[str]:
+    """Name each scan by its stem; scans of equal stem by as much of their folders as tells them apart."""
+    # abspath, not resolve: the target of a link may have a meaningless name (DataLad, git-annex).
+    paths = [Path(os.path.abspath(path)) for path in sources]
+    names = [volume_stem(path) for path in paths]
+    for name in {name for name in names if names.count(name) > 1}:
+        group = [index for index, other in enumerate(names) if other == name]
+        folders = [paths[index].parent for index in group]
+        common = Path(os.path.commonpath(folders))
+        for index, folder in zip(group, folders, strict=True):
+            names[index] = "_".join((*folder.relative_to(common).parts, name))
+    return names
+
+
+def prepare_folder(folder: Path) -> list[Path]:
+    """Create an output folder and see that files can be written into it, before hours are spent.
+
+    Returns:
+        the folders created, outermost first.
+
+    Raises:
+        OutputError: it cannot be created or written.
+    """
+    created = [path for path in (folder, *folder.parents) if not os.path.lexists(path)][::-1]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, prefix=".srcyc-") as probe:
+            probe.write(b"0")
+    except OSError as error:
+        remove_empty(created)
+        reason = error.strerror or error
+        raise OutputError(
+            f"{folder}: cannot be written ({reason}); choose another folder as --output."
+        ) from error
+    return created
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders that :func:`prepare_folder` created and that nothing was written to."""
+    for folder in reversed(folders):
+        try:
+            folder.rmdir()
+        except OSError:  # not there, or in use by now
+            return
+
+
+# -- checks --------------------------------------------------------------------------------------------------
+
+
+def _check_place(job: Job, *, overwrite: bool, companions: Sequence[str]) -> bool:
+    """Tell whether an output is there and is kept.
+
+    Raises:
+        OutputError: it would replace the input, another scan's output, or something that is not ours.
+    """
+    output = job.output
+    if output.is_dir():
+        raise OutputError(f"{output}: is a folder; give a file name.")
+    if output.exists() and job.source.exists() and output.samefile(job.source):
+        raise OutputError(f"{output}: is the input itself; give another name as --output.")
+    if overwrite or not job.source.exists():
+        return False
+    sidecar = read_sidecar(job.beside(SIDECAR_SUFFIX))
+    if output.exists():
+        made_from = sidecar.get("input", {})
+        other = made_from.get("name") if isinstance(made_from, dict) else None
+        if other is not None and other != Path(os.path.abspath(job.source)).name:
+            raise OutputError(
+                f"{output}: already exists and was made of {other}, not of {job.source}; choose another --output or "
+                "give --overwrite."
+            )
+        return True
+    # A sidecar without its volume is what a killed run leaves behind.
+    if sidecar.get("output") == output.name:
+        return False
+    for ending in companions:
+        if job.beside(ending).exists():
+            raise OutputError(
+                f"{job.beside(ending)}: already exists and belongs to something else; choose another --output or give "
+                "--overwrite."
+            )
+    return False
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Read a sidecar; empty if there is none, or it is not one of ours."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    ours = isinstance(document, dict) and str(document.get("software", "")).startswith("srcyc")
+    return document if ours else {}
+
+
+def _made_by_srcyc(path: Path) -> bool:
+    sidecar = read_sidecar(path.with_name(volume_stem(path) + SIDECAR_SUFFIX))
+    return path.is_file() and sidecar.get("output") == path.name

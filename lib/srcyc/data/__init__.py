@@ -1,0 +1,1 @@
+"""Unpaired training data: which scan belongs to which domain, and how patches are drawn from it."""

@@ -1,0 +1,1 @@
+"""Comparison of super-resolved volumes with the truth and with classical interpolation."""

@@ -1,0 +1,165 @@
+"""Simulated thick slices of a thin-slice scan, brought back by every method, each compared with the truth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from srcyc.acquisition import Acquisition
+from srcyc.errors import SRCycError
+from srcyc.evaluation.metrics import Alignment, Image, alignment, data_range, evaluation_mask, psnr, ssim
+from srcyc.geometry import FIELD_OF_VIEW_TOLERANCE, Grid
+from srcyc.resampling import resample
+from srcyc.simulation import simulate_thick
+from srcyc.volume import Volume
+
+#: The interpolations that every model is compared with, and the one that differences are given to.
+TRILINEAR, CUBIC = "trilinear", "cubic B-spline"
+
+#: Brings a thick scan to the given spacing (mm per array axis); returns the result and the warnings it raised.
+Method = Callable[[Volume, tuple[float, float, float]], tuple[Volume, list[str]]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one method did on one simulated scan.
+
+    Attributes:
+        method: name.
+        psnr: dB inside the mask.
+        ssim: 3D, inside the mask.
+        consistency: relative residual ``||A x - y|| / ||y||`` of the result x for the thick scan y.
+        alignment: shift and flips against the truth.
+        seconds: wall clock.
+        warnings: what the method warned of.
+    """
+
+    method: str
+    psnr: float
+    ssim: float
+    consistency: float
+    alignment: Alignment
+    seconds: float
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """All methods on one simulated scan.
+
+    Attributes:
+        thick: the simulated scan.
+        truth: what it was simulated from, cropped to whole slices.
+        axis: array axis that was thickened.
+        slice_spacing: distance of the slice centres reached, mm.
+        data_range: the truth's robust range, its intensity unit.
+        mask_fraction: share of the truth's voxels that were evaluated.
+        scores: one per method, the interpolations first.
+        images: method -> ``(I, J, K)`` on the truth's grid.
+    """
+
+    thick: Volume
+    truth: Volume
+    axis: int
+    slice_spacing: float
+    data_range: float
+    mask_fraction: float
+    scores: list[Score]
+    images: dict[str, Image]
+
+
+def compare(
+    scan: Volume,
+    thickness: float,
+    methods: Mapping[str, Method],
+    *,
+    gap: float = 0.0,
+    progress: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Simulate thick slices, run the interpolations and ``methods``, and score each against the truth.
+
+    The interpolations continue the outer slices beyond their centres (linear: constant, cubic: mirrored about the
+    outer voxel faces), so that the half slice at either end, where ITK would write zeros, is judged fairly.
+
+    Args:
+        scan: thin-slice scan, ``(1, I, J, K)``.
+        thickness: FWHM of the slice profile, mm.
+        methods: name -> method.
+        gap: distance between neighbouring slices, mm; slice centres lie ``thickness + gap`` apart.
+        progress: called with the name of each method when it starts.
+
+    Raises:
+        ConfigError: a thickness that cannot be simulated from this scan.
+        DataError: a scan without a foreground, or too small.
+        SRCycError: a method returned another grid than the truth's.
+    """
+    thick, truth = simulate_thick(scan, thickness + gap, thickness=thickness)
+    axis = next(a for a in range(3) if thick.shape[a] != truth.shape[a])
+    target = truth.data[0]
+    mask, peak = evaluation_mask(target), data_range(target)
+    operator = Acquisition(truth.shape, thick.shape, thickness / (thickness + gap))
+    measured = torch.from_numpy(np.ascontiguousarray(thick.data))
+
+    scores, images = [], {}
+    for name, method in _with_interpolations(methods, truth):
+        if progress:
+            progress(name)
+        start = time.perf_counter()
+        result, warnings = method(thick, truth.spacing)
+        seconds = time.perf_counter() - start
+        _check_grid(result.grid, truth.grid, name)
+        image = result.data[0]
+        residual = operator.residual(torch.from_numpy(np.ascontiguousarray(result.data)), measured)
+        scores.append(
+            Score(
+                method=name,
+                psnr=psnr(image, target, mask, peak),
+                ssim=ssim(image, target, mask, peak),
+                consistency=residual,
+                alignment=alignment(image, target),
+                seconds=seconds,
+                warnings=warnings,
+            )
+        )
+        images[name] = image
+    return Comparison(
+        thick, truth, axis, thick.spacing[axis], peak, float(mask.mean(dtype=np.float64)), scores, images
+    )
+
+
+def interpolation(mode: str, truth: Volume) -> Method:
+    """Give the method that interpolates a thick scan (``"linear"`` or ``"cubic"``) onto the truth's grid."""
+
+    def method(thick: Volume, spacing: tuple[float, float, float]) -> tuple[Volume, list[str]]:
+        data = torch.from_numpy(np.ascontiguousarray(thick.data))
+        image = resample(data, truth.shape, "linear" if mode == "linear" else "cubic")
+        return Volume(image.numpy(), thick.grid.resized(truth.shape).affine), []
+
+    return method
+
+
+def _with_interpolations(methods: Mapping[str, Method], truth: Volume) -> Iterator[tuple[str, Method]]:
+    yield TRILINEAR, interpolation("linear", truth)
+    yield CUBIC, interpolation("cubic", truth)
+    yield from methods.items()
+
+
+def _check_grid(found: Grid, expected: Grid, name: str) -> None:
+    """Refuse to compare voxels that do not lie at the same place.
+
+    Raises:
+        SRCycError: another shape, or corners that differ by more than the tolerance of the field of view.
+    """
+    if found.shape != expected.shape:
+        raise SRCycError(
+            f"{name}: gave {found.shape} voxels where the truth has {expected.shape}; report this defect."
+        )
+    distance = float(np.abs(found.field_of_view - expected.field_of_view).max())
+    if distance > FIELD_OF_VIEW_TOLERANCE:
+        raise SRCycError(
+            f"{name}: its field of view is {distance:.3g} mm off the truth's; report this defect."
+        )

@@ -1,0 +1,340 @@
+"""Pictures of a result beside interpolation (and the truth), in the planes that show the thick axis."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from scipy import ndimage
+
+from srcyc.errors import OutputError
+from srcyc.evaluation.metrics import evaluation_mask
+from srcyc.geometry import thick_axis
+from srcyc.intensity import robust_scaling
+from srcyc.resampling import resample
+from srcyc.volume import Volume
+
+Image = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+#: Name and the letters at the left and right border, by the RAS axis that a plane is perpendicular to.
+_PLANES = {0: ("Sagittal", "A", "P"), 1: ("Coronal", "R", "L"), 2: ("Axial", "R", "L")}
+#: Edge length of the magnified part, mm, and the most of the shown part that it may be.
+_ZOOM, _ZOOM_SHARE = 52.0, 0.6
+#: Scalp and skull are this thick; the magnified part lies deeper.
+_DEPTH = 18.0
+#: An error of this fraction of the data range is shown at full colour.
+_ERROR_FULL = 0.25
+#: The magnified part begins above this fraction of the shown height: below lie face and neck.
+_BASE = 0.3
+_PAPER, _INK, _FAINT, _ACCENT = "black", "white", "#a8b0b8", "#ffb000"
+_OUTLINE = [withStroke(linewidth=2.5, foreground=_PAPER)]
+_CELL_INCHES = 2.9
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One column of a figure.
+
+    Attributes:
+        title: first line, what it is; second line, how good it is.
+        data: ``(I, J, K)`` on the figure's grid.
+        error: whether ``data`` is an absolute difference (drawn in colour) and no image.
+    """
+
+    title: str
+    data: Image
+    error: bool = False
+
+
+def comparison_figure(
+    path: Path,
+    truth: Volume,
+    columns: Sequence[Panel],
+    *,
+    axis: int,
+    headline: str,
+) -> Path:
+    """Draw interpolated | super-resolved ... | truth | absolute errors, two planes and a magnified part of each.
+
+    Args:
+        path: PNG to write (replaced if present).
+        truth: the scan that was thickened, ``(1, I, J, K)``.
+        columns: the results on the truth's grid, the baseline first.
+        axis: array axis that was thickened.
+        headline: what is compared.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    reference = truth.data[0]
+    errors = [
+        Panel(f"|error|, {column.title.splitlines()[0]}", np.abs(column.data - reference), error=True)
+        for column in columns
+    ]
+    panels = [*columns, Panel("truth", reference), *errors]
+    return _draw(path, panels, truth, axis, guide=errors[0].data, headline=headline)
+
+
+def preview_figure(path: Path, scan: Volume, result: Volume, *, headline: str) -> Path:
+    """Draw a real scan without a truth: interpolated (cubic B-spline) | super-resolved.
+
+    Args:
+        path: PNG to write (replaced if present).
+        scan: the scan as acquired.
+        result: what was made of it, over the same field of view.
+        headline: what is shown.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    scan_tensor = torch.from_numpy(np.ascontiguousarray(scan.data))
+    interpolated = resample(scan_tensor, result.shape, "cubic").numpy()[0]
+    axis = thick_axis(scan.grid)
+    panels = [
+        Panel(f"cubic B-spline\nacquired {_millimetres(scan)}", interpolated),
+        Panel(f"super-resolved\n{_millimetres(result)}", result.data[0]),
+    ]
+    guide = np.abs(result.data[0] - interpolated)
+    return _draw(path, panels, result, axis, guide=guide, headline=headline, side_by_side=False)
+
+
+# -- layout --------------------------------------------------------------------------------------------------
+
+
+def _draw(
+    path: Path,
+    panels: Sequence[Panel],
+    volume: Volume,
+    axis: int,
+    *,
+    guide: Image,
+    headline: str,
+    side_by_side: bool = True,
+) -> Path:
+    """Lay the panels out as columns (``side_by_side``) or as rows, and save."""
+    canonical = _Canonical(volume)
+    mask = canonical.array(_mask(volume.data[0]))
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=canonical.spacing)[1:-1, 1:-1, 1:-1]
+    deep = depth > min(_DEPTH, 0.5 * float(depth.max()))
+    window = _window(canonical.array(volume.data[0]), deep)
+    span = robust_scaling(volume.data).scale
+    interest = np.where(deep, canonical.array(guide), 0)
+    planes = [plane for plane in (1, 0, 2) if plane != canonical.axis(axis)]
+    views = [_View(plane, mask, interest, canonical.spacing) for plane in planes]
+    cells = [(view, zoomed) for view in views for zoomed in (False, True)]
+    arrays = [canonical.array(panel.data) for panel in panels]
+
+    figure, subplots = _grid(
+        [1.0 if zoomed else view.aspect for view, zoomed in cells], len(panels), side_by_side
+    )
+    for number, (panel, array) in enumerate(zip(panels, arrays, strict=True)):
+        for place, (view, zoomed) in enumerate(cells):
+            axes = subplots[place][number] if side_by_side else subplots[number][place]
+            style = (
+                _error_style(span) if panel.error else {"cmap": "gray", "vmin": window[0], "vmax": window[1]}
+            )
+            view.show(axes, array, style, zoomed=zoomed)
+        _title(subplots[0][number] if side_by_side else subplots[number][0], panel.title, above=side_by_side)
+    notes = ["Radiological view: the patient's right (R) is on the left.", "One grey window for all images."]
+    if any(panel.error for panel in panels):
+        notes.append(f"|error|: black 0, white {_ERROR_FULL:.0%} of the data range.")
+    notes.append("Not for diagnostic use.")
+    width, height = figure.get_size_inches()
+    figure.text(0.1 / width, 1 - 0.28 / height, headline, color=_INK, fontsize=13, weight="bold", va="center")
+    figure.text(0.1 / width, 0.18 / height, "  ".join(notes), color=_FAINT, fontsize=9, va="center")
+    return _save(figure, path)
+
+
+def _grid(aspects: Sequence[float], panels: int, side_by_side: bool) -> tuple[Figure, list[list[Axes]]]:
+    """Make a figure whose cells fit views of these aspects (width over height) without wasted paper."""
+    if side_by_side:
+        widths, heights = [1.0] * panels, [1 / aspect for aspect in aspects]
+        margin = {"left": 0.04, "right": 0.04, "top": 1.05, "bottom": 0.38}
+    else:
+        widths, heights = list(aspects), [1.0] * panels
+        margin = {"left": 0.62, "right": 0.04, "top": 0.55, "bottom": 0.38}
+    width = _CELL_INCHES * sum(widths) + margin["left"] + margin["right"]
+    height = _CELL_INCHES * sum(heights) + margin["top"] + margin["bottom"]
+    figure = Figure(figsize=(width, height), facecolor=_PAPER)
+    FigureCanvasAgg(figure)
+    cells = figure.add_gridspec(
+        len(heights),
+        len(widths),
+        width_ratios=widths,
+        height_ratios=heights,
+        left=margin["left"] / width,
+        right=1 - margin["right"] / width,
+        top=1 - margin["top"] / height,
+        bottom=margin["bottom"] / height,
+        wspace=0.02,
+        hspace=0.02,
+    )
+    return figure, [
+        [figure.add_subplot(cells[r, c]) for c in range(len(widths))] for r in range(len(heights))
+    ]
+
+
+def _title(axes: Axes, title: str, *, above: bool) -> None:
+    """Write a panel's two lines above its column, or upright at the left of its row."""
+    first, _, second = title.partition("\n")
+    for line, colour, size, points in ((first, _INK, 11, 24), (second, _FAINT, 10, 9)):
+        if above:
+            place: dict[str, Any] = {"xy": (0.5, 1), "xytext": (0, points)}
+        else:
+            place = {"xy": (0, 0.5), "xytext": (-points - 4, 0), "va": "center", "rotation": 90}
+        style: dict[str, Any] = {
+            "color": colour,
+            "fontsize": size,
+            "weight": "bold" if colour == _INK else "normal",
+        }
+        axes.annotate(
+            line, xycoords="axes fraction", textcoords="offset points", ha="center", **place, **style
+        )
+
+
+def _error_style(span: float) -> dict[str, Any]:
+    return {"cmap": "inferno", "vmin": 0.0, "vmax": _ERROR_FULL * span}
+
+
+def _window(data: Image, deep: Mask) -> tuple[float, float]:
+    """Give the grey window: air is black, the brightest of the brain (not the scalp's fat) white."""
+    scaling = robust_scaling(data)
+    high = 1.15 * float(np.percentile(data[deep], 99.5)) if deep.any() else 0.0
+    return scaling.offset, high if high > scaling.offset else scaling.offset + scaling.scale
+
+
+class _Canonical:
+    """Bring arrays of one grid into the closest RAS order."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._orientation = nib.orientations.io_orientation(volume.affine)
+        order = np.argsort(self._orientation[:, 0])
+        self.spacing = tuple(volume.spacing[axis] for axis in order)
+
+    def array(self, data: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """``(I, J, K)`` -> ``(R, A, S)``, each index growing towards that direction."""
+        return np.asarray(nib.orientations.apply_orientation(data, self._orientation))
+
+    def axis(self, axis: int) -> int:
+        """Give the RAS axis that an array axis is closest to."""
+        return int(self._orientation[axis, 0])
+
+
+class _View:
+    """One plane: which slice of it, which part is shown and which is magnified."""
+
+    def __init__(self, plane: int, mask: Mask, interest: Image, spacing: tuple[float, ...]) -> None:
+        self.plane = plane
+        across = [axis for axis in range(3) if axis != plane]
+        self.spacing = tuple(spacing[axis] for axis in across)
+        self.index = _central_index(mask, plane)
+        self.box = _shown_box(mask.any(axis=plane), self.spacing)
+        self.zoom = _zoom_box(np.take(interest, self.index, axis=plane), self.box, self.spacing)
+        width, height = self._size(self.box)
+        self.aspect = width / height
+
+    def show(self, axes: Axes, array: Image, style: dict[str, Any], *, zoomed: bool) -> None:
+        """Draw this plane of an RAS array."""
+        section = np.take(array, self.index, axis=self.plane)
+        part = self.zoom if zoomed else self.box
+        # Rows run down from superior (or anterior); columns from the patient's right, or from anterior.
+        picture = section[part][::-1, ::-1].T
+        width, height = self._size(part)
+        axes.imshow(picture, extent=(0, width, height, 0), interpolation="bicubic", aspect="equal", **style)
+        axes.set_axis_off()
+        if zoomed:
+            axes.add_patch(Rectangle((0, 0), width, height, fill=False, edgecolor=_ACCENT, linewidth=2.0))
+            return
+        name, left, right = _PLANES[self.plane]
+        ink: dict[str, Any] = {
+            "color": _INK,
+            "fontsize": 9,
+            "transform": axes.transAxes,
+            "path_effects": _OUTLINE,
+        }
+        axes.text(0.02, 0.98, name, va="top", **ink)
+        axes.text(0.01, 0.5, left, va="center", **ink)
+        axes.text(0.99, 0.5, right, va="center", ha="right", **ink)
+        edges = [
+            ((whole.stop - inner.stop) * mm, (inner.stop - inner.start) * mm)
+            for whole, inner, mm in zip(self.box, self.zoom, self.spacing, strict=True)
+        ]
+        (x, w), (y, h) = edges
+        axes.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=_ACCENT, linewidth=0.9))
+
+    def _size(self, part: tuple[slice, slice]) -> tuple[float, float]:
+        width, height = ((p.stop - p.start) * mm for p, mm in zip(part, self.spacing, strict=True))
+        return width, height
+
+
+# -- what to show --------------------------------------------------------------------------------------------
+
+
+def _mask(data: Image) -> Mask:
+    """Head or brain; everything for a constant image."""
+    return np.ones(data.shape, dtype=bool) if data.min() == data.max() else evaluation_mask(data)
+
+
+def _central_index(mask: Mask, plane: int) -> int:
+    """Give the slice through the middle of the mask along a RAS axis."""
+    filled = np.flatnonzero(mask.any(axis=tuple(axis for axis in range(3) if axis != plane)))
+    return int((filled[0] + filled[-1]) // 2)
+
+
+def _shown_box(shadow: Mask, spacing: Sequence[float], margin: float = 6.0) -> tuple[slice, slice]:
+    """Give the head's bounding box with a margin in mm, so that air does not waste the picture."""
+    box = []
+    for axis, mm in enumerate(spacing):
+        filled = np.flatnonzero(shadow.any(axis=1 - axis))
+        pad = round(margin / mm)
+        box.append(slice(max(0, int(filled[0]) - pad), min(shadow.shape[axis], int(filled[-1]) + 1 + pad)))
+    return box[0], box[1]
+
+
+def _zoom_box(interest: Image, shown: tuple[slice, slice], spacing: Sequence[float]) -> tuple[slice, slice]:
+    """Find the square with the most to see (largest mean of ``interest``), above the base of the skull."""
+    extent = [(part.stop - part.start) * mm for part, mm in zip(shown, spacing, strict=True)]
+    edge = min(_ZOOM, _ZOOM_SHARE * min(extent))
+    w, h = (max(1, round(edge / mm)) for mm in spacing)
+    total = np.pad(interest[shown].astype(np.float64), ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    # Sums over every square inside the shown part, by its first corner.
+    sums = total[w:, h:] - total[:-w, h:] - total[w:, :-h] + total[:-w, :-h]
+    lowest = min(int(_BASE * (shown[1].stop - shown[1].start)), sums.shape[1] - 1)
+    corner = np.unravel_index(int(np.argmax(sums[:, lowest:])), sums[:, lowest:].shape)
+    x, y = shown[0].start + int(corner[0]), shown[1].start + lowest + int(corner[1])
+    return slice(x, x + w), slice(y, y + h)
+
+
+def _millimetres(volume: Volume) -> str:
+    return " × ".join(f"{mm:.3g}" for mm in volume.spacing) + " mm"
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.png")
+    try:
+        figure.savefig(temporary, dpi=130, facecolor=figure.get_facecolor(), format="png")
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(
+            f"{path}: cannot be written ({reason}); free some space or choose another folder."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return path

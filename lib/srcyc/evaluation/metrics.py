@@ -1,0 +1,168 @@
+"""How well a super-resolved volume agrees with the truth, inside a stated mask and over a stated data range."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from skimage.metrics import structural_similarity
+from skimage.registration import phase_cross_correlation
+
+from srcyc.errors import DataError
+from srcyc.intensity import foreground_mask, robust_scaling
+
+Image = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+#: A result further than this from the truth, in voxels of the truth's grid, fails the alignment audit.
+ALIGNMENT_TOLERANCE = 0.25
+#: Standard deviation of SSIM's Gaussian window and the half-width at which it is cut, voxels (Wang et al. 2004).
+_SSIM_SIGMA, _SSIM_RADIUS = 1.5, 5
+_CLOSING_RADIUS = 2
+_TAPER = 0.25
+#: Alignment is judged on detail finer than a Gaussian of this standard deviation, voxels.
+_DETAIL = 4.0
+
+
+def evaluation_mask(truth: Image) -> Mask:
+    """Mark the head (or brain) to evaluate in: the truth's foreground, closed by two voxels, holes filled.
+
+    The mask depends on the truth alone, so every method is judged on the same voxels. Air, which any method gets
+    right and which would flatter all of them, is left out.
+
+    Args:
+        truth: ``(I, J, K)``, any intensity unit.
+
+    Raises:
+        DataError: there is no foreground (a constant image).
+    """
+    foreground = foreground_mask(truth)
+    if truth.min() == truth.max() or not foreground.any():
+        raise DataError(
+            "the truth is constant, there is nothing to compare with; give a scan with a head in it."
+        )
+    # A border of background, so that closing does not erode the mask where the scan cuts through the head.
+    padded = np.pad(foreground, _CLOSING_RADIUS)
+    closed = ndimage.binary_closing(padded, iterations=_CLOSING_RADIUS)
+    inner = (slice(_CLOSING_RADIUS, -_CLOSING_RADIUS),) * foreground.ndim
+    return np.asarray(ndimage.binary_fill_holes(closed[inner] | foreground))
+
+
+def data_range(truth: Image) -> float:
+    """Give the truth's robust range: 0.5th percentile of all voxels to 99.5th percentile of the foreground.
+
+    The maximum of an MR scan is one bright vessel; measured against it every method would look good.
+    """
+    return robust_scaling(truth).scale
+
+
+def psnr(image: Image, truth: Image, mask: Mask, peak: float) -> float:
+    """Peak signal-to-noise ratio, ``20 log10(peak / RMSE)`` with the RMSE over ``mask``.
+
+    Args:
+        image: ``(I, J, K)`` on the truth's grid, the truth's intensity unit.
+        truth: ``(I, J, K)``.
+        mask: voxels that count.
+        peak: data range, see :func:`data_range`.
+
+    Returns:
+        dB; infinite for equal images.
+    """
+    difference = image[mask].astype(np.float64) - truth[mask]
+    error = float(np.sqrt(np.mean(difference**2)))
+    return 20 * math.log10(peak / error) if error > 0 else math.inf
+
+
+def ssim(image: Image, truth: Image, mask: Mask, peak: float) -> float:
+    """Mean over ``mask`` of the three-dimensional structural similarity map, at most 1.
+
+    Wang et al. 2004 (Image quality assessment: from error visibility to structural similarity) with its Gaussian
+    window (sigma 1.5 voxels) in 3D, K1 = 0.01, K2 = 0.03, population covariance; scikit-image's implementation.
+
+    Args:
+        image: ``(I, J, K)`` on the truth's grid, the truth's intensity unit.
+        truth: ``(I, J, K)``.
+        mask: voxels that count.
+        peak: data range, see :func:`data_range`.
+
+    Raises:
+        DataError: a volume smaller than the window (11 voxels) along an axis.
+    """
+    window = 2 * _SSIM_RADIUS + 1
+    if min(truth.shape) < window:
+        size = " x ".join(map(str, truth.shape))
+        raise DataError(
+            f"SSIM needs {window} voxels along each axis and the truth has {size}; give a larger scan."
+        )
+    box = _bounding_box(mask, margin=_SSIM_RADIUS, least=window)
+    _, similarity = structural_similarity(
+        truth[box],
+        image[box],
+        data_range=peak,
+        gaussian_weights=True,
+        sigma=_SSIM_SIGMA,
+        use_sample_covariance=False,
+        full=True,
+    )
+    return float(similarity[mask[box]].mean(dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Whether a result lies where the truth lies.
+
+    Attributes:
+        shift: displacement of the result against the truth per array axis, voxels of the truth's grid.
+        flipped: array axes along which the mirrored result fits the truth better than the result itself.
+    """
+
+    shift: tuple[float, float, float]
+    flipped: tuple[int, ...]
+
+    @property
+    def ok(self) -> bool:
+        """No axis flipped, no shift above :data:`ALIGNMENT_TOLERANCE`."""
+        return not self.flipped and max(map(abs, self.shift)) <= ALIGNMENT_TOLERANCE
+
+
+def alignment(image: Image, truth: Image) -> Alignment:
+    """Measure the sub-voxel shift of ``image`` against ``truth`` by the peak of their cross-correlation.
+
+    Guizar-Sicairos et al. 2008 (Efficient subpixel image registration algorithms), scikit-image's implementation,
+    to a twentieth of a voxel. Not phase-only: an interpolated image has no usable phase at high frequencies. A
+    tapered window keeps the edges of the field of view from counting, and the head's large-scale brightness is taken
+    away first: under the window it would hold the peak at zero.
+
+    Args:
+        image: ``(I, J, K)`` on the truth's grid.
+        truth: ``(I, J, K)``.
+    """
+    window = np.ones(truth.shape, dtype=np.float32)
+    for axis, n in enumerate(truth.shape):
+        window *= _taper(n).reshape([-1 if a == axis else 1 for a in range(3)])
+    moving, fixed = ((x - ndimage.gaussian_filter(x, _DETAIL)) * window for x in (image, truth))
+    found, _, _ = phase_cross_correlation(fixed, moving, upsample_factor=20, normalization=None)
+    own = np.vdot(moving, fixed)
+    flipped = tuple(axis for axis in range(3) if np.vdot(np.flip(moving, axis), fixed) > own)
+    # scikit-image tells by how much to move the image back.
+    x, y, z = (float(-s) + 0.0 for s in found)
+    return Alignment((x, y, z), flipped)
+
+
+def _taper(n: int) -> Image:
+    """Tukey window: cosine flanks over :data:`_TAPER` of the extent, ``(n,)``."""
+    position = np.minimum(np.arange(n) + 0.5, n - np.arange(n) - 0.5) / n
+    return (0.5 - 0.5 * np.cos(np.pi * np.minimum(2 * position / _TAPER, 1))).astype(np.float32)
+
+
+def _bounding_box(mask: Mask, *, margin: int, least: int) -> tuple[slice, ...]:
+    """Give the smallest box around a mask with a margin, inside the image, at least ``least`` voxels wide."""
+    box = []
+    for n, found in zip(mask.shape, ndimage.find_objects(mask.astype(np.uint8))[0], strict=True):
+        start, stop = max(0, found.start - margin), min(n, found.stop + margin)
+        start = max(0, min(start, stop - least))
+        box.append(slice(start, min(n, max(stop, start + least))))
+    return tuple(box)

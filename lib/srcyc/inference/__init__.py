@@ -1,0 +1,1 @@
+"""Super-resolution of whole volumes with a published model."""

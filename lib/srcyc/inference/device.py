@@ -1,0 +1,77 @@
+"""Where and in which precision the network runs: what was asked for, or an error; never something else."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from srcyc.errors import ConfigError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_NAMES = {dtype: name for name, dtype in _TYPES.items()}
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device; ``auto`` prefers a GPU.
+
+    Raises:
+        ConfigError: an unknown name, or a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, colon, number = name.partition(":")
+    if name != "cpu" and (kind != "cuda" or (bool(colon) and not number.isdecimal())):
+        raise ConfigError(f"device {name!r}: use auto, cpu, cuda or cuda:N.")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(number or 0) >= count:
+            raise ConfigError(
+                f"device {name!r}: this machine offers {count} CUDA devices to PyTorch; use another or cpu."
+            )
+    return torch.device(name)
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """Turn ``auto``, ``fp32``, ``bf16`` or ``fp16`` into a type; ``auto`` is the fastest the device is built for.
+
+    Raises:
+        ConfigError: an unknown name, or a type that the device has no instructions for.
+    """
+    fast = _fast_types(device)
+    if name == "auto":
+        return fast[0]
+    if name not in _TYPES:
+        raise ConfigError(f"precision {name!r}: use auto, {', '.join(_TYPES)}.")
+    dtype = _TYPES[name]
+    if dtype not in fast:
+        raise ConfigError(
+            f"precision {name!r}: {device} has no instructions for it; use auto or "
+            f"{' or '.join(_NAMES[known] for known in fast)}."
+        )
+    return dtype
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    """Give the name that :func:`resolve_precision` takes."""
+    return _NAMES[dtype]
+
+
+def _fast_types(device: torch.device) -> list[torch.dtype]:
+    """Types with instructions of their own, best first. fp32 is always among them."""
+    if device.type == "cuda":
+        # Hardware, not emulation: before Ampere bf16 is converted to fp32 for every operation.
+        bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
+        return [*([torch.bfloat16] if bf16 else []), torch.float16, torch.float32]
+    return [*([torch.bfloat16] if _cpu_has_bf16() else []), torch.float32]
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 itself (AVX512-BF16, AMX or Arm's BF16) and this PyTorch uses it."""
+    # oneDNN also *accepts* bf16 on plain AVX-512, where it is slower than fp32.
+    flags = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    named = [bool(value) for name, value in flags.items() if "bf16" in name]
+    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported() if torch.backends.mkldnn.is_available() else False
+    return bool(supported) and any(named)

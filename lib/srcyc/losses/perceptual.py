@@ -1,0 +1,135 @@
+"""Perceptual loss: distance between VGG feature maps instead of voxels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.nn.modules.loss import _Loss
+
+from srcyc.errors import ConfigError, InputError
+from srcyc.losses._checks import full_precision, require_image, require_same_shape, require_spatial_dims
+from srcyc.losses.vgg import Backbone, VGGFeatures, conv_index, last_layer
+
+
+class PerceptualLoss(_Loss):
+    r"""Mean squared distance between the VGG feature maps of an image and of its ground truth.
+
+    .. math:: L(x, t) = E \left( φ(x) - φ(t) \right)^2
+
+    with φ one convolution's output before its activation (Johnson et al. 2016,
+    https://arxiv.org/abs/1603.08155; VGG19 ``conv5_4`` before activation as in ESRGAN,
+    https://arxiv.org/abs/1809.00219, and in SRResCGAN). In 3D, φ sees the slices across each of the three
+    axes; the loss is the mean over the slices of an axis, then over the axes, so each orientation counts the
+    same whatever the patch's shape.
+
+    Weights from a local file are read when the loss is built. Without a file, torchvision's are fetched at
+    the first use (or by :meth:`prepare`), never at import or construction.
+
+    VGG is a constant of this loss and no part of the training: it is deliberately not registered as a
+    submodule, so it has no entry in ``state_dict()``, none in ``parameters()``, and cannot be trained. It
+    follows the device of the images it is given, so ``.to(device)`` is neither needed nor harmful.
+
+    Args:
+        spatial_dims: 2 for ``(B, C, I, J)``, 3 for ``(B, C, I, J, K)``.
+        backbone: ``"vgg19"`` or ``"vgg16"``.
+        layer: a convolution before (``"conv3_3"``) or after (``"relu3_3"``) its activation; ``None`` takes
+            the backbone's last convolution (``conv5_4`` or ``conv5_3``).
+        weights: a local weight file, see :func:`srcyc.losses.vgg.read_vgg_weights`.
+        slices_per_axis: in 3D, how many slices of each axis are compared, all by default. They are evenly
+            spaced, or drawn at random when a call passes a generator.
+
+    Raises:
+        ConfigError: for an unknown dimension, backbone or layer, or a ``slices_per_axis`` below 1.
+        ModelError: when the weight file is missing, unreadable or not of this backbone.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        *,
+        backbone: Backbone = "vgg19",
+        layer: str | None = None,
+        weights: str | Path | None = None,
+        slices_per_axis: int | None = None,
+    ) -> None:
+        super().__init__(reduction="mean")
+        require_spatial_dims(spatial_dims)
+        if slices_per_axis is not None and slices_per_axis < 1:
+            raise ConfigError(
+                f"slices_per_axis is {slices_per_axis}, choose 1 or more, or none for all slices"
+            )
+        layer = last_layer(backbone) if layer is None else layer
+        conv_index(backbone, layer)  # a wrong name shows now, not after the download
+        self.spatial_dims = spatial_dims
+        self.backbone: Backbone = backbone
+        self.layer = layer
+        self.slices_per_axis = slices_per_axis
+        # in a tuple, because nn.Module registers every module that is assigned to it directly
+        self._features: tuple[VGGFeatures] | None = None
+        if weights is not None:
+            self._features = (VGGFeatures(backbone, [self.layer], weights=weights),)
+
+    def prepare(self) -> VGGFeatures:
+        """Return the feature extractor; fetch torchvision's weights if that has not happened yet.
+
+        A trainer calls this before its first step, so that a missing network connection shows at once.
+
+        Raises:
+            SRCycError: when torchvision is missing or the download fails.
+        """
+        if self._features is None:
+            self._features = (VGGFeatures(self.backbone, [self.layer]),)
+        return self._features[0]
+
+    def forward(
+        self, input: torch.Tensor, target: torch.Tensor, *, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """Return the perceptual distance, a scalar; the gradient flows to ``input`` only.
+
+        Args:
+            input: ``(B, C, *spatial)`` with C = 1 or 3, intensities normalised to [0, 1].
+            target: its ground truth, of the same shape.
+            generator: draws the slices at random when ``slices_per_axis`` limits them; a CPU generator whose
+                state the caller keeps.
+
+        Raises:
+            InputError: for shapes that differ or do not fit ``spatial_dims``, or slices too small for the
+                layer.
+        """
+        require_image(input, self.spatial_dims)
+        require_same_shape(input, target)
+        if input.shape[1] not in (1, 3):
+            raise InputError(f"the perceptual loss takes 1 or 3 channels, got shape {tuple(input.shape)}")
+        features = self.prepare()
+        if features.mean.device != input.device:
+            features.to(input.device)
+
+        image, truth = full_precision(input), full_precision(target.detach())
+        if self.spatial_dims == 2:
+            return _feature_distance(features, image, truth)
+        distances = []
+        for axis in (2, 3, 4):
+            chosen = self._choose_slices(image.shape[axis], generator).to(image.device)
+            distances.append(_feature_distance(features, *(_slices(x, axis, chosen) for x in (image, truth))))
+        return torch.stack(distances).mean()
+
+    def _choose_slices(self, size: int, generator: torch.Generator | None) -> torch.Tensor:
+        """Return the indices of the slices of an axis that are compared, in ascending order."""
+        count = size if self.slices_per_axis is None else min(self.slices_per_axis, size)
+        if count < size and generator is not None:
+            return torch.randperm(size, generator=generator)[:count].sort().values
+        # the centres of `count` slabs of equal thickness
+        return (2 * torch.arange(count) + 1) * size // (2 * count)
+
+
+def _feature_distance(features: VGGFeatures, image: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    # `truth` is detached and the features are frozen, so its pass records no graph
+    (found,), (wanted,) = features(image), features(truth)
+    return F.mse_loss(full_precision(found), full_precision(wanted))
+
+
+def _slices(volume: torch.Tensor, axis: int, chosen: torch.Tensor) -> torch.Tensor:
+    """Return slices across ``axis`` of ``(B, C, I, J, K)`` as a batch ``(B · chosen, C, H, W)``."""
+    return volume.index_select(axis, chosen).movedim(axis, 1).flatten(0, 1)

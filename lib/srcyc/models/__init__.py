@@ -1,0 +1,1 @@
+"""Published models: one `.safetensors` file each, with a card beside it. Data only, no code."""

@@ -1,0 +1,109 @@
+"""DegradationNet, G_LR: learns what a real thick-slice scan does to an HR image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from srcyc.acquisition import Acquisition
+from srcyc.config import DegradationNetConfig, Skip
+from srcyc.errors import ConfigError
+from srcyc.networks.layers import Convolution, check_dims
+from srcyc.resampling import resample
+
+
+class _Block(nn.Module):
+    """conv - LeakyReLU - conv with a shortcut, optionally instance-normalised."""
+
+    def __init__(self, spatial_dims: int, features: int, *, norm: bool) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for last in (False, True):
+            layers.append(Convolution(spatial_dims, features, features, 3, weight_norm=False))
+            if norm:
+                layers.append((nn.InstanceNorm2d, nn.InstanceNorm3d)[spatial_dims - 2](features, affine=True))
+            if not last:
+                layers.append(nn.LeakyReLU(0.2))
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)  # type: ignore[no-any-return]
+
+
+class DegradationNet(nn.Module):
+    """Degradation generator G_LR: head at HR, resampling to the scan's grid, residual blocks and tail at LR.
+
+    After CinCGAN's G3 (Yuan et al. 2018, arXiv:1809.00437), whose two stride-2 convolutions become resampling by
+    the scan's own real factor. With the global skip the untrained network already is a plausible degradation.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: image channels.
+        features: feature channels.
+        blocks: residual blocks at LR.
+        head_kernel: edge length of the first convolution (7 in the paper).
+        skip: what the learned part is added to: ``"profile"`` (Gaussian slice profile), ``"area"`` (box), or
+            ``"none"`` (the paper's form).
+        norm: instance normalisation in the blocks.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        in_channels: int = 1,
+        features: int = 64,
+        blocks: int = 6,
+        *,
+        head_kernel: int = 7,
+        skip: Skip = "area",
+        norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.spatial_dims = check_dims(spatial_dims)
+        self.skip = skip
+        self.head = nn.Sequential(
+            Convolution(spatial_dims, in_channels, features, head_kernel, weight_norm=False),
+            nn.LeakyReLU(0.2),
+        )
+        self.body = nn.Sequential(
+            *(_Block(spatial_dims, features, norm=norm) for _ in range(blocks)),
+            Convolution(spatial_dims, features, features, 3, weight_norm=False),
+            nn.LeakyReLU(0.2),
+            Convolution(spatial_dims, features, in_channels, head_kernel, weight_norm=False),
+        )
+        if skip != "none":
+            tail: Convolution = self.body[-1]  # type: ignore[assignment]
+            weight: Tensor = tail.conv.weight  # type: ignore[assignment]
+            tail.set_weight(weight.detach() * 0.01)
+
+    @classmethod
+    def from_config(cls, config: DegradationNetConfig) -> DegradationNet:
+        """Build the (untrained) network that a configuration describes."""
+        return cls(**config.model_dump())
+
+    def forward(self, hr: Tensor, *, size: Sequence[int], thickness_ratio: float = 1.0) -> Tensor:
+        """HR -> fake LR.
+
+        Args:
+            hr: ``(B, C, *spatial)``, normalised intensity, thick axis last.
+            size: LR voxels per axis over the same field of view; equal to the input's at factor 1.
+            thickness_ratio: slice thickness over slice spacing, for the skip's slice profile.
+
+        Returns:
+            ``(B, C, *size)``.
+
+        Raises:
+            ConfigError: a size without a voxel for every axis, or (skip ``"profile"``) above the input's.
+        """
+        if len(size) != hr.ndim - 2:
+            raise ConfigError(
+                f"size {tuple(size)} for an image of {hr.ndim - 2} axes; give one value per axis."
+            )
+        features = resample(self.head(hr), size, "area")
+        degraded: Tensor = self.body(features)
+        if self.skip == "none":
+            return degraded
+        if self.skip == "area":
+            return resample(hr, size, "area") + degraded
+        return Acquisition(tuple(hr.shape[2:]), tuple(size), thickness_ratio).apply(hr) + degraded

@@ -1,0 +1,65 @@
+"""PatchGAN discriminators D_HR and D_LR."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from srcyc.config import DiscriminatorConfig
+from srcyc.errors import ConfigError
+from srcyc.networks.layers import check_dims
+
+
+class PatchDiscriminator(nn.Module):
+    """PatchGAN (Isola et al. 2017, arXiv:1611.07004): one logit per patch, not one per image.
+
+    Kernels are odd and padded, and the strides may spare the thick axis, because an LR patch has only a handful of
+    slices: MONAI's kernel-4 PatchDiscriminator has no valid output there.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: image channels.
+        features: channels of the first layer, doubled at each of the next.
+        layers: strided layers; fewer mean smaller patches (D_LR gets fewer than D_HR).
+        stride_thick: whether the last (thick) axis is strided too.
+        norm: ``"instance"`` or ``"none"``; never in the first layer.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        in_channels: int = 1,
+        features: int = 64,
+        layers: int = 3,
+        *,
+        stride_thick: bool = True,
+        norm: str = "instance",
+    ) -> None:
+        super().__init__()
+        check_dims(spatial_dims)
+        if norm not in ("instance", "none"):
+            raise ConfigError(f"norm is {norm!r}; discriminators have 'instance' or 'none'.")
+        stride = (*(2,) * (spatial_dims - 1), 2 if stride_thick else 1)
+        conv: Callable[..., nn.Module] = (nn.Conv2d, nn.Conv3d)[spatial_dims - 2]
+        instance_norm = (nn.InstanceNorm2d, nn.InstanceNorm3d)[spatial_dims - 2]
+        body: list[nn.Module] = []
+        width = in_channels
+        for index in range(layers + 1):
+            out = features * 2 ** min(index, 3)
+            body.append(conv(width, out, 3, stride=stride if index < layers else 1, padding=1))
+            if norm == "instance" and index > 0:
+                body.append(instance_norm(out, affine=True))
+            body.append(nn.LeakyReLU(0.2))
+            width = out
+        body.append(conv(width, 1, 3, padding=1))
+        self.body = nn.Sequential(*body)
+
+    @classmethod
+    def from_config(cls, config: DiscriminatorConfig) -> PatchDiscriminator:
+        """Build the (untrained) network that a configuration describes."""
+        return cls(**config.model_dump())
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(B, C, *spatial)`` -> logits ``(B, 1, *patches)``."""
+        return self.body(image)  # type: ignore[no-any-return]

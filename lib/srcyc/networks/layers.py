@@ -1,0 +1,210 @@
+"""Layers that the networks share: 2D and 3D by one code, reflection padding that knows where the image ends."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm as parametrize_weight_norm
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+
+from srcyc.errors import ConfigError
+
+#: Per spatial axis: does the image end at the low side, at the high side? A tile's inner sides do not.
+Borders = tuple[tuple[bool, bool], ...]
+
+_CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+#: The layout that convolutions are fastest in, by the number of a batch's axes.
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_CONVOLVE = {2: F.conv2d, 3: F.conv3d}
+
+
+def check_dims(spatial_dims: int) -> int:
+    """Return 2 or 3, or raise :class:`ConfigError`."""
+    if spatial_dims not in (2, 3):
+        raise ConfigError(f"spatial_dims is {spatial_dims}; networks are 2D or 3D.")
+    return spatial_dims
+
+
+def all_borders(spatial_dims: int) -> Borders:
+    """Give the borders of a whole image: it ends on every side."""
+    return ((True, True),) * spatial_dims
+
+
+def pad_borders(x: Tensor, width: int, borders: Borders, mode: str) -> Tensor:
+    """Pad ``width`` voxels where the image ends; ``(B, C, *spatial)``.
+
+    Sides inside the image get nothing, so a valid convolution after this shrinks the tile there: what is left is
+    what the whole image would have given.
+    """
+    if mode == "reflect":
+        # PyTorch reflects once only; an axis of a few voxels (two slices, three) needs more.
+        for axis, (low, high) in enumerate(borders, start=2):
+            if (low or high) and x.shape[axis] <= width:
+                x = x.index_select(axis, _reflected(x.shape[axis], width * low, width * high, x.device))
+                borders = (*borders[: axis - 2], (False, False), *borders[axis - 1 :])
+    pads = [width * int(end) for low, high in reversed(borders) for end in (low, high)]
+    return F.pad(x, pads, mode=mode) if any(pads) else x
+
+
+def _reflected(n: int, low: int, high: int, device: torch.device) -> Tensor:
+    """Indices of an axis of ``n`` voxels extended by reflection about its outer voxel centres."""
+    period = max(2 * (n - 1), 1)
+    index = torch.arange(-low, n + high, device=device).remainder(period)
+    return torch.minimum(index, period - index) if n > 1 else index
+
+
+def crop_inner(x: Tensor, width: int, borders: Borders) -> Tensor:
+    """Drop ``width`` voxels at the sides inside the image, to match a branch that valid convolutions have shrunk."""
+    index = tuple(slice(0 if low else width, None if high else -width) for low, high in borders)
+    return x[(..., *index)]
+
+
+class Convolution(nn.Module):
+    """Stride-1 convolution, padded only where the image ends, optionally weight-normalised and modulated.
+
+    Weight normalisation: Salimans, Kingma 2016, arXiv:1602.07868. Modulation by feature-wise scale and shift: Perez
+    et al. 2018 (FiLM), arXiv:1709.07871.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels in.
+        out_channels: channels out.
+        kernel_size: odd edge length in voxels.
+        weight_norm: normalise the weights.
+        transposed: a transposed convolution of stride 1 as the published network's last layer: the same as a
+            convolution with the mirrored kernel and *zero* padding; its weights are stored the transposed way.
+        condition_features: length of the conditioning vector, 0 for none.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        weight_norm: bool = True,
+        transposed: bool = False,
+        condition_features: int = 0,
+    ) -> None:
+        super().__init__()
+        self.spatial_dims = check_dims(spatial_dims)
+        self.radius = kernel_size // 2
+        self.transposed = transposed
+        layers = _TRANSPOSED if transposed else _CONVOLUTIONS
+        self.conv: nn.Module = layers[spatial_dims](in_channels, out_channels, kernel_size)
+        if weight_norm:
+            self.conv = parametrize_weight_norm(self.conv)
+        with torch.no_grad():
+            # He initialisation for PReLU, arXiv:1502.01852, through set_weight, lest weight norm undo it.
+            self.set_weight(nn.init.kaiming_normal_(self.conv.weight.detach().clone(), a=0.1))  # type: ignore[operator]
+            nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+        self.modulation: nn.Linear | None = None
+        if condition_features:
+            self.modulation = nn.Linear(condition_features, 2 * out_channels)
+            # Starts as "no modulation": the network then is the unconditioned one.
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
+
+    def set_weight(self, weight: Tensor) -> None:
+        """Assign the weights; under weight norm ``weight`` is derived, so its parts are assigned."""
+        if is_parametrized(self.conv, "weight"):
+            self.conv.weight = weight
+        else:
+            self.conv.weight = nn.Parameter(weight)
+
+    def kernel(self) -> Tensor:
+        """Give the weights as a plain convolution's, ``(out, in, *kernel)``."""
+        weight: Tensor = self.conv.weight  # type: ignore[assignment]
+        if self.transposed:
+            weight = weight.transpose(0, 1).flip(tuple(range(2, weight.ndim)))
+        # Weight norm forgets the layout, and the layout of the weights decides that of the features.
+        return weight.contiguous(memory_format=CHANNELS_LAST[weight.ndim])
+
+    def forward(self, x: Tensor, condition: Tensor | None = None, borders: Borders | None = None) -> Tensor:
+        """``(B, C_in, *spatial)`` -> ``(B, C_out, *spatial)``, smaller by the radius at sides inside the image."""
+        borders = borders or all_borders(self.spatial_dims)
+        x = pad_borders(x, self.radius, borders, "constant" if self.transposed else "reflect")
+        weight, bias = self.kernel(), self.conv.bias
+        if self.modulation is None or condition is None:
+            return _CONVOLVE[self.spatial_dims](x, weight, bias)  # type: ignore[arg-type]
+        scale, shift = self.modulation(condition).chunk(2, dim=1)
+        if len(condition) == 1:
+            # One condition for the batch: modulating the weights is the same and spares two passes over the image.
+            weight = weight * (1 + scale[0]).reshape(-1, *(1,) * (weight.ndim - 1))
+            return _CONVOLVE[self.spatial_dims](x, weight, bias * (1 + scale[0]) + shift[0])  # type: ignore[operator]
+        y = _CONVOLVE[self.spatial_dims](x, weight, bias)  # type: ignore[arg-type]
+        per_voxel = (*scale.shape, *(1,) * self.spatial_dims)
+        return y * (1 + scale).reshape(per_voxel).to(y.dtype) + shift.reshape(per_voxel).to(y.dtype)
+
+    @torch.no_grad()
+    def fold(self, condition: Tensor | None) -> None:
+        """Fold weight normalisation and the modulation for one ``condition`` ``(1, E)`` into plain weights."""
+        if is_parametrized(self.conv, "weight"):
+            remove_parametrizations(self.conv, "weight", leave_parametrized=True)
+        if self.modulation is not None and condition is not None:
+            scale, shift = self.modulation(condition)[0].chunk(2)
+            weight: Tensor = self.conv.weight  # type: ignore[assignment]
+            bias: Tensor = self.conv.bias  # type: ignore[assignment]
+            shape = [1] * weight.ndim
+            shape[1 if self.transposed else 0] = -1
+            weight.mul_((1 + scale).reshape(shape))
+            bias.mul_(1 + scale).add_(shift)
+        self.modulation = None
+
+
+class _ChannelsLastPReLU(torch.autograd.Function):
+    """PReLU of a channels-last image, on rows long enough to vectorise.
+
+    PyTorch's CPU kernel broadcasts one slope per channel, in channels-last an inner loop of a few elements that the
+    compiler cannot vectorise; forward and backward then cost as much as the convolution between them.
+    """
+
+    #: Elements of a row at most.
+    ROW = 1024
+
+    @staticmethod
+    def rows(x: Tensor) -> Tensor:
+        """View a channels-last ``(B, C, *spatial)`` as ``(N, voxels * C)`` without copying."""
+        voxels = x.numel() // x.shape[1]
+        block = math.gcd(voxels, max(1, _ChannelsLastPReLU.ROW // x.shape[1]))
+        return x.movedim(1, -1).reshape(-1, block * x.shape[1])
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(x, slope)
+        rows = _ChannelsLastPReLU.rows(x)
+        slopes = slope.to(x.dtype).repeat(rows.shape[1] // len(slope))
+        flat = torch.addcmul(rows.clamp_min(0), slopes, rows.clamp_max(0))
+        return flat.reshape(x.movedim(1, -1).shape).movedim(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        x, slope = ctx.saved_tensors
+        rows, grad = (
+            _ChannelsLastPReLU.rows(t.contiguous(memory_format=CHANNELS_LAST[x.ndim])) for t in (x, grads[0])
+        )
+        slopes = slope.to(x.dtype).repeat(rows.shape[1] // len(slope))
+        above = torch.ops.aten.threshold_backward(grad, rows, 0)
+        below = grad - above
+        grad_x = torch.addcmul(above, slopes, below)
+        # The column sum as a matrix product accumulates in float32.
+        summed = grad.new_ones(1, len(grad)) @ (below * rows)
+        grad_slope = summed.float().reshape(-1, len(slope)).sum(dim=0).to(slope.dtype)
+        return grad_x.reshape(x.movedim(1, -1).shape).movedim(-1, 1), grad_slope
+
+
+class PReLU(nn.PReLU):
+    """Parametric ReLU with a slope per channel (He et al. 2015, arXiv:1502.01852), quick in channels-last on a CPU."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(B, C, *spatial)`` -> the same."""
+        if input.is_cuda or not input.is_contiguous(memory_format=CHANNELS_LAST[input.ndim]):
+            return super().forward(input)
+        result: Tensor = _ChannelsLastPReLU.apply(input, self.weight)
+        return result

@@ -1,0 +1,129 @@
+"""ResDNet: the pre-activation residual network that estimates what is wrong with an image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from srcyc.networks.layers import Borders, Convolution, PReLU, all_borders, crop_inner
+
+#: Edge length of the first and the last convolution, and of those in the blocks.
+OUTER_KERNEL = 5
+INNER_KERNEL = 3
+
+
+class ResidualBlock(nn.Module):
+    """PReLU - conv - PReLU - conv, with or without the shortcut; no batch normalisation."""
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        features: int,
+        *,
+        shortcut: bool,
+        weight_norm: bool,
+        condition_features: int,
+    ) -> None:
+        super().__init__()
+        self.shortcut = shortcut
+        self.relu1 = PReLU(features, init=0.1)
+        self.conv1 = Convolution(
+            spatial_dims,
+            features,
+            features,
+            INNER_KERNEL,
+            weight_norm=weight_norm,
+            condition_features=condition_features,
+        )
+        self.relu2 = PReLU(features, init=0.1)
+        self.conv2 = Convolution(spatial_dims, features, features, INNER_KERNEL, weight_norm=weight_norm)
+
+    def forward(self, x: Tensor, condition: Tensor | None, borders: Borders) -> Tensor:
+        """``(B, F, *spatial)`` -> the same, smaller by 2 voxels at sides inside the image."""
+        y = self.conv1(self.relu1(x), condition, borders)
+        y = self.conv2(self.relu2(y), None, borders)
+        return y + crop_inner(x, 2 * (INNER_KERNEL // 2), borders) if self.shortcut else y
+
+
+class ResDNet(nn.Module):
+    """Residual estimator of SRResDNet (Umer, Micheloni 2020, arXiv:2009.03693), 2D or 3D.
+
+    Convolution 5, ``depth`` residual blocks of which the first has no shortcut, transposed convolution 5; reflection
+    padding, weight normalisation.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: image channels, in and out.
+        features: feature channels.
+        depth: residual blocks.
+        weight_norm: normalise weights (training); a folded network has none.
+        condition_features: length of the conditioning vector that modulates the blocks; 0 as published.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        in_channels: int = 1,
+        features: int = 64,
+        depth: int = 5,
+        *,
+        weight_norm: bool = True,
+        condition_features: int = 0,
+    ) -> None:
+        super().__init__()
+        self.spatial_dims = spatial_dims
+        self.depth = depth
+        self.head = Convolution(spatial_dims, in_channels, features, OUTER_KERNEL, weight_norm=weight_norm)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(
+                spatial_dims,
+                features,
+                shortcut=index > 0,
+                weight_norm=weight_norm,
+                condition_features=condition_features,
+            )
+            for index in range(depth)
+        )
+        self.tail = Convolution(
+            spatial_dims, features, in_channels, OUTER_KERNEL, weight_norm=weight_norm, transposed=True
+        )
+
+    @property
+    def halo(self) -> int:
+        """Voxels around a tile that its result depends on (14 at depth 5)."""
+        return 2 * (OUTER_KERNEL // 2) + 2 * self.depth * (INNER_KERNEL // 2)
+
+    def forward(self, x: Tensor, condition: Tensor | None = None, borders: Borders | None = None) -> Tensor:
+        """Estimate the residual of an upscaled image.
+
+        Args:
+            x: ``(B, C, *spatial)``, normalised intensity; a tile carries :attr:`halo` voxels at its inner sides.
+            condition: ``(B, E)`` conditioning vector.
+            borders: where the image ends (default: on every side); the halo is consumed at the other sides.
+
+        Returns:
+            ``(B, C, *spatial)`` without the halo.
+        """
+        borders = borders or all_borders(self.spatial_dims)
+        y = self.head(x, None, borders)
+        for block in self.blocks:
+            y = block(y, condition, borders)
+        return self.tail(y, None, borders)
+
+    def fold(self, condition: Tensor | None) -> None:
+        """Fold weight normalisation and the modulation for one condition ``(1, E)`` into plain weights, in place."""
+        for module in self.modules():
+            if isinstance(module, Convolution):
+                module.fold(condition)
+
+
+@torch.no_grad()
+def shrink_tail(network: ResDNet, gain: float = 0.01) -> None:
+    """Make the last layer small, so that an untrained network changes the image little."""
+    weight: Tensor = network.tail.conv.weight  # type: ignore[assignment]
+    network.tail.set_weight(weight * gain)
+
+
+def condition_mlp(inputs: int, features: int) -> nn.Sequential:
+    """Embed what a network is told about its input as a conditioning vector ``(B, features)``."""
+    return nn.Sequential(nn.Linear(inputs, features), nn.SiLU(), nn.Linear(features, features), nn.SiLU())

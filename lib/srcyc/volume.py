@@ -1,0 +1,298 @@
+"""MR volumes with their place in the world, and their files."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from srcyc.dicom import is_dicom_file, is_dicom_folder, read_dicom_folder
+from srcyc.errors import InputError, OutputError, VolumeError
+from srcyc.geometry import Grid, check_affine
+from srcyc.image_files import RawVolume, decode, encode, known_suffixes, volume_suffix
+
+#: Smallest number of voxels along an axis.
+MINIMUM_SIZE = 2
+#: Cosine of the angle between two voxel axes above which a grid counts as sheared (headers round to about 1e-6).
+SHEAR_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A grey-scale volume on a regular grid.
+
+    Attributes:
+        data: ``(1, I, J, K)`` float32; array axes as in NIfTI (first index fastest on disk).
+        affine: ``(4, 4)`` float64, voxel index -> RAS mm.
+        stored_dtype: voxel type on disk (after the header's scaling, if any).
+        slice_thickness: mm, nominal full width at half maximum of the slice profile when the header tells it.
+        source: where it was read from.
+
+    Raises:
+        VolumeError: data without the four axes, an affine that is not finite or singular.
+    """
+
+    data: npt.NDArray[np.float32]
+    affine: npt.NDArray[np.float64]
+    stored_dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
+    slice_thickness: float | None = None
+    source: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Bring the arrays to their types."""
+        name = str(self.source or "volume")
+        data = np.asarray(self.data, dtype=np.float32)
+        if data.ndim != 4:
+            raise VolumeError(f"{name}: data of shape {data.shape}; give (channels, I, J, K).")
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "affine", check_affine(self.affine, name=name))
+        object.__setattr__(self, "stored_dtype", np.dtype(self.stored_dtype))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along the array axes, ``(I, J, K)``."""
+        i, j, k = self.data.shape[1:]
+        return i, j, k
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance between voxel centres along each array axis, mm."""
+        return self.grid.spacing
+
+    @property
+    def grid(self) -> Grid:
+        """Shape and affine."""
+        return Grid(self.shape, self.affine)
+
+
+def read_volume(path: str | os.PathLike[str]) -> Volume:
+    """Read a NIfTI, NRRD or MetaImage file, or a folder that holds one DICOM series.
+
+    NIfTI: the sform if its code is set, else the qform, else the bare spacing (the standard's order, as nibabel,
+    FSL and SPM have it; ITK at times prefers the qform). Voxels become float32: integers beyond 2**24 and
+    double-precision values are rounded to its 24 bits. Scaling in the header is applied.
+
+    Raises:
+        VolumeError: anything that is not one three-dimensional, grey-scale, finite volume on an orthogonal grid of
+            at least two voxels along each axis.
+    """
+    path = Path(path)
+    try:
+        raw = _read_raw(path)
+    except OSError as error:
+        raise VolumeError(
+            f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions."
+        ) from error
+    except MemoryError as error:
+        raise VolumeError(
+            f"{path}: too large for this machine's memory; crop it or use another machine."
+        ) from error
+    affine = check_affine(raw.affine, name=str(path))
+    if min(raw.voxels.shape) < MINIMUM_SIZE:
+        size = " x ".join(map(str, raw.voxels.shape))
+        raise VolumeError(
+            f"{path}: {size} voxels; at least {MINIMUM_SIZE} along each axis are needed, give all slices of the scan."
+        )
+    if shear := _shear(affine):
+        raise VolumeError(
+            f"{path}: the voxel axes are sheared by {shear:.3g} degrees; resample it onto an orthogonal grid first."
+        )
+    return Volume(_float32(raw.voxels, path), affine, raw.stored_dtype, raw.slice_thickness, path)
+
+
+def write_volume(
+    volume: Volume,
+    path: str | os.PathLike[str],
+    *,
+    dtype: npt.DTypeLike | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a single-channel volume; the suffix decides the format (an ``.mhd`` gets its ``.raw`` beside it).
+
+    The file appears under its name only when it is complete. Missing parent folders are created. NIfTI keeps the
+    affine to float32 in both sform and qform, the other formats to float64.
+
+    Args:
+        volume: ``(1, I, J, K)``.
+        path: ends in .nii, .nii.gz, .nrrd, .mha or .mhd.
+        dtype: float32 if None; for an integer type voxels are rounded, half to even.
+        overwrite: replace what is there.
+
+    Returns:
+        The path written.
+
+    Raises:
+        OutputError: unknown suffix or type, a sheared grid, voxels outside the integer type's range, an existing
+            file, a place that cannot be written or is full. Nothing partial is left behind.
+    """
+    path = Path(path)
+    suffix = volume_suffix(path)
+    if suffix is None:
+        raise OutputError(f"{path}: unknown kind of file; let the name end in {known_suffixes()}.")
+    if volume.data.shape[0] != 1:
+        raise OutputError(f"{path}: the volume has {volume.data.shape[0]} channels; write them one by one.")
+    if shear := _shear(volume.affine):
+        raise OutputError(
+            f"{path}: the voxel axes are sheared by {shear:.3g} degrees; resample to an orthogonal grid."
+        )
+    voxels = _typed(volume.data[0], dtype, path)
+    finals = [path.with_suffix(".raw"), path] if suffix == ".mhd" else [path]
+    try:
+        _refuse_existing(finals, overwrite)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".srcyc-{uuid.uuid4().hex}{suffix}")  # hidden: no reader picks it up
+        temporaries = [temporary.with_suffix(".raw"), temporary] if suffix == ".mhd" else [temporary]
+        with _removed(temporaries):
+            encode(voxels, volume.affine, temporary)
+            if suffix == ".mhd":
+                _rename_data_file(temporary, finals[0].name)
+            for part in temporaries:
+                _synchronise(part)
+            _refuse_existing(finals, overwrite)
+            for part, final in zip(temporaries, finals, strict=True):
+                os.replace(part, final)
+    except InputError:
+        raise
+    except (OSError, RuntimeError) as error:
+        reason = (
+            error.strerror if isinstance(error, OSError) and error.strerror else "disk full or not writable"
+        )
+        raise OutputError(
+            f"{path}: cannot be written ({reason}); free some space or choose another folder."
+        ) from error
+    return path
+
+
+def is_volume_path(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a path names a volume: by suffix in any case (it need not exist), or a folder of DICOM files."""
+    path = Path(path)
+    return is_dicom_folder(path) if path.is_dir() else volume_suffix(path) is not None
+
+
+def find_volumes(folder: str | os.PathLike[str]) -> list[Path]:
+    """List the volumes in a folder, sorted: files by suffix, itself and direct subfolders if DICOM files lie in them.
+
+    Hidden files and folders are left out; other subfolders are not searched.
+
+    Raises:
+        VolumeError: not a folder, or not readable.
+    """
+    folder = Path(folder)
+    try:
+        entries = [p for p in folder.iterdir() if not p.name.startswith(".")]
+    except OSError as error:
+        raise VolumeError(
+            f"{folder}: cannot be listed ({error.strerror}); give an existing folder."
+        ) from error
+    found = [p for p in entries if is_volume_path(p)]
+    if is_dicom_folder(folder):
+        found.append(folder)
+    return sorted(found)
+
+
+# -- reading -------------------------------------------------------------------------------------------------
+
+
+def _read_raw(path: Path) -> RawVolume:
+    if path.is_dir():
+        return read_dicom_folder(path)
+    if not path.exists():
+        raise VolumeError(f"{path}: no such file or folder; check the path.")
+    if is_dicom_file(path):
+        raise VolumeError(f"{path}: one file of a DICOM series; give the folder that holds the series.")
+    if volume_suffix(path) is None:
+        raise VolumeError(
+            f"{path}: unknown kind of file; give {known_suffixes()}, or the folder of a DICOM series."
+        )
+    if path.stat().st_size == 0:
+        raise VolumeError(f"{path}: the file is empty; copy it again.")
+    return decode(path)
+
+
+def _shear(affine: npt.NDArray[np.float64]) -> float:
+    """Give the largest departure of two voxel axes from a right angle in degrees, 0.0 within the tolerance."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    return float(np.degrees(np.arcsin(min(cosine, 1.0)))) if cosine > SHEAR_TOLERANCE else 0.0
+
+
+def _float32(voxels: npt.NDArray[Any], path: Path) -> npt.NDArray[np.float32]:
+    """Copy to ``(1, I, J, K)`` float32, refusing what is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        data: npt.NDArray[np.float32] = np.array(voxels, dtype=np.float32, order="C")[None]
+    if voxels.dtype.kind != "f":
+        return data
+    bad = data.size - int(np.count_nonzero(np.isfinite(data)))
+    if bad:
+        raise VolumeError(
+            f"{path}: {bad} of {data.size} voxels are NaN, infinite or beyond float32; replace them with finite values."
+        )
+    return data
+
+
+# -- writing -------------------------------------------------------------------------------------------------
+
+
+def _typed(voxels: npt.NDArray[np.float32], wanted: npt.DTypeLike | None, path: Path) -> npt.NDArray[Any]:
+    try:
+        dtype = np.dtype(np.float32 if wanted is None else wanted)
+    except TypeError as error:
+        raise OutputError(f"{path}: {wanted!r} is no voxel type; use float32 or an integer type.") from error
+    if dtype.kind == "f" and dtype.itemsize in (4, 8):
+        return voxels.astype(dtype, copy=False)
+    if dtype.kind not in "iu":
+        raise OutputError(
+            f"{path}: voxels of type {dtype} are not supported; use float32 or an integer type."
+        )
+    limits = np.iinfo(dtype)
+    rounded = np.rint(voxels)
+    for value in (float(rounded.min()), float(rounded.max())):
+        if not limits.min <= value <= limits.max:  # also true of NaN
+            raise OutputError(
+                f"{path}: the voxel value {value:g} does not fit {dtype} ({limits.min} to {limits.max}); write float32."
+            )
+    return rounded.astype(dtype)
+
+
+def _refuse_existing(finals: list[Path], overwrite: bool) -> None:
+    for final in finals:
+        if final.is_dir():
+            raise OutputError(f"{final}: is a folder; give a file name.")
+        if final.exists() and not overwrite:
+            raise OutputError(f"{final}: already exists; choose another name or allow overwriting.")
+
+
+def _rename_data_file(header: Path, name: str) -> None:
+    """Let a MetaImage header name the data file that it will lie beside."""
+    lines = header.read_text(encoding="utf-8").splitlines()
+    key = "ElementDataFile"
+    if not any(line.startswith(key) for line in lines):  # written last: without it the header is cut off
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    header.write_text(
+        "\n".join(f"{key} = {name}" if s.startswith(key) else s for s in lines) + "\n", encoding="utf-8"
+    )
+
+
+def _synchronise(path: Path) -> None:
+    """Push a file to the disk: some file systems report that they are full only then."""
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def _removed(paths: list[Path]) -> Iterator[None]:
+    """Remove the paths that are still there in the end."""
+    try:
+        yield
+    finally:
+        for path in paths:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)

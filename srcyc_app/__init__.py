@@ -1,0 +1,1 @@
+"""The MONAI Label app that serves SRCyc to 3D Slicer."""

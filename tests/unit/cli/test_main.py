@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from srcyc import __version__
+from srcyc.cli import main, spread_paths
+from srcyc.cli.options import parse_numbers, parse_spacing
+from srcyc.errors import ConfigError
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"srcyc {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["infer", "--help"], ["evaluate", "--help"], ["models", "--help"]]
+)
+def test_help(capsys, arguments):
+    assert main(arguments) == 0
+    assert "Usage: srcyc" in capsys.readouterr().out
+
+
+def test_no_command_shows_the_help(capsys):
+    assert main([]) == 2
+    captured = capsys.readouterr()
+    assert "infer" in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["unknown"], "unknown"),
+        (["infer"], "INPUT"),
+        (["infer", "a.nii"], "--output"),
+        (["infer", "a.nii", "-o", "b.nii", "--nonsense"], "--nonsense"),
+        (["infer", "a.nii", "-o", "b.nii", "--device", "gpu"], "gpu"),
+        (["infer", "a.nii", "-o", "b.nii", "--precision", "fp8"], "fp8"),
+        (["infer", "a.nii", "-o", "b.nii", "--max-memory", "-1"], "--max-memory"),
+        (["infer", "a.nii", "-o", "b.nii", "--max-memory", "lots"], "--max-memory"),
+        (["infer", "a.nii", "-o", "b.nii", "--target-spacing", "1,2"], "1,2"),
+        (["infer", "a.nii", "-o", "b.nii", "--target-spacing", "fine"], "fine"),
+        (["infer", "a.nii", "-o", "b.nii", "--target-spacing", "nan"], "nan"),
+        (["evaluate", "--hr", "a.nii", "-o", "x", "--thickness", "0"], "--thickness"),
+    ],
+)
+def test_a_mistaken_argument_is_one_sentence(capsys, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert words in captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["infer", "x.nii", "-o", "y.nii", "--device", "gpu"]])
+def test_help_and_mistakes_do_not_wait_for_pytorch(arguments):
+    code = f"import sys; from srcyc.cli import main; main({arguments!r}); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("isotropic", "isotropic"), ("1", 1.0), ("0.9,0.9,1", (0.9, 0.9, 1.0)), ("1e-1", 0.1)]
+)
+def test_target_spacings(text, value):
+    assert parse_spacing(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "1,2", "0", "-1", "inf", "1,1,x", "Isotropic"])
+def test_wrong_target_spacings(text):
+    with pytest.raises(ConfigError, match="--target-spacing"):
+        parse_spacing(text)
+
+
+def test_numbers():
+    assert parse_numbers("3,4.5", option="--thickness", example="3") == [3.0, 4.5]
+
+
+def test_paths_after_a_path_option_all_belong_to_it():
+    assert spread_paths(["evaluate", "--hr", "a", "b", "-o", "x", "--hr", "c"]) == [
+        *("evaluate", "--hr", "a", "--hr", "b", "-o", "x", "--hr", "c")
+    ]
+    assert spread_paths(["infer", "a", "b", "-o", "x"]) == ["infer", "a", "b", "-o", "x"]

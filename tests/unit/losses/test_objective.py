@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import get_args
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from srcyc.errors import ConfigError, InputError
+from srcyc.losses import GeneratorObjective, GeneratorTerm, LossWeights
+
+ALL_ON = LossWeights(
+    lambda_adversarial=1,
+    lambda_cycle=10,
+    lambda_identity=5,
+    lambda_content=2,
+    lambda_perceptual=0.5,
+    lambda_tv=0.25,
+)
+
+
+def constant(value: float) -> Callable[[], torch.Tensor]:
+    return lambda: torch.tensor(value)
+
+
+def never() -> torch.Tensor:
+    pytest.fail("a term with weight 0 was computed")
+
+
+def test_the_defaults_are_the_methods() -> None:
+    weights = LossWeights()
+    assert (weights.lambda_adversarial, weights.lambda_cycle, weights.lambda_identity) == (1.0, 10.0, 5.0)
+    assert (weights.lambda_content, weights.lambda_perceptual, weights.lambda_tv) == (0.0, 0.0, 0.0)
+
+
+def test_the_total_is_the_weighted_sum_of_every_term() -> None:
+    names = get_args(GeneratorTerm)
+    values = {name: float(2**index) for index, name in enumerate(names)}  # so that no mix-up cancels out
+    total, terms = GeneratorObjective(ALL_ON).total({name: constant(values[name]) for name in names})
+    expected = (
+        1 * (values["adversarial_hr"] + values["adversarial_lr"])
+        + 10 * (values["cycle_hr"] + values["cycle_lr"])
+        + 5 * (values["identity_hr"] + values["identity_lr"])
+        + 2 * values["content"]
+        + 0.5 * values["perceptual"]
+        + 0.25 * values["total_variation"]
+    )
+    assert float(total) == pytest.approx(expected)
+    assert {name: float(value) for name, value in terms.items()} == values
+
+
+def test_a_term_with_weight_zero_is_never_computed() -> None:
+    objective = GeneratorObjective(LossWeights(lambda_adversarial=0))
+    total, terms = objective.total(
+        {
+            "adversarial_hr": never,
+            "adversarial_lr": never,
+            "cycle_hr": constant(0.5),
+            "content": never,
+            "perceptual": never,
+            "total_variation": never,
+        }
+    )
+    assert float(total) == pytest.approx(5.0)
+    assert list(terms) == ["cycle_hr"]
+
+
+def test_activity_is_told_beforehand() -> None:
+    objective = GeneratorObjective(LossWeights())
+    assert objective.is_active("identity_hr")
+    assert objective.is_active("perceptual", "cycle_hr")
+    assert not objective.is_active("content", "perceptual", "total_variation")
+
+
+def test_the_gradient_carries_the_weights_and_the_reported_terms_none() -> None:
+    parameter = torch.tensor(3.0, requires_grad=True)
+    total, terms = GeneratorObjective(LossWeights()).total(
+        {"cycle_hr": lambda: parameter**2, "identity_hr": lambda: 2 * parameter}
+    )
+    total.backward()  # type: ignore[no-untyped-call]
+    assert parameter.grad is not None
+    assert float(parameter.grad) == pytest.approx(10 * 6 + 5 * 2)
+    assert not any(value.requires_grad for value in terms.values())
+
+
+def test_half_precision_terms_are_summed_in_float32() -> None:
+    total, terms = GeneratorObjective(LossWeights(lambda_cycle=1)).total(
+        {
+            "cycle_hr": lambda: torch.tensor(256.0, dtype=torch.bfloat16),
+            "cycle_lr": lambda: torch.tensor(1.0, dtype=torch.bfloat16),
+        }
+    )
+    assert total.dtype == torch.float32
+    assert float(total) == 257.0  # bfloat16 rounds it to 256
+    assert {value.dtype for value in terms.values()} == {torch.float32}
+
+
+def test_misuse_is_refused() -> None:
+    objective = GeneratorObjective(LossWeights())
+    with pytest.raises(InputError, match="cycle_a"):
+        objective.total({"cycle_a": constant(1.0)})  # type: ignore[dict-item]
+    with pytest.raises(InputError, match=r"cycle_hr has shape \(2,\)"):
+        objective.total({"cycle_hr": lambda: torch.zeros(2)})
+    with pytest.raises(ConfigError, match="content"):
+        objective.total({"content": never})
+    with pytest.raises(ConfigError, match="none given"):
+        objective.total({})
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_a_weight_is_a_finite_number_from_zero(value: float) -> None:
+    with pytest.raises(ValidationError, match="lambda_cycle"):
+        LossWeights(lambda_cycle=value)
+
+
+def test_weights_are_frozen_and_know_no_other_names() -> None:
+    with pytest.raises(ValidationError, match="lambda_gan"):
+        LossWeights(lambda_gan=1)  # type: ignore[call-arg]
+    with pytest.raises(ValidationError, match="frozen"):
+        LossWeights().lambda_cycle = 3.0  # type: ignore[misc]
