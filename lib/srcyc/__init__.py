@@ -1,5 +1,36 @@
 """SRCyc: unpaired super-resolution of MR volumes with cycle-consistent adversarial networks."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from srcyc._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from srcyc.inference.super_resolver import SuperResolution, SuperResolver
+    from srcyc.volume import Volume, read_volume, write_volume
+
+__all__ = [
+    "SuperResolution",
+    "SuperResolver",
+    "Volume",
+    "__version__",
+    "read_volume",
+    "write_volume",
+]
+
+_HOMES = {
+    "SuperResolution": "srcyc.inference.super_resolver",
+    "SuperResolver": "srcyc.inference.super_resolver",
+    "Volume": "srcyc.volume",
+    "read_volume": "srcyc.volume",
+    "write_volume": "srcyc.volume",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # PyTorch takes seconds to import: `srcyc --help` must not wait for it.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from srcyc.resampling import Matrix, apply_along
@@ -29,6 +30,8 @@ DB7_HIGH_PASS = (
 )
 #: Median of |N(0, 1)|.
 _MEDIAN_OF_ABSOLUTE_NORMAL = 0.6745
+#: Share of a filter's energy that must lie outside empty regions.
+_LEAST_INSIDE = 0.99
 
 
 @lru_cache(maxsize=64)
@@ -65,16 +68,34 @@ def estimate_noise(x: Tensor, spatial_dims: int, *, ignore_empty: bool = False) 
     Args:
         x: ``(B, C, *spatial)``, any intensity unit.
         spatial_dims: 2 or 3.
-        ignore_empty: leave out coefficients of exactly flat regions. A masked background would otherwise be more
-            than half of a brain-extracted scan and make the median, so the noise, zero.
+        ignore_empty: leave out coefficients whose filter reaches into exactly flat regions. A masked background
+            would otherwise be more than half of a brain-extracted scan and make the median, so the noise, zero.
 
     Returns:
         ``(B,)`` in the unit and on the device of ``x``, float32.
     """
-    magnitudes = wavelet_coefficients(x.detach().float(), spatial_dims).flatten(2).abs()
+    x = x.detach().float()
+    magnitudes = wavelet_coefficients(x, spatial_dims).flatten(2).abs()
     if not ignore_empty:
         return magnitudes.median(dim=2).values.mean(dim=1) / _MEDIAN_OF_ABSOLUTE_NORMAL
-    # Rounding leaves flat regions a little above zero.
-    floor = 1e-6 * magnitudes.amax(dim=2, keepdim=True)
-    occupied = magnitudes.masked_fill(magnitudes <= floor, torch.nan)
+    inside = _energy_inside(~_empty(x, spatial_dims), spatial_dims).flatten(2)
+    # Relative to the best covered one: in a thin mask no filter is inside entirely.
+    kept = (inside > 0) & (inside >= _LEAST_INSIDE * inside.amax(dim=2, keepdim=True))
+    occupied = magnitudes.masked_fill(~kept, torch.nan)
     return occupied.nanmedian(dim=2).values.nan_to_num(0.0).mean(dim=1) / _MEDIAN_OF_ABSOLUTE_NORMAL
+
+
+def _empty(x: Tensor, spatial_dims: int) -> Tensor:
+    """Mark voxels of exactly flat regions, three voxels wide at least."""
+    pool = {2: F.max_pool2d, 3: F.max_pool3d}[spatial_dims]
+    flat = pool(x, 3, stride=1, padding=1) == -pool(-x, 3, stride=1, padding=1)
+    # Neighbours of flat voxels have the same value: the region's rim.
+    return pool(flat.float(), 3, stride=1, padding=1) > 0
+
+
+def _energy_inside(occupied: Tensor, spatial_dims: int) -> Tensor:
+    """Share of every coefficient's filter energy that falls on occupied voxels, in the coefficients' shape."""
+    share = occupied.float()
+    for axis in range(-spatial_dims, 0):
+        share = apply_along(share, _high_pass_matrix(share.shape[axis]) ** 2, axis)
+    return share

@@ -130,11 +130,14 @@ def test_nothing_to_do(target: object) -> None:
 
 def test_finest_can_leave_nothing_to_do() -> None:
     with pytest.raises(NothingToDoError, match="1 x 1 x 1 mm was asked"):
-        target_grid(Grid((9, 9, 9), make_affine(np.eye(3), (0.5, 0.5, 1), (0, 0, 0))), "isotropic", finest=1.0)
+        target_grid(
+            Grid((9, 9, 9), make_affine(np.eye(3), (0.5, 0.5, 1), (0, 0, 0))), "isotropic", finest=1.0
+        )
 
 
 @pytest.mark.parametrize(
-    "target", ["isotropisch", 0, -1.0, math.nan, math.inf, (1.0, 1.0), (1.0, 0.0, 1.0), (1.0, 1.0, math.nan), ()]
+    "target",
+    ["isotropisch", 0, -1.0, math.nan, math.inf, (1.0, 1.0), (1.0, 0.0, 1.0), (1.0, 1.0, math.nan), ()],
 )
 def test_unusable_spacings_are_refused(target: object) -> None:
     grid = Grid(SHAPE, make_affine(np.eye(3), SPACING, ORIGIN))

@@ -124,11 +124,9 @@ def test_area_is_adaptive_pooling_for_whole_factors() -> None:
 
 
 def test_mirrored_is_about_the_outer_faces() -> None:
-    assert mirrored(np.arange(-4, 7), 3).tolist() == [2, 2, 1, 0, 0, 1, 2, 2, 1, 0, 0][:11]
+    assert mirrored(np.arange(-4, 7), 3).tolist() == [2, 2, 1, 0, 0, 1, 2, 2, 1, 0, 0]
     assert mirrored(np.arange(-3, 4), 1).tolist() == [0] * 7
-    np.testing.assert_array_equal(
-        mirrored(np.arange(-9, 14), 5), np.pad(np.arange(5), 9, mode="symmetric")
-    )
+    np.testing.assert_array_equal(mirrored(np.arange(-9, 14), 5), np.pad(np.arange(5), 9, mode="symmetric"))
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -69,9 +69,10 @@ def _fast_types(device: torch.device) -> list[torch.dtype]:
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 itself (AVX512-BF16, AMX or Arm's BF16) and this PyTorch uses it."""
+    """Whether an x86 CPU multiplies bf16 itself (AVX512-BF16 or AMX)."""
     # oneDNN also *accepts* bf16 on plain AVX-512, where it is slower than fp32.
-    flags = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    named = [bool(value) for name, value in flags.items() if "bf16" in name]
-    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported() if torch.backends.mkldnn.is_available() else False
-    return bool(supported) and any(named)
+    if hasattr(torch.cpu, "get_capabilities"):
+        known = torch.cpu.get_capabilities()
+        return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+    # PyTorch before 2.10 has no public way to ask.
+    return bool(torch.cpu._is_avx512_bf16_supported())

@@ -40,10 +40,13 @@ class _Layer:
     zero_padding: bool = False
 
     @classmethod
-    def of(cls, layer: Convolution, relu: nn.PReLU | None, device: torch.device, dtype: torch.dtype) -> _Layer:
+    def of(
+        cls, layer: Convolution, relu: nn.PReLU | None, device: torch.device, dtype: torch.dtype
+    ) -> _Layer:
+        bias: Tensor = layer.conv.bias  # type: ignore[assignment]
         return cls(
             _channels_last(layer.kernel().to(device, dtype)),
-            layer.conv.bias.to(device, dtype),  # type: ignore[union-attr,operator]
+            bias.to(device, dtype),
             layer.radius,
             None if relu is None else relu.weight.to(device, dtype),
             zero_padding=layer.transposed,

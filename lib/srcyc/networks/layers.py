@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm as parametrize_weight_norm
-from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+from torch.nn.utils.parametrize import is_parametrized
 
 from srcyc.errors import ConfigError
 
@@ -146,7 +146,7 @@ class Convolution(nn.Module):
     def fold(self, condition: Tensor | None) -> None:
         """Fold weight normalisation and the modulation for one ``condition`` ``(1, E)`` into plain weights."""
         if is_parametrized(self.conv, "weight"):
-            remove_parametrizations(self.conv, "weight", leave_parametrized=True)
+            self.conv = self._plain_copy()
         if self.modulation is not None and condition is not None:
             scale, shift = self.modulation(condition)[0].chunk(2)
             weight: Tensor = self.conv.weight  # type: ignore[assignment]
@@ -156,6 +156,20 @@ class Convolution(nn.Module):
             weight.mul_((1 + scale).reshape(shape))
             bias.mul_(1 + scale).add_(shift)
         self.modulation = None
+
+    def _plain_copy(self) -> nn.Module:
+        """Give the convolution with its weights as they are now, without weight norm.
+
+        Not by ``remove_parametrizations``: that edits the module's class, which deep copies share, and so would break
+        the network that this is a copy of.
+        """
+        conv = self.conv
+        layer = (_TRANSPOSED if self.transposed else _CONVOLUTIONS)[self.spatial_dims]
+        plain = layer(conv.in_channels, conv.out_channels, conv.kernel_size)  # type: ignore[arg-type]
+        plain.to(conv.bias).requires_grad_(conv.bias.requires_grad).train(conv.training)  # type: ignore[arg-type,union-attr]
+        plain.weight.copy_(conv.weight)  # type: ignore[arg-type]
+        plain.bias.copy_(conv.bias)  # type: ignore[arg-type,union-attr]
+        return plain
 
 
 class _ChannelsLastPReLU(torch.autograd.Function):

@@ -122,6 +122,9 @@ class Trainer:
             SRCycError: a loss is not finite; the checkpoint and the best model before it are kept.
         """
         started = time.monotonic()
+        if self.done == 0 and self.cases:
+            # What training starts from, to be seen beside what it leads to; not a candidate for the best.
+            self.report(Progress(0, self.config.steps, {}, self._score(), best=False, seconds=0.0))
         sums: dict[str, Tensor] = {}
         since = 0
         for batch in self._loader():
@@ -159,16 +162,21 @@ class Trainer:
             )
 
     def _validate(self, terms: dict[str, float], seconds: float) -> None:
-        averaged: SRResDNet = self.networks.ema_hr.module  # type: ignore[assignment]
-        averaged.eval()
-        score = validate(averaged, self.cases, self.device) if self.cases else None
+        score = self._score() if self.cases else None
         best = score is None or score.gain > self.best_gain
         if best:
             self.best_gain = score.gain if score else -math.inf
-            self.on_best(averaged, self.done, score)
+            self.on_best(self._averaged(), self.done, score)
         progress = Progress(self.done, self.config.steps, terms, score, best, seconds)
         self._write_history(progress)
         self.report(progress)
+
+    def _averaged(self) -> SRResDNet:
+        network: SRResDNet = self.networks.ema_hr.module  # type: ignore[assignment]
+        return network.eval()
+
+    def _score(self) -> Score:
+        return validate(self._averaged(), self.cases, self.device)
 
     def _write_history(self, progress: Progress) -> None:
         row: dict[str, float] = {

@@ -1,0 +1,143 @@
+"""What is told about every result: the sidecar beside the output file."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Literal
+
+from srcyc.config import Schema
+from srcyc.intensity import IntensityScaling
+from srcyc.volume import Volume
+
+#: Goes into every report.
+NOTE = "Research software: the added detail is estimated by a network. Not for diagnostic use."
+
+Triple = tuple[float, float, float]
+
+
+class InputReport(Schema):
+    """The scan: array axes in the order of its file, mm; ``sha256`` is None for data that came from memory."""
+
+    name: str | None
+    sha256: str | None
+    shape: tuple[int, int, int]
+    spacing: Triple
+    slice_thickness: float | None
+
+
+class ResultReport(Schema):
+    """The output grid, axes in the scan's order, mm."""
+
+    shape: tuple[int, int, int]
+    spacing: Triple
+
+
+class ModelReport(Schema):
+    """Which weights were used."""
+
+    name: str
+    sha256: str
+    licence: str
+
+
+class ScalingReport(Schema):
+    """``normalised = (raw - offset) / scale``."""
+
+    offset: float
+    scale: float
+
+    @classmethod
+    def of(cls, scaling: IntensityScaling) -> ScalingReport:
+        """Tell a scaling."""
+        return cls(offset=scaling.offset, scale=scaling.scale)
+
+
+class ConsistencyReport(Schema):
+    """``||A x - y|| / ||y||`` for scan y, its acquisition operator A and the result x, both normalised.
+
+    ``after`` equals ``before`` if no correction was applied.
+    """
+
+    applied: bool
+    before: float
+    after: float
+
+
+class Report(Schema):
+    """How one result was made; ``model_dump(mode="json")`` is the sidecar.
+
+    Attributes:
+        software: name and version.
+        model: weights used.
+        input: the scan.
+        result: the output grid.
+        thick_axis: array axis of the slices.
+        factor: by how much that axis was enlarged.
+        thickness_ratio: slice thickness over slice spacing, as the acquisition operator had it.
+        scaling: intensity scaling; None for a constant scan, which needs no network.
+        sigma: noise standard deviation of the scan, normalised intensity.
+        projection_gain: share of the estimated residual that the noise-adaptive projection let through.
+        consistency: data consistency.
+        preprocessing: steps applied to the scan first.
+        device: where the network ran.
+        precision: its floating-point type.
+        seconds: wall-clock time of the call.
+        peak_memory: greatest resident memory of the process so far, bytes; None where the system does not tell.
+        warnings: reasons for distrust, in sentences.
+        note: what the result is not for.
+    """
+
+    software: str
+    model: ModelReport
+    input: InputReport
+    result: ResultReport
+    thick_axis: Literal[0, 1, 2]
+    factor: float
+    thickness_ratio: float
+    scaling: ScalingReport | None
+    sigma: float
+    projection_gain: float
+    consistency: ConsistencyReport
+    preprocessing: tuple[str, ...]
+    device: str
+    precision: str
+    seconds: float
+    peak_memory: int | None
+    warnings: tuple[str, ...]
+    note: str = NOTE
+
+
+def describe_input(volume: Volume) -> InputReport:
+    """Name a scan and hash its file, or all files of its folder in the order of their names."""
+    source = volume.source
+    return InputReport(
+        name=None if source is None else source.name,
+        sha256=None if source is None else _sha256(source),
+        shape=volume.shape,
+        spacing=volume.spacing,
+        slice_thickness=volume.slice_thickness,
+    )
+
+
+def peak_memory() -> int | None:
+    """Greatest resident memory of this process so far, bytes; None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts kB, macOS bytes.
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _sha256(source: Path) -> str | None:
+    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    digest = hashlib.sha256()
+    for path in files:
+        if path.is_file():
+            with path.open("rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+    return digest.hexdigest()

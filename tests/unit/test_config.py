@@ -1,0 +1,131 @@
+"""Configuration: what is unknown or impossible is refused with its key, and what is written can be read again."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from srcyc.config import (
+    DegradationNetConfig,
+    DiscriminatorConfig,
+    PatchConfig,
+    SRResDNetConfig,
+    TrainingConfig,
+)
+from srcyc.networks import DegradationNet, PatchDiscriminator, SRResDNet
+
+
+def test_unknown_keys_are_refused_at_every_level() -> None:
+    with pytest.raises(ValidationError, match="lerning_rate"):
+        TrainingConfig.model_validate({"lerning_rate": 1})
+    with pytest.raises(ValidationError, match=r"data\.patch_size"):
+        TrainingConfig.model_validate({"data": {"patch_size": 32}})
+    with pytest.raises(ValidationError, match=r"g_hr\.channels"):
+        TrainingConfig.model_validate({"g_hr": {"channels": 32}})
+
+
+def test_configurations_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        TrainingConfig().steps = 5  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        TrainingConfig().data.size = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("steps", 0),
+        ("mode", "paired"),
+        ("adversarial", "wgan"),
+        ("precision", "fp16"),
+        ("pool_size", -1),
+        ("g_hr.spatial_dims", 1),
+        ("g_hr.features", 0),
+        ("g_hr.interpolation", "nearest"),
+        ("g_hr.sigma_floor", -0.1),
+        ("g_hr.sigma_floor", math.inf),
+        ("g_hr.initial_alpha", math.nan),
+        ("g_hr.clip", (1.0, 0.0)),
+        ("g_lr.head_kernel", 4),
+        ("g_lr.skip", "bicubic"),
+        ("d_hr.norm", "batch"),
+        ("d_lr.layers", 0),
+        ("data.size", 8),
+        ("data.factor_range", (8.0, 2.0)),
+        ("data.factor_range", (0.5, 2.0)),
+        ("data.factor_range", (2.0,)),
+        ("data.thickness_ratio_range", (0.0, 1.0)),
+        ("data.thickness_ratio_range", (0.5, 2.5)),
+        ("data.thickness_ratio_range", (1.0, 0.5)),
+        ("data.gap_chance", 1.5),
+        ("data.least_slices", 2),
+        ("data.validation_fraction", 1.0),
+        ("optimiser.learning_rate", 0.0),
+        ("optimiser.learning_rate", math.inf),
+        ("optimiser.learning_rate", math.nan),
+        ("optimiser.betas", (0.9, 1.0)),
+        ("optimiser.ema_decay", 1.0),
+        ("losses.lambda_cycle", -1.0),
+        ("losses.lambda_cycle", math.nan),
+        ("perceptual.slices_per_axis", 0),
+        ("validation.thicknesses", (5.0, -1.0)),
+        ("validation.crop", 8),
+    ],
+)
+def test_impossible_values_are_refused_by_key(key: str, value: Any) -> None:
+    section, _, leaf = key.rpartition(".")
+    values = {section: {leaf: value}} if section else {leaf: value}
+    with pytest.raises(ValidationError) as error:
+        TrainingConfig.model_validate(values)
+    location = ".".join(str(part) for part in error.value.errors()[0]["loc"])
+    assert location.startswith(key)
+
+
+def test_limits_may_be_equal() -> None:
+    config = PatchConfig(factor_range=(4.0, 4.0), thickness_ratio_range=(1.0, 1.0))
+    assert config.factor_range == (4.0, 4.0)
+
+
+def test_naming_one_key_of_a_section_leaves_its_other_defaults() -> None:
+    """D_LR has defaults of its own: few strided layers, none along the slices."""
+    default = TrainingConfig()
+    assert default.d_lr.layers < default.d_hr.layers
+    assert not default.d_lr.stride_thick
+    changed = TrainingConfig.model_validate({"d_lr": {"features": 8}, "d_hr": {"features": 8}})
+    assert changed.d_lr.model_dump() == default.d_lr.model_dump() | {"features": 8}
+    assert changed.d_hr.model_dump() == default.d_hr.model_dump() | {"features": 8}
+
+
+def test_the_papers_weights_are_the_default() -> None:
+    losses = TrainingConfig().losses
+    assert (losses.lambda_adversarial, losses.lambda_cycle, losses.lambda_identity) == (1.0, 10.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainingConfig(),
+        TrainingConfig(mode="generator-only", data=PatchConfig(size=32), g_hr=SRResDNetConfig(clip=(0, 1))),
+    ],
+)
+def test_json_round_trip(config: TrainingConfig) -> None:
+    assert TrainingConfig.model_validate_json(config.model_dump_json()) == config
+    assert TrainingConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_networks_are_built_as_described(dims: Any) -> None:
+    g_hr = SRResDNet.from_config(SRResDNetConfig(spatial_dims=dims, features=5, depth=2, sigma_floor=0.5))
+    assert (g_hr.resdnet.depth, g_hr.spatial_dims, g_hr.sigma_floor) == (2, dims, 0.5)
+    assert g_hr.resdnet.tail.conv.in_channels == 5
+    assert g_hr.knows_sampling
+    assert g_hr.interpolation == "cubic"
+    g_lr = DegradationNet.from_config(
+        DegradationNetConfig(spatial_dims=dims, features=5, blocks=1, skip="area")
+    )
+    assert (g_lr.spatial_dims, g_lr.skip) == (dims, "area")
+    d_hr = PatchDiscriminator.from_config(DiscriminatorConfig(spatial_dims=dims, features=5, layers=1))
+    assert d_hr.body[0].out_channels == 5

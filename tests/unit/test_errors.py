@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from srcyc import errors
+
+TYPES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__name__)
+def test_every_error_is_ours_to_report(kind: type[Exception]) -> None:
+    assert issubclass(kind, errors.SRCycError)
+    assert kind.__doc__
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        errors.VolumeError,
+        errors.ModelError,
+        errors.ConfigError,
+        errors.DataError,
+        errors.OutputError,
+        errors.NothingToDoError,
+    ],
+)
+def test_bad_input_is_told_from_a_failure(kind: type[Exception]) -> None:
+    """The command line exits with 2 for the one, with 1 for the other; callers may catch ValueError."""
+    assert issubclass(kind, errors.InputError)
+    assert issubclass(kind, ValueError)
+    assert not issubclass(errors.SRCycError, ValueError)
+    assert str(kind("scan.nii: the reason")) == "scan.nii: the reason"
