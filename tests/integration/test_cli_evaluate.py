@@ -27,7 +27,7 @@ def test_models_are_compared_with_interpolation(srcyc, fine_file, tiny_model, tm
         assert text in ran.out
     with (out / "metrics.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == 2 * 3
+    assert len(rows) == 2 * 4
     assert all(row["aligned"] == "True" for row in rows)
     by_method = {row["method"]: row for row in rows if float(row["thickness"]) == 3}
     assert float(by_method["trilinear"]["delta_psnr"]) < 0 == float(by_method["cubic B-spline"]["delta_psnr"])
@@ -57,7 +57,7 @@ def test_several_models_scans_and_json(srcyc, phantom, tiny_model, fine_file, tm
     report = ran.json
     assert report == json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
     methods = [mean["method"] for mean in report["means"]]
-    assert len(set(methods)) == len(methods) == 4
+    assert len(set(methods)) == len(methods) == 5
     assert {score["scan"] for score in report["scores"]} == {"head", "second"}
     assert all(score["gap"] == 0.5 for score in report["scores"])
     assert report["figures"] == []

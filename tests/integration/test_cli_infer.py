@@ -55,6 +55,19 @@ def test_a_preview_is_drawn_on_request(srcyc, thick_file, tiny_model, tmp_path):
     assert (out.parent / "thin.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mhd"])
+def test_the_uncertainty_is_written_on_request(srcyc, thick_file, tiny_model, tmp_path, suffix):
+    out = tmp_path / "out" / f"thin{suffix}"
+    assert srcyc("infer", thick_file, "-o", out, "--model", tiny_model, "--uncertainty").code == 0
+    thin, spread = read_volume(out), read_volume(out.parent / f"thin_uncertainty{suffix}")
+    assert spread.shape == thin.shape
+    np.testing.assert_allclose(spread.affine, thin.affine, atol=1e-4)
+    assert spread.data.min() >= 0
+    ran = srcyc("infer", out.parent, "-o", tmp_path / "again", "--model", tiny_model)
+    assert ran.code == 2
+    assert "only volumes that srcyc made" in ran.sentence
+
+
 def test_a_folder_of_scans_of_all_kinds(srcyc, thick, tiny_model, tmp_path, sample_data):
     folder = tmp_path / "in"
     write_volume(thick, folder / "a.nii.gz")
@@ -64,7 +77,7 @@ def test_a_folder_of_scans_of_all_kinds(srcyc, thick, tiny_model, tmp_path, samp
     for file in sorted(series.iterdir())[:4]:
         shutil.copy(file, folder / "series")
     out = tmp_path / "out"
-    ran = srcyc("infer", folder, "-o", out, "--model", tiny_model, "--target-spacing", "3.6")
+    ran = srcyc("infer", folder, "-o", out, "--model", tiny_model, "--target-spacing", "2")
     assert ran.code == 0, ran.err
     assert _names(out) == [
         *("a_sr.json", "a_sr.nii.gz", "b_sr.json", "b_sr.nii.gz", "series_sr.json", "series_sr.nii.gz")
@@ -83,6 +96,16 @@ def test_outputs_that_exist_are_skipped_or_replaced(srcyc, thick_file, tiny_mode
     assert out.stat().st_mtime_ns == before
     assert srcyc(*arguments, "--overwrite").code == 0
     assert out.stat().st_mtime_ns != before
+
+
+def test_an_output_of_a_namesake_is_not_taken_for_this_scans(srcyc, thick, thick_file, tiny_model, tmp_path):
+    out = tmp_path / "out"
+    assert srcyc("infer", thick_file, "-o", out, "--model", tiny_model).code == 0
+    other = Volume(thick.data + 5, thick.affine)
+    namesake = write_volume(other, tmp_path / "other" / "scan.nii.gz")
+    ran = srcyc("infer", namesake, "-o", out, "--model", tiny_model)
+    assert ran.code == 2
+    assert "another scan.nii.gz" in ran.sentence
 
 
 def test_one_bad_input_does_not_stop_the_rest(srcyc, thick_file, tiny_model, tmp_path):

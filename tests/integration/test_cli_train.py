@@ -15,7 +15,16 @@ TINY = [
     *("--set", "data.size=16", "--set", "data.batch_size=1", "--set", "data.least_slices=4"),
     *("--set", "g_hr.features=4", "--set", "g_hr.depth=1"),
     *("--set", "g_lr.features=4", "--set", "g_lr.blocks=1", "--set", "g_lr.head_kernel=3"),
-    *("--set", "d_hr.features=4", "--set", "d_hr.layers=2", "--set", "d_lr.features=4", "--set", "d_lr.layers=1"),
+    *(
+        "--set",
+        "d_hr.features=4",
+        "--set",
+        "d_hr.layers=2",
+        "--set",
+        "d_lr.features=4",
+        "--set",
+        "d_lr.layers=1",
+    ),
     *("--set", "optimiser.learning_rate=1e-3", "--set", "validation.crop=32", "--device", "cpu"),
 ]
 
@@ -62,8 +71,19 @@ def test_unpaired_training_publishes_a_model_that_infer_uses(
     assert "srcyc-custom" in json.dumps(sidecar)
 
 
-def test_a_run_is_not_overwritten_and_resumes(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["train", "--hr", str(scans / "hr"), "-o", str(tmp_path / "run"), *TINY, "--set", "mode=generator-only"]
+def test_a_run_is_not_overwritten_and_resumes(
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "train",
+        "--hr",
+        str(scans / "hr"),
+        "-o",
+        str(tmp_path / "run"),
+        *TINY,
+        "--set",
+        "mode=generator-only",
+    ]
     assert main(arguments) == 0
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
     capsys.readouterr()
@@ -100,13 +120,17 @@ def test_mistakes_are_one_sentence_and_exit_2(
 
 def test_one_person_is_too_few(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hr = str(scans / "hr" / "sub-a_T1w.nii.gz")
-    assert main(["train", "--hr", hr, "-o", str(tmp_path / "run"), *TINY, "--set", "mode=generator-only"]) == 2
+    assert (
+        main(["train", "--hr", hr, "-o", str(tmp_path / "run"), *TINY, "--set", "mode=generator-only"]) == 2
+    )
     assert "nobody is left to train on" in capsys.readouterr().err
 
 
 def test_domains_are_listed_with_reasons(scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (scans / "broken.nii.gz").write_bytes(b"no image")
-    assert main(["domains", str(scans / "hr"), str(scans / "lr"), str(scans / "broken.nii.gz"), "--json"]) == 0
+    assert (
+        main(["domains", str(scans / "hr"), str(scans / "lr"), str(scans / "broken.nii.gz"), "--json"]) == 0
+    )
     listed = json.loads(capsys.readouterr().out)
     assert [entry["domain"] for entry in listed] == ["HR", "HR", "LR", "LR", "neither"]
     assert "4.0 times thicker" in listed[2]["reason"]

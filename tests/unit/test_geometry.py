@@ -1,4 +1,4 @@
-"""Grids: the field of view is kept exactly, no axis is coarsened, array axes can be reordered without moving a voxel."""
+"""Grids: the field of view is kept exactly, no axis is coarsened, axes are reordered without moving a voxel."""
 
 from __future__ import annotations
 
@@ -113,6 +113,12 @@ def test_an_axis_that_is_asked_for_what_it_has_is_left_alone(grid: Grid) -> None
     result = target_grid(grid, (0.9, 0.859375 * 0.9995, 1.0))
     assert result.shape[:2] == SHAPE[:2]
     assert result.shape[2] == 46  # 45.5 mm, round half to even
+
+
+def test_a_headers_rounding_adds_no_voxel_to_a_long_axis() -> None:
+    long = Grid((2000, 4, 4), make_affine(np.eye(3), (1, 1, 2), (0, 0, 0)))
+    assert target_grid(long, (0.9995, 1.0, 1.0)).shape == (2000, 4, 8)
+    assert target_grid(long, (0.998, 1.0, 1.0)).shape == (2004, 4, 8)
 
 
 def test_finest_limits_isotropic_but_not_an_explicit_request(grid: Grid) -> None:

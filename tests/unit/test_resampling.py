@@ -57,9 +57,8 @@ def test_cubic_is_simpleitks_bspline_inside() -> None:
     fine, x = 4, np.random.default_rng(2).standard_normal(40)
     image = sitk.GetImageFromArray(np.tile(x, (5, 5, 1)))
     centre = 1 / (2 * fine) - 0.5
-    bspline = sitk.Resample(
-        image, (40 * fine, 1, 1), sitk.Transform(3, sitk.sitkIdentity), sitk.sitkBSpline, (centre, 2, 2), (1 / fine, 1, 1)
-    )  # fmt: skip
+    origin, spacing = (centre, 2, 2), (1 / fine, 1, 1)
+    bspline = sitk.Resample(image, (40 * fine, 1, 1), sitk.Transform(), sitk.sitkBSpline, origin, spacing)
     expected = sitk.GetArrayFromImage(bspline)[0, 0]
     inside = slice(10 * fine, -10 * fine)
     np.testing.assert_allclose((cubic_matrix(40, 40 * fine) @ x)[inside], expected[inside], rtol=0, atol=2e-5)

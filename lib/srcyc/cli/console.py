@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console as RichConsole
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -21,6 +22,8 @@ EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 #: Set in the environment, it shows the traceback of what is otherwise one sentence.
 DEBUG_VARIABLE = "SRCYC_DEBUG"
+
+_WIDEST = 1000
 
 #: Told the fraction done, 0 to 1.
 Progressed = Callable[[float], None]
@@ -51,11 +54,11 @@ class Console:
         self._err.print(sentence, style="red")
 
     def table(self, table: Table) -> None:
-        """Print a table, never narrower than its content."""
-        width = max(
-            self._out.width, self._out.measure(table, options=self._out.options.update(width=400)).maximum
-        )
-        self._out.print(table, width=width)
+        """Print a table in its full width: a number cut short is worse than a long line."""
+        options = self._out.options.update(max_width=_WIDEST)
+        width = Measurement.get(self._out, options, table).maximum
+        wide = RichConsole(stderr=self.json, highlight=False, width=max(width, self._out.width))
+        wide.print(table, crop=False)
 
     def answer(self, document: Any) -> None:
         """Print the JSON document that a program asked for."""

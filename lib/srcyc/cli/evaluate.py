@@ -53,9 +53,10 @@ def evaluate(
 ) -> None:
     """Measure models where the truth is known.
 
-    Thick slices are simulated from thin ones, brought back by trilinear and cubic B-spline interpolation and by each
-    model, and compared with the truth. Writes metrics.csv, metrics.json and a picture of each comparison. Exit code:
-    0 complete, 2 some scan could not be used, 1 something failed.
+    Thick slices are simulated from thin ones, brought back by interpolation (trilinear, cubic B-spline, and the
+    latter corrected to agree with the scan) and by each model, and compared with the truth. Writes metrics.csv,
+    metrics.json and a picture of each comparison. Exit code: 0 complete, 2 some scan could not be used, 1 something
+    failed.
     """
     thicknesses = parse_numbers(thickness, option="--thickness", example="3,5")
     if not gap < float("inf"):
@@ -151,7 +152,7 @@ class _Run:
         from srcyc.evaluation.benchmark import compare
         from srcyc.evaluation.report import rows_of
 
-        total, done = 2 + len(self._resolvers), 0
+        total, done = 3 + len(self._resolvers), 0
         with self._console.progress(f"{name}, {thickness:g} mm") as progress:
 
             def started(method: str) -> None:

@@ -50,6 +50,7 @@ class Outcome:
     output: str | None = None
     sidecar: str | None = None
     preview: str | None = None
+    uncertainty: str | None = None
     message: str = ""
     report: dict[str, Any] = field(default_factory=dict)
 
@@ -65,6 +66,7 @@ class Request:
     force: bool
     keep_type: bool
     preview: bool
+    uncertainty: bool
 
 
 def infer(
@@ -108,6 +110,13 @@ def infer(
     preview: Annotated[
         bool, typer.Option("--preview", help="Also write OUT.png: interpolated beside super-resolved.")
     ] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty",
+            help="Also write OUT_uncertainty: the standard deviation over flips, at four times the cost.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Go on far outside the model's range.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
@@ -118,7 +127,9 @@ def infer(
     does not stop the rest. Exit code: 0 all written or skipped, 2 some input was refused, 1 something failed.
     """
     console = Console(json=json)
-    request = Request(parse_spacing(target_spacing), consistency, denoise, n4, force, keep_type, preview)
+    request = Request(
+        parse_spacing(target_spacing), consistency, denoise, n4, force, keep_type, preview, uncertainty
+    )
     outcomes = _Batch(console, request, _loader(model, device, precision, max_memory)).run(
         inputs, output, overwrite=overwrite
     )
@@ -170,8 +181,10 @@ class _Batch:
         outcomes = [self._problem(str(given), error) for given, error in sources.bad]
         if not sources.scans:
             return outcomes
-        companions = [SIDECAR_SUFFIX, *([PREVIEW_SUFFIX] if self._request.preview else [])]
-        jobs = plan_jobs(sources.scans, output, overwrite=overwrite, companions=companions)
+        wanted = self._request
+        jobs = plan_jobs(
+            sources.scans, output, overwrite=overwrite, preview=wanted.preview, uncertainty=wanted.uncertainty
+        )
         folder = jobs[0].output.parent
         created = prepare_folder(folder) if any(not job.done and job.problem is None for job in jobs) else []
         try:
@@ -211,6 +224,7 @@ class _Batch:
                 denoise=request.denoise,
                 n4=request.n4,
                 force=request.force,
+                uncertainty=request.uncertainty,
                 progress=progress,
             )
             report = self._write(job, scan, result)
@@ -225,6 +239,7 @@ class _Batch:
             str(job.output),
             str(job.beside(SIDECAR_SUFFIX)),
             str(job.beside(PREVIEW_SUFFIX)) if request.preview else None,
+            str(job.uncertainty) if request.uncertainty else None,
             message,
             report,
         )
@@ -244,6 +259,8 @@ class _Batch:
             report["warnings"] = [*report.get("warnings", []), *warning]
         report["output"] = job.output.name
         report["output_type"] = str(dtype or "float32")
+        if result.uncertainty is not None:
+            report["uncertainty"] = job.uncertainty.name
         with staging(job.output.parent) as place:
             staged = [
                 write_text(
@@ -258,8 +275,10 @@ class _Batch:
                 staged.append(
                     preview_figure(place / job.beside(PREVIEW_SUFFIX).name, scan, volume, headline=headline)
                 )
+            if result.uncertainty is not None:
+                write_volume(result.uncertainty, place / job.uncertainty.name)
             written = write_volume(volume, place / job.output.name, dtype=dtype)
-            # An .mhd brings its .raw, which has to be there before the header that names it.
+            # The uncertainty, and the .raw that has to be there before the .mhd that names it.
             staged += sorted(path for path in place.iterdir() if path not in (*staged, written))
             publish([*staged, written], job.output.parent)
         return report

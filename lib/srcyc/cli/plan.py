@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -38,6 +39,11 @@ class Job:
         """Give the path that replaces the output's volume suffix by ``ending``."""
         return self.output.with_name(volume_stem(self.output) + ending)
 
+    @property
+    def uncertainty(self) -> Path:
+        """Where the uncertainty goes: beside the output, in its format."""
+        return self.beside(UNCERTAINTY_ENDING + self.output.name[len(volume_stem(self.output)) :])
+
 
 def volume_stem(path: Path) -> str:
     """Give a file name without its volume suffix (``.nii.gz`` is one suffix); any other name as it is."""
@@ -67,35 +73,50 @@ def find_sources(inputs: Sequence[Path]) -> Sources:
 
     Volumes that srcyc made (their sidecar says so) are left out of folders.
     """
-    from srcyc.volume import find_volumes
-
     scans: list[Path] = []
     bad: list[tuple[Path, InputError]] = []
     seen: set[Path] = set()
     left_out = 0
     for given in inputs:
+        if given.name in ("", ".."):
+            given = Path(os.path.abspath(given))  # `.` has no name that an output could get
         try:
-            found = find_volumes(given) if given.is_dir() else [given]
-            if not found:
-                raise InputError(
-                    f"{given}: no volume in this folder; give one with .nii, .nii.gz, .nrrd, .mha or .mhd files, "
-                    "or of a DICOM series."
-                )
+            found, own = _volumes(given)
         except InputError as error:
             bad.append((given, error))
             continue
-        own = [path for path in found if given.is_dir() and _made_by_srcyc(path)]
-        left_out += len(own)
+        left_out += own
         for path in found:
             place = path.resolve()
-            if path not in own and place not in seen:
+            if place not in seen:
                 seen.add(place)
                 scans.append(path)
     return Sources(scans, bad, left_out)
 
 
+def _volumes(given: Path) -> tuple[list[Path], int]:
+    """Give the volumes that one input stands for, and how many of srcyc's own were left out.
+
+    Raises:
+        InputError: a folder without any.
+    """
+    from srcyc.volume import find_volumes
+
+    if not given.is_dir():
+        return [given], 0
+    found = find_volumes(given)
+    scans = [path for path in found if not _made_by_srcyc(path)]
+    if not scans:
+        what = "only volumes that srcyc made" if found else "no volume"
+        raise InputError(
+            f"{given}: {what} in this folder; give one with .nii, .nii.gz, .nrrd, .mha or .mhd files, or of a DICOM "
+            "series."
+        )
+    return scans, len(found) - len(scans)
+
+
 def plan_jobs(
-    sources: Sequence[Path], out: Path, *, overwrite: bool, companions: Sequence[str] = (SIDECAR_SUFFIX,)
+    sources: Sequence[Path], out: Path, *, overwrite: bool, preview: bool = False, uncertainty: bool = False
 ) -> list[Job]:
     """Name the output of every source and see whether it may be written.
 
@@ -103,7 +124,8 @@ def plan_jobs(
         sources: scans.
         out: a file for one scan (it has a volume suffix), else a folder.
         overwrite: existing outputs are replaced.
-        companions: endings of the files written beside each volume.
+        preview: a picture is written beside each volume.
+        uncertainty: so is the uncertainty.
 
     Raises:
         OutputError: one file named for several scans, or a name that is neither a volume nor a folder.
@@ -132,6 +154,9 @@ def plan_jobs(
                 raise OutputError(
                     f"{source}: another input would be written to {output} too; run them one by one."
                 )
+            companions = [job.beside(SIDECAR_SUFFIX)]
+            companions += [job.beside(PREVIEW_SUFFIX)] if preview else []
+            companions += [job.uncertainty] if uncertainty else []
             done = _check_place(job, overwrite=overwrite, companions=companions)
         except InputError as error:
             job = Job(source, output, problem=error)
@@ -190,7 +215,7 @@ def remove_empty(folders: Sequence[Path]) -> None:
 # -- checks --------------------------------------------------------------------------------------------------
 
 
-def _check_place(job: Job, *, overwrite: bool, companions: Sequence[str]) -> bool:
+def _check_place(job: Job, *, overwrite: bool, companions: Sequence[Path]) -> bool:
     """Tell whether an output is there and is kept.
 
     Raises:
@@ -205,9 +230,7 @@ def _check_place(job: Job, *, overwrite: bool, companions: Sequence[str]) -> boo
         return False
     sidecar = read_sidecar(job.beside(SIDECAR_SUFFIX))
     if output.exists():
-        made_from = sidecar.get("input", {})
-        other = made_from.get("name") if isinstance(made_from, dict) else None
-        if other is not None and other != Path(os.path.abspath(job.source)).name:
+        if other := _other_input(sidecar, job.source):
             raise OutputError(
                 f"{output}: already exists and was made of {other}, not of {job.source}; choose another --output or "
                 "give --overwrite."
@@ -216,13 +239,35 @@ def _check_place(job: Job, *, overwrite: bool, companions: Sequence[str]) -> boo
     # A sidecar without its volume is what a killed run leaves behind.
     if sidecar.get("output") == output.name:
         return False
-    for ending in companions:
-        if job.beside(ending).exists():
+    for companion in companions:
+        if companion.exists():
             raise OutputError(
-                f"{job.beside(ending)}: already exists and belongs to something else; choose another --output or give "
+                f"{companion}: already exists and belongs to something else; choose another --output or give "
                 "--overwrite."
             )
     return False
+
+
+def _other_input(sidecar: dict[str, Any], source: Path) -> str | None:
+    """Tell what an existing output was made of when that is not ``source``."""
+    made_of = sidecar.get("input")
+    if not isinstance(made_of, dict) or not made_of.get("name"):
+        return None
+    if made_of["name"] != source.name:
+        return str(made_of["name"])
+    # Scans of many people have the same name, so the name proves nothing.
+    digest = made_of.get("sha256")
+    if digest and source.is_file() and digest != _sha256(source):
+        return f"another {source.name}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
@@ -236,5 +281,8 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def _made_by_srcyc(path: Path) -> bool:
-    sidecar = read_sidecar(path.with_name(volume_stem(path) + SIDECAR_SUFFIX))
-    return path.is_file() and sidecar.get("output") == path.name
+    """Tell whether a file is a result or the uncertainty of one, by the sidecar beside it."""
+    stem = volume_stem(path)
+    beside = [path.with_name(name + SIDECAR_SUFFIX) for name in (stem, stem.removesuffix(UNCERTAINTY_ENDING))]
+    sidecars = [read_sidecar(sidecar) for sidecar in beside] if path.is_file() else []
+    return any(path.name in (sidecar.get("output"), sidecar.get("uncertainty")) for sidecar in sidecars)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from srcyc.resampling import resample
 from srcyc.simulation import simulate_thick
 from srcyc.volume import Volume
 
-#: The interpolations that every model is compared with, and the one that differences are given to.
+#: The interpolations that every model is compared with; differences are given to plain cubic.
 TRILINEAR, CUBIC = "trilinear", "cubic B-spline"
+#: Cubic, corrected to agree with the scan: what data consistency gains without any network.
+CORRECTED = "cubic + consistency"
 
 #: Brings a thick scan to the given spacing (mm per array axis); returns the result and the warnings it raised.
 Method = Callable[[Volume, tuple[float, float, float]], tuple[Volume, list[str]]]
@@ -88,7 +91,7 @@ def compare(
     Args:
         scan: thin-slice scan, ``(1, I, J, K)``.
         thickness: FWHM of the slice profile, mm.
-        methods: name -> method.
+        methods: name -> method, none with an interpolation's name.
         gap: distance between neighbouring slices, mm; slice centres lie ``thickness + gap`` apart.
         progress: called with the name of each method when it starts.
 
@@ -105,7 +108,7 @@ def compare(
     measured = torch.from_numpy(np.ascontiguousarray(thick.data))
 
     scores, images = [], {}
-    for name, method in _with_interpolations(methods, truth):
+    for name, method in {**_interpolations(truth.grid, operator), **methods}.items():
         if progress:
             progress(name)
         start = time.perf_counter()
@@ -131,21 +134,33 @@ def compare(
     )
 
 
-def interpolation(mode: str, truth: Volume) -> Method:
-    """Give the method that interpolates a thick scan (``"linear"`` or ``"cubic"``) onto the truth's grid."""
+def interpolation(
+    mode: Literal["linear", "cubic"], truth: Grid, operator: Acquisition | None = None
+) -> Method:
+    """Give the method that interpolates a thick scan onto the truth's grid.
+
+    Args:
+        mode: ``"linear"`` or ``"cubic"`` (B-spline).
+        truth: the grid wanted, over the same field of view as the scan.
+        operator: correct the result so that its acquisition equals the scan.
+    """
 
     def method(thick: Volume, spacing: tuple[float, float, float]) -> tuple[Volume, list[str]]:
         data = torch.from_numpy(np.ascontiguousarray(thick.data))
-        image = resample(data, truth.shape, "linear" if mode == "linear" else "cubic")
-        return Volume(image.numpy(), thick.grid.resized(truth.shape).affine), []
+        image = resample(data, truth.shape, mode)
+        if operator is not None:
+            image = operator.correct(image, data)
+        return Volume(image.numpy(), truth.affine), []
 
     return method
 
 
-def _with_interpolations(methods: Mapping[str, Method], truth: Volume) -> Iterator[tuple[str, Method]]:
-    yield TRILINEAR, interpolation("linear", truth)
-    yield CUBIC, interpolation("cubic", truth)
-    yield from methods.items()
+def _interpolations(truth: Grid, operator: Acquisition) -> dict[str, Method]:
+    return {
+        TRILINEAR: interpolation("linear", truth),
+        CUBIC: interpolation("cubic", truth),
+        CORRECTED: interpolation("cubic", truth, operator),
+    }
 
 
 def _check_grid(found: Grid, expected: Grid, name: str) -> None:

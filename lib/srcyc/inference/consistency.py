@@ -12,11 +12,12 @@ from srcyc.acquisition import Acquisition
 
 #: Fine voxels per slab.
 _SLAB_VOXELS = 2**22
+_SLICE_AXIS = 2
 
 
 @dataclass(frozen=True)
 class SlabAcquisition:
-    """:class:`Acquisition` for one large volume ``(I, J, K)``.
+    """:class:`Acquisition` for one large volume ``(I, J, K)``, slices stacked along K.
 
     The operator is separable, so it is split into the part within planes of the first axis, done slab by slab, and
     the part along the first axis, done on what the first part has left.
@@ -32,14 +33,22 @@ class SlabAcquisition:
     thickness_ratio: float = 1.0
 
     @torch.inference_mode()
-    def correct_(self, fine: Tensor, scan: Tensor) -> tuple[float, float]:
-        """Replace ``fine`` by ``fine + A^+ (scan - A fine)``, in place.
+    def correct_(self, fine: Tensor, scan: Tensor, tolerance: float) -> tuple[float, float]:
+        """Replace ``fine`` by ``fine + A^+ d``, in place, with d what ``scan - A fine`` exceeds the tolerance by.
+
+        A smaller difference may be the scan's noise; to force it to zero would copy the noise of each thick slice
+        into all the thin ones it covers, as bands.
+
+        Args:
+            fine: of ``fine_shape``.
+            scan: of ``scan_shape``.
+            tolerance: difference that every voxel of the scan may keep, in the unit of both.
 
         Returns:
             the relative residual ``||A fine - scan|| / ||scan||`` before and after.
         """
         difference = scan - self.apply(fine)
-        correction = self._across().pseudo_inverse(difference)
+        correction = self._across().pseudo_inverse(torch.nn.functional.softshrink(difference, tolerance))
         for part, within in self._slabs():
             fine[part] += within.pseudo_inverse(correction[part])
         return _relative(difference, scan), self.residual(fine, scan)
@@ -58,7 +67,7 @@ class SlabAcquisition:
 
     def _across(self) -> Acquisition:
         fine = (self.fine_shape[0], *self.scan_shape[1:])
-        return Acquisition(fine, self.scan_shape, self.thickness_ratio)
+        return Acquisition(fine, self.scan_shape, self.thickness_ratio, _SLICE_AXIS)
 
     def _slabs(self) -> Iterator[tuple[slice, Acquisition]]:
         n, j, k = self.fine_shape
@@ -66,7 +75,10 @@ class SlabAcquisition:
         for start in range(0, n, depth):
             part = slice(start, min(n, start + depth))
             size = part.stop - part.start
-            yield part, Acquisition((size, j, k), (size, *self.scan_shape[1:]), self.thickness_ratio)
+            yield (
+                part,
+                Acquisition((size, j, k), (size, *self.scan_shape[1:]), self.thickness_ratio, _SLICE_AXIS),
+            )
 
 
 def _relative(difference: Tensor, scan: Tensor) -> float:

@@ -15,7 +15,9 @@ _RIPPLE = 1e-5
 #: Voxels at an image's border that answer to a constant differently from its inside (the last layer pads zeros).
 _EDGE = 3
 #: Bytes that a slab's features may take, so that all layers find them in the processor's cache; and on a GPU.
-_CACHE_BYTES, _GPU_BYTES = 12 * 2**20, 512 * 2**20
+_CACHE_BYTES, _GPU_BYTES = 16 * 2**20, 512 * 2**20
+#: Voxels that are scanned at once for simple sums.
+_PART_VOXELS = 2**22
 #: Bytes of whole-volume buffers per output voxel: upscaled image, residual, and two while resampling and converting.
 _VOLUME_BYTES = 16
 
@@ -103,12 +105,12 @@ class Refiner:
 
 
 def squared_norm(residual: Tensor) -> float:
-    """Sum of squares in float64, plane by plane: no float64 copy of a whole volume.
+    """Sum of squares in float64, part by part: no float64 copy of a whole volume.
 
     Raises:
         SRCycError: it is not finite.
     """
-    total = float(sum(torch.linalg.vector_norm(plane, dtype=torch.float64) ** 2 for plane in residual))
+    total = sum(float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2 for part in _parts(residual))
     if not total < float("inf"):
         raise SRCycError("the network's output is not finite; run it with --precision fp32.")
     return total
@@ -116,18 +118,23 @@ def squared_norm(residual: Tensor) -> float:
 
 def _bounding_box(image: Tensor, background: float) -> list[slice]:
     """Find where an image differs from ``background``, per axis."""
-    occupied = [torch.zeros(n, dtype=torch.bool) for n in image.shape]
-    for i, plane in enumerate(image):
-        differs = (plane - background).abs() > _RIPPLE
-        rows = differs.any(dim=1)
-        occupied[0][i] = rows.any()
-        occupied[1] |= rows
-        occupied[2] |= differs.any(dim=0)
+    planes, rows, columns = [], [], []
+    for part in _parts(image):
+        differs = (part - background).abs_() > _RIPPLE
+        in_rows = differs.any(dim=2)
+        planes.append(in_rows.any(dim=1))
+        rows.append(in_rows.any(dim=0))
+        columns.append(differs.any(dim=0).any(dim=0))
     boxes = []
-    for axis in occupied:
-        places = axis.nonzero().flatten()
+    for occupied in (torch.cat(planes), torch.stack(rows).any(dim=0), torch.stack(columns).any(dim=0)):
+        places = occupied.nonzero().flatten()
         boxes.append(slice(int(places[0]), int(places[-1]) + 1) if places.numel() else slice(0, 0))
     return boxes
+
+
+def _parts(image: Tensor) -> tuple[Tensor, ...]:
+    """Split ``(I, J, K)`` along I into parts of a few million voxels."""
+    return image.split(max(1, _PART_VOXELS // image[0].numel()))
 
 
 def _grown(part: slice, margin: int, n: int) -> slice:

@@ -57,10 +57,12 @@ class ScalingReport(Schema):
 class ConsistencyReport(Schema):
     """``||A x - y|| / ||y||`` for scan y, its acquisition operator A and the result x, both normalised.
 
-    ``after`` equals ``before`` if no correction was applied.
+    ``after`` equals ``before`` if no correction was applied. ``tolerance`` is the difference, in normalised
+    intensity, that the correction leaves at a voxel because the scan's noise explains it.
     """
 
     applied: bool
+    tolerance: float
     before: float
     after: float
 

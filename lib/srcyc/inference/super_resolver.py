@@ -37,6 +37,8 @@ from srcyc.volume import Volume
 #: Slice thickness over slice spacing that networks are trained for, and the operator's upper limit.
 TRAINED_THICKNESS = (0.6, 1.0)
 _LARGEST_THICKNESS = 2.0
+#: Data consistency leaves differences up to this many noise standard deviations: 95 % of what noise alone makes.
+NOISE_TOLERANCE = 2.0
 #: How far outside its card's ranges a model is still used without being forced.
 _FACTOR_TOLERANCE, _FINER_TOLERANCE, _COARSER_TOLERANCE = 1.5, 0.6, 1.6
 #: Grids have whole voxels, so the spacing reached is a little off the one asked for.
@@ -159,7 +161,7 @@ class SuperResolver:
         Args:
             volume: ``(1, I, J, K)``, any orientation; the axis with the largest spacing counts as the slice axis.
             target_spacing: ``"isotropic"`` (the scan's finest spacing, but not finer than the model knows), or mm.
-            consistency: correct the result so that its thick slices equal the scan's.
+            consistency: correct the result so that its thick slices equal the scan's within its noise.
             denoise: smooth the scan by curvature flow first.
             n4: correct the scan's bias field first.
             force: go on far outside the model's range.
@@ -249,8 +251,9 @@ class SuperResolver:
         if network.clip is not None:
             x.clamp_(*network.clip)
         operator = SlabAcquisition(plan.fine_shape, plan.scan_shape, plan.thickness_ratio)
+        tolerance = NOISE_TOLERANCE * float(sigma)
         if consistency:
-            before, after = operator.correct_(x, y)
+            before, after = operator.correct_(x, y, tolerance)
         else:
             before = after = operator.residual(x, y)
         tell(0.98)
@@ -261,7 +264,7 @@ class SuperResolver:
             scaling,
             float(sigma),
             gain,
-            ConsistencyReport(applied=consistency, before=before, after=after),
+            ConsistencyReport(applied=consistency, tolerance=tolerance, before=before, after=after),
             None if spread is None else _to_file_order(spread, plan),
         )
 
@@ -422,7 +425,9 @@ def _spacing_distance(spacing: tuple[float, float, float], card: ModelCard) -> l
 def _constant(value: float, plan: Plan) -> _Outcome:
     """A constant image comes back constant, exactly, and says nothing about noise."""
     data = np.full(plan.target.shape, value, dtype=np.float32)
-    return _Outcome(data, None, 0.0, 1.0, ConsistencyReport(applied=False, before=0.0, after=0.0))
+    return _Outcome(
+        data, None, 0.0, 1.0, ConsistencyReport(applied=False, tolerance=0.0, before=0.0, after=0.0)
+    )
 
 
 def _standard_deviation(first: Tensor, others: Iterable[Tensor]) -> Tensor:

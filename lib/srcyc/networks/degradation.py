@@ -20,7 +20,11 @@ class _Block(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for last in (False, True):
-            layers.append(Convolution(spatial_dims, features, features, 3, weight_norm=False))
+            convolution = Convolution(spatial_dims, features, features, 3, weight_norm=False)
+            layers.append(convolution)
+            if last:
+                # Keeps untrained features from doubling their variance in every block.
+                convolution.scale_weight(0.1)
             if norm:
                 layers.append((nn.InstanceNorm2d, nn.InstanceNorm3d)[spatial_dims - 2](features, affine=True))
             if not last:
@@ -74,8 +78,7 @@ class DegradationNet(nn.Module):
         )
         if skip != "none":
             tail: Convolution = self.body[-1]  # type: ignore[assignment]
-            weight: Tensor = tail.conv.weight  # type: ignore[assignment]
-            tail.set_weight(weight.detach() * 0.01)
+            tail.scale_weight(0.01)
 
     @classmethod
     def from_config(cls, config: DegradationNetConfig) -> DegradationNet:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 from torch.nn.utils.parametrizations import weight_norm as parametrize_weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -102,7 +103,10 @@ class Convolution(nn.Module):
             self.conv = parametrize_weight_norm(self.conv)
         with torch.no_grad():
             # He initialisation for PReLU, arXiv:1502.01852, through set_weight, lest weight norm undo it.
-            self.set_weight(nn.init.kaiming_normal_(self.conv.weight.detach().clone(), a=0.1))  # type: ignore[operator]
+            weight: Tensor = self.conv.weight.detach().clone()  # type: ignore[operator]
+            # PyTorch takes the second axis for the channels in; transposed weights have them first.
+            nn.init.kaiming_normal_(weight.transpose(0, 1) if transposed else weight, a=0.1)
+            self.set_weight(weight)
             nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
         self.modulation: nn.Linear | None = None
         if condition_features:
@@ -117,6 +121,12 @@ class Convolution(nn.Module):
             self.conv.weight = weight
         else:
             self.conv.weight = nn.Parameter(weight)
+
+    @torch.no_grad()
+    def scale_weight(self, gain: float) -> None:
+        """Multiply the weights, weight-normalised or not, by ``gain``."""
+        weight: Tensor = self.conv.weight  # type: ignore[assignment]
+        self.set_weight(weight.detach() * gain)
 
     def kernel(self) -> Tensor:
         """Give the weights as a plain convolution's, ``(out, in, *kernel)``."""
@@ -165,10 +175,13 @@ class Convolution(nn.Module):
         """
         conv = self.conv
         layer = (_TRANSPOSED if self.transposed else _CONVOLUTIONS)[self.spatial_dims]
-        plain = layer(conv.in_channels, conv.out_channels, conv.kernel_size)  # type: ignore[arg-type]
-        plain.to(conv.bias).requires_grad_(conv.bias.requires_grad).train(conv.training)  # type: ignore[arg-type,union-attr]
+        bias: Tensor = conv.bias  # type: ignore[assignment]
+        # Uninitialised, so that folding draws no random numbers in the middle of a training.
+        size = (conv.in_channels, conv.out_channels, conv.kernel_size)
+        plain = skip_init(layer, *size, device=bias.device, dtype=bias.dtype)
+        plain.requires_grad_(bias.requires_grad).train(conv.training)
         plain.weight.copy_(conv.weight)  # type: ignore[arg-type]
-        plain.bias.copy_(conv.bias)  # type: ignore[arg-type,union-attr]
+        plain.bias.copy_(bias)
         return plain
 
 

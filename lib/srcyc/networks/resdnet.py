@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from srcyc.networks.layers import Borders, Convolution, PReLU, all_borders, crop_inner
@@ -115,13 +114,6 @@ class ResDNet(nn.Module):
         for module in self.modules():
             if isinstance(module, Convolution):
                 module.fold(condition)
-
-
-@torch.no_grad()
-def shrink_tail(network: ResDNet, gain: float = 0.01) -> None:
-    """Make the last layer small, so that an untrained network changes the image little."""
-    weight: Tensor = network.tail.conv.weight  # type: ignore[assignment]
-    network.tail.set_weight(weight * gain)
 
 
 def condition_mlp(inputs: int, features: int) -> nn.Sequential:

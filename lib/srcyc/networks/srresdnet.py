@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from srcyc.config import SRResDNetConfig
 from srcyc.errors import ConfigError, ModelError
 from srcyc.networks.layers import check_dims
-from srcyc.networks.resdnet import ResDNet, condition_mlp, shrink_tail
+from srcyc.networks.resdnet import ResDNet, condition_mlp
 from srcyc.noise import estimate_noise
 from srcyc.resampling import Interpolation, resample
 
@@ -68,7 +68,8 @@ class SRResDNet(nn.Module):
             depth,
             condition_features=CONDITION_FEATURES if knows_sampling else 0,
         )
-        shrink_tail(self.resdnet)
+        # An untrained network changes the image little.
+        self.resdnet.tail.scale_weight(0.04)
         self.alpha = nn.Parameter(torch.tensor([initial_alpha]))
 
     @classmethod

@@ -19,7 +19,9 @@ from srcyc.errors import ConfigError, DataError
 
 
 def scan(path: Path, spacing: tuple[float, float, float]) -> Path:
-    image = nib.Nifti1Image(np.random.default_rng(0).normal(100, 5, (8, 8, 8)).astype("f4"), np.diag([*spacing, 1]))
+    image = nib.Nifti1Image(
+        np.random.default_rng(0).normal(100, 5, (8, 8, 8)).astype("f4"), np.diag([*spacing, 1])
+    )
     nib.save(image, path)
     return path
 

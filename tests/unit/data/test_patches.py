@@ -11,8 +11,12 @@ from srcyc.errors import DataError
 from srcyc.resampling import resample
 
 
-def smooth_scan(shape: tuple[int, int, int], spacing: tuple[float, float, float], seed: int = 0) -> TrainingScan:
-    coarse = torch.from_numpy(np.random.default_rng(seed).uniform(0.2, 1, tuple(max(n // 6, 3) for n in shape)))
+def smooth_scan(
+    shape: tuple[int, int, int], spacing: tuple[float, float, float], seed: int = 0
+) -> TrainingScan:
+    coarse = torch.from_numpy(
+        np.random.default_rng(seed).uniform(0.2, 1, tuple(max(n // 6, 3) for n in shape))
+    )
     return TrainingScan(f"scan{seed}", resample(coarse, shape, "cubic").float().numpy(), spacing, 0.01)
 
 
@@ -37,7 +41,10 @@ def test_factors_cover_the_range_and_the_upscaled_patch_is_the_truth_blurred_in_
         factors.append(batch.factor)
         assert batch.upscaled.shape == batch.truth.shape
         assert batch.truth.shape[:4] == (2, 1, 32, 32)
-        error = [float((batch.upscaled - batch.truth.roll(shift, -1))[..., 4:-4].abs().mean()) for shift in (-1, 0, 1)]
+        error = [
+            float((batch.upscaled - batch.truth.roll(shift, -1))[..., 4:-4].abs().mean())
+            for shift in (-1, 0, 1)
+        ]
         # METHOD 3.15: a patch shifted against its truth would teach the network to shift.
         assert np.argmin(error) == 1
     assert min(factors) < 2

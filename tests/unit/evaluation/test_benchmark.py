@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 
 from srcyc.errors import ConfigError, SRCycError
-from srcyc.evaluation.benchmark import CUBIC, TRILINEAR, compare, interpolation
+from srcyc.evaluation.benchmark import CORRECTED, CUBIC, TRILINEAR, compare, interpolation
 from srcyc.simulation import simulate_thick
 from srcyc.volume import Volume
 
@@ -33,7 +33,7 @@ def _to_itk(data: np.ndarray, affine: np.ndarray) -> sitk.Image:
 )
 def test_the_interpolations_equal_itks_in_the_interior(scan, mode, interpolator, margin):
     thick, truth = simulate_thick(scan, 3.0)
-    ours, _ = interpolation(mode, truth)(thick, truth.spacing)
+    ours, _ = interpolation(mode, truth.grid)(thick, truth.spacing)
     reference = _to_itk(truth.data[0], truth.affine)
     theirs = sitk.Resample(
         _to_itk(thick.data[0], thick.affine), reference, sitk.Transform(), interpolator, 0.0
@@ -53,15 +53,17 @@ def test_scores_rank_interpolation_below_a_better_method(scan):
 
     thick, truth = simulate_thick(scan, 4.0)
     truth_of["truth"], truth_of["affine"] = truth.data[0], truth.affine
-    truth_of["cubic"] = interpolation("cubic", truth)(thick, truth.spacing)[0].data[0]
+    truth_of["cubic"] = interpolation("cubic", truth.grid)(thick, truth.spacing)[0].data[0]
     heard = []
     comparison = compare(scan, 4.0, {"oracle": oracle}, progress=heard.append)
     scores = {score.method: score for score in comparison.scores}
-    assert list(scores) == [TRILINEAR, CUBIC, "oracle"] == heard
+    assert list(scores) == [TRILINEAR, CUBIC, CORRECTED, "oracle"] == heard
     assert scores[TRILINEAR].psnr < scores[CUBIC].psnr < scores["oracle"].psnr
     assert scores["oracle"].psnr - scores[CUBIC].psnr == pytest.approx(20 * np.log10(2), abs=0.01)
     assert scores[CUBIC].ssim < scores["oracle"].ssim
     assert scores["oracle"].consistency < scores[CUBIC].consistency
+    assert scores[CORRECTED].consistency < 1e-5
+    assert scores[CORRECTED].psnr > scores[CUBIC].psnr
     assert scores["oracle"].warnings == ["made of the truth"]
     assert comparison.axis == 2
     assert all(score.alignment.ok for score in comparison.scores)

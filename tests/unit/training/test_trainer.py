@@ -59,7 +59,10 @@ def scans(phantom) -> dict[str, list[TrainingScan]]:  # type: ignore[no-untyped-
 
 
 def trainer(
-    settings: TrainingConfig, scans: dict[str, list[TrainingScan]], folder: Path, reports: list[Progress] | None = None
+    settings: TrainingConfig,
+    scans: dict[str, list[TrainingScan]],
+    folder: Path,
+    reports: list[Progress] | None = None,
 ) -> Trainer:
     folder.mkdir(exist_ok=True)
     networks = build_networks(settings, CPU)
@@ -81,7 +84,9 @@ def weights(run: Trainer) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("mode", ["generator-only", "unpaired"])
-def test_resuming_equals_never_having_stopped(mode: str, scans: dict[str, list[TrainingScan]], tmp_path: Path) -> None:
+def test_resuming_equals_never_having_stopped(
+    mode: str, scans: dict[str, list[TrainingScan]], tmp_path: Path
+) -> None:
     class Stop(Exception):
         pass
 
@@ -109,7 +114,9 @@ def test_resuming_equals_never_having_stopped(mode: str, scans: dict[str, list[T
         assert torch.equal(value, found[name]), name
 
 
-def test_a_seed_gives_the_same_run_and_another_seed_another(scans: dict[str, list[TrainingScan]], tmp_path: Path) -> None:
+def test_a_seed_gives_the_same_run_and_another_seed_another(
+    scans: dict[str, list[TrainingScan]], tmp_path: Path
+) -> None:
     runs = []
     for index, seed in enumerate((3, 3, 4)):
         run = trainer(config("unpaired", steps=2, seed=seed), scans, tmp_path / str(index))
@@ -125,7 +132,11 @@ def test_all_four_networks_learn_from_a_step(scans: dict[str, list[TrainingScan]
     run.run()
     after = weights(run)
     for network in ("g_hr", "g_lr", "d_hr", "d_lr"):
-        changed = [name for name in before if name.startswith(f"{network}.") and not torch.equal(before[name], after[name])]
+        changed = [
+            name
+            for name in before
+            if name.startswith(f"{network}.") and not torch.equal(before[name], after[name])
+        ]
         assert changed, network
 
 
@@ -148,7 +159,9 @@ def test_the_discriminators_are_not_touched_by_the_generators_step(
 def test_switched_off_terms_are_absent_and_cost_no_pass(
     scans: dict[str, list[TrainingScan]], tmp_path: Path
 ) -> None:
-    settings = config("unpaired", steps=1, losses=LossWeights(lambda_adversarial=0, lambda_identity=0, lambda_cycle=1))
+    settings = config(
+        "unpaired", steps=1, losses=LossWeights(lambda_adversarial=0, lambda_identity=0, lambda_cycle=1)
+    )
     run = trainer(settings, scans, tmp_path)
     calls = 0
 
@@ -172,7 +185,9 @@ def test_generator_only_training_learns(scans: dict[str, list[TrainingScan]], tm
     assert any(progress.best for progress in reports)
 
 
-def test_a_loss_that_is_not_finite_stops_with_a_reason(scans: dict[str, list[TrainingScan]], tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_with_a_reason(
+    scans: dict[str, list[TrainingScan]], tmp_path: Path
+) -> None:
     run = trainer(config("generator-only"), scans, tmp_path)
     with torch.no_grad():
         run.networks.g_hr.resdnet.head.conv.bias.fill_(math.nan)  # type: ignore[union-attr, operator]

@@ -1,0 +1,143 @@
+"""D_HR and D_LR: one logit a patch, also where there are only a few slices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from srcyc.config import TrainingConfig
+from srcyc.errors import ConfigError
+from srcyc.networks import PatchDiscriminator
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def make(dims: int = 3, seed: int = 0, **options: object) -> PatchDiscriminator:
+    torch.manual_seed(seed)
+    return PatchDiscriminator(dims, 1, 4, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape", "options", "patches"),
+    [
+        (3, (48, 48, 48), {"layers": 3}, (6, 6, 6)),
+        (3, (17, 20, 33), {"layers": 2}, (5, 5, 9)),
+        (3, (48, 48, 7), {"layers": 2, "stride_thick": False}, (12, 12, 7)),
+        (3, (16, 16, 3), {"layers": 2, "stride_thick": False}, (4, 4, 3)),
+        (3, (16, 16, 2), {"layers": 3}, (2, 2, 1)),
+        (3, (16, 16, 1), {"layers": 2, "stride_thick": False}, (4, 4, 1)),
+        (2, (64, 48), {"layers": 3}, (8, 6)),
+        (2, (64, 5), {"layers": 2, "stride_thick": False}, (16, 5)),
+        (2, (32, 32), {"layers": 0}, (32, 32)),
+    ],
+)
+@pytest.mark.parametrize("norm", ["instance", "none"])
+def test_one_logit_a_patch(
+    dims: int, shape: tuple[int, ...], options: dict, patches: tuple[int, ...], norm: str
+) -> None:
+    logits = make(dims, norm=norm, **options)(random(2, 1, *shape))
+    assert logits.shape == (2, 1, *patches)
+    assert torch.isfinite(logits).all()
+    assert logits.min() < logits.max()
+
+
+def receptive_radius(layers: int) -> int:
+    """Of kernels of 3: each adds its stride so far; the last strided layer is followed by two without."""
+    return sum(2 ** min(index, layers) for index in range(layers + 2))
+
+
+@pytest.mark.parametrize(("dims", "layers"), [(2, 1), (2, 2), (3, 1), (3, 2)])
+def test_logits_are_local_without_a_norm(dims: int, layers: int) -> None:
+    n = 64 if dims == 2 else 48
+    network = make(dims, layers=layers, norm="none")
+    image = random(1, 1, n, *(8,) * (dims - 1)).requires_grad_()
+    logits = network(image)
+    middle = logits.shape[2] // 2
+    (gradient,) = torch.autograd.grad(logits[0, 0, middle].sum(), image)
+    seen = gradient[0, 0].abs().flatten(1).amax(dim=1).nonzero().flatten()
+    centre, radius = middle * 2**layers, receptive_radius(layers)
+    assert seen.min() == centre - radius
+    assert seen.max() == centre + radius
+    far = image.detach().clone()
+    far[0, 0, centre + radius + 1 :] += 5
+    torch.testing.assert_close(network(far)[0, 0, middle], logits[0, 0, middle], rtol=0, atol=0)
+    near = image.detach().clone()
+    near[0, 0, centre + radius] += 5
+    assert not torch.equal(network(near)[0, 0, middle], logits[0, 0, middle])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_instance_norm_looks_at_the_whole_image(dims: int) -> None:
+    network, image = make(dims, layers=1), random(1, 1, 64, *(8,) * (dims - 1))
+    far = image.clone()
+    far[0, 0, -4:] += 5
+    assert (network(far)[0, 0, 4] - network(image)[0, 0, 4]).abs().max() > 1e-3
+
+
+def test_images_of_a_batch_are_independent() -> None:
+    network, image = make(layers=2), random(3, 1, 16, 16, 8)
+    torch.testing.assert_close(network(image)[1:2], network(image[1:2]), rtol=1e-5, atol=1e-5)
+
+
+def test_d_lr_is_smaller_than_d_hr_and_both_take_their_patches() -> None:
+    config = TrainingConfig()
+    d_hr, d_lr = PatchDiscriminator.from_config(config.d_hr), PatchDiscriminator.from_config(config.d_lr)
+    size = config.data.size
+    assert sum(p.numel() for p in d_lr.parameters()) < sum(p.numel() for p in d_hr.parameters())
+    assert d_hr(random(1, 1, size, size, size)).numel() > 1
+    assert d_lr(random(1, 1, size, size, config.data.least_slices)).shape[-1] == config.data.least_slices
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("norm", ["instance", "none"])
+def test_every_parameter_learns_and_the_image_gets_a_gradient(dims: int, norm: str) -> None:
+    network = make(dims, layers=2, norm=norm)
+    image = random(2, 1, *(16,) * dims).requires_grad_()
+    logits = network(image)
+    (logits * random(*logits.shape, seed=1)).sum().backward()
+    assert image.grad is not None
+    assert image.grad.any()
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_it_learns_to_tell_sharp_from_blurred() -> None:
+    network = make(2, layers=1)
+    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+    for step in range(30):
+        sharp = random(4, 1, 16, 16, seed=step)
+        blurred = torch.nn.functional.avg_pool2d(sharp, 3, 1, 1)
+        loss = torch.nn.functional.softplus(-network(sharp)).mean()
+        loss = loss + torch.nn.functional.softplus(network(blurred)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    sharp = random(4, 1, 16, 16, seed=99)
+    assert network(sharp).mean() > network(torch.nn.functional.avg_pool2d(sharp, 3, 1, 1)).mean() + 1
+
+
+def test_state_dict_round_trip_and_seed() -> None:
+    image = random(1, 1, 16, 16, 8)
+    source, copy, same = make(seed=1), make(seed=2), make(seed=1)
+    assert torch.equal(source(image), same(image))
+    assert not torch.equal(source(image), copy(image))
+    copy.load_state_dict(source.state_dict())
+    assert torch.equal(source(image), copy(image))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_bfloat16_autocast_is_finite(dims: int) -> None:
+    network = make(dims, layers=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(random(2, 1, *(16,) * dims))
+    logits.float().square().mean().backward()
+    assert torch.isfinite(logits).all()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+def test_what_it_is_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match="norm is 'batch'"):
+        make(norm="batch")
+    with pytest.raises(ConfigError, match="spatial_dims is 1"):
+        make(1)
