@@ -1,8 +1,7 @@
-"""Where and in which arithmetic networks run; what was asked for is done or refused, never replaced silently."""
+"""Where and in which precision the network runs: what was asked for, or an error; never something else."""
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 import torch
@@ -11,42 +10,69 @@ from srcyc.errors import ConfigError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_NAMES = {dtype: name for name, dtype in _TYPES.items()}
+
 
 def resolve_device(name: str) -> torch.device:
-    """Give the device for ``auto`` (CUDA if there is one, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device; ``auto`` prefers a GPU.
 
     Raises:
-        ConfigError: another name, or a CUDA device that is not there.
+        ConfigError: an unknown name, or a GPU that is not there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+    kind, colon, number = name.partition(":")
+    if name != "cpu" and (kind != "cuda" or (bool(colon) and not number.isdecimal())):
         raise ConfigError(f"device {name!r}: use auto, cpu, cuda or cuda:N.")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= (
-        torch.cuda.device_count() if torch.cuda.is_available() else 0
-    ):
-        raise ConfigError(f"device {name!r} is not available here; use cpu, or auto to take what there is.")
-    return device
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(number or 0) >= count:
+            raise ConfigError(
+                f"device {name!r}: this machine offers {count} CUDA devices to PyTorch; use another or cpu."
+            )
+    return torch.device(name)
 
 
-def supports_bf16(device: torch.device) -> bool:
-    """Whether bf16 convolutions are native: a CPU with bf16 instructions, or a GPU from Ampere on."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def resolve_precision(name: Precision, device: torch.device) -> torch.dtype:
-    """Give the arithmetic for ``auto`` (bf16 where it is native, else fp32) or what was asked for.
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """Turn ``auto``, ``fp32``, ``bf16`` or ``fp16`` into a type; ``auto`` is the fastest the device is built for.
 
     Raises:
-        ConfigError: the device cannot do it.
+        ConfigError: an unknown name, or a type that the device has no instructions for.
     """
+    fast = _fast_types(device)
     if name == "auto":
-        return torch.bfloat16 if supports_bf16(device) else torch.float32
-    if name == "fp16" and device.type == "cpu":
-        raise ConfigError("precision fp16 needs a GPU; use auto, fp32 or bf16 on a CPU.")
-    if name == "bf16" and not supports_bf16(device):
-        raise ConfigError(f"precision bf16 is not native on {device}; use auto or fp32.")
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+        return fast[0]
+    if name not in _TYPES:
+        raise ConfigError(f"precision {name!r}: use auto, {', '.join(_TYPES)}.")
+    dtype = _TYPES[name]
+    if dtype not in fast:
+        raise ConfigError(
+            f"precision {name!r}: {device} has no instructions for it; use auto or "
+            f"{' or '.join(_NAMES[known] for known in fast)}."
+        )
+    return dtype
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    """Give the name that :func:`resolve_precision` takes."""
+    return _NAMES[dtype]
+
+
+def _fast_types(device: torch.device) -> list[torch.dtype]:
+    """Types with instructions of their own, best first. fp32 is always among them."""
+    if device.type == "cuda":
+        # Hardware, not emulation: before Ampere bf16 is converted to fp32 for every operation.
+        bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
+        return [*([torch.bfloat16] if bf16 else []), torch.float16, torch.float32]
+    return [*([torch.bfloat16] if _cpu_has_bf16() else []), torch.float32]
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether an x86 CPU multiplies bf16 itself (AVX512-BF16 or AMX)."""
+    # oneDNN also *accepts* bf16 on plain AVX-512, where it is slower than fp32.
+    if hasattr(torch.cpu, "get_capabilities"):
+        known = torch.cpu.get_capabilities()
+        return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+    # PyTorch before 2.10 has no public way to ask.
+    return bool(torch.cpu._is_avx512_bf16_supported())

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from srcyc._version import __version__
+from srcyc.device import precision_name, resolve_device, resolve_precision
 from srcyc.errors import ConfigError, ModelError, VolumeError
 from srcyc.geometry import Grid, TargetSpacing, inverse_order, target_grid, working_order
 from srcyc.inference.consistency import SlabAcquisition
-from srcyc.inference.device import precision_name, resolve_device, resolve_precision
 from srcyc.inference.model_file import DEFAULT_MODEL, ModelCard, PublishedModel, find_model, load_model
 from srcyc.inference.preprocessing import correct_bias_field, denoise
 from srcyc.inference.refinement import Refiner, squared_norm

@@ -1,4 +1,4 @@
-"""Layers that the networks share: 2D and 3D by one code, reflection padding that knows where the image ends."""
+"""Layers that the networks share: 2D and 3D by one code."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from srcyc.errors import ConfigError
 
-#: Per spatial axis: does the image end at the low side, at the high side? A tile's inner sides do not.
-Borders = tuple[tuple[bool, bool], ...]
-
 _CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 #: The layout that convolutions are fastest in, by the number of a batch's axes.
@@ -31,42 +28,27 @@ def check_dims(spatial_dims: int) -> int:
     return spatial_dims
 
 
-def all_borders(spatial_dims: int) -> Borders:
-    """Give the borders of a whole image: it ends on every side."""
-    return ((True, True),) * spatial_dims
-
-
-def pad_borders(x: Tensor, width: int, borders: Borders, mode: str) -> Tensor:
-    """Pad ``width`` voxels where the image ends; ``(B, C, *spatial)``.
-
-    Sides inside the image get nothing, so a valid convolution after this shrinks the tile there: what is left is
-    what the whole image would have given.
-    """
+def pad(x: Tensor, width: int, mode: str) -> Tensor:
+    """Pad ``(B, C, *spatial)`` by ``width`` voxels on every side, ``"reflect"`` or ``"constant"`` (zeros)."""
+    widths = [width] * (x.ndim - 2)
     if mode == "reflect":
         # PyTorch reflects once only; an axis of a few voxels (two slices, three) needs more.
-        for axis, (low, high) in enumerate(borders, start=2):
-            if (low or high) and x.shape[axis] <= width:
-                x = x.index_select(axis, _reflected(x.shape[axis], width * low, width * high, x.device))
-                borders = (*borders[: axis - 2], (False, False), *borders[axis - 1 :])
-    pads = [width * int(end) for low, high in reversed(borders) for end in (low, high)]
-    return F.pad(x, pads, mode=mode) if any(pads) else x
+        for axis, size in enumerate(x.shape[2:]):
+            if size <= width:
+                x = x.index_select(2 + axis, _reflected(size, width, x.device))
+                widths[axis] = 0
+    return F.pad(x, [side for axis_width in reversed(widths) for side in (axis_width, axis_width)], mode=mode)
 
 
-def _reflected(n: int, low: int, high: int, device: torch.device) -> Tensor:
+def _reflected(n: int, width: int, device: torch.device) -> Tensor:
     """Indices of an axis of ``n`` voxels extended by reflection about its outer voxel centres."""
     period = max(2 * (n - 1), 1)
-    index = torch.arange(-low, n + high, device=device).remainder(period)
+    index = torch.arange(-width, n + width, device=device).remainder(period)
     return torch.minimum(index, period - index) if n > 1 else index
 
 
-def crop_inner(x: Tensor, width: int, borders: Borders) -> Tensor:
-    """Drop ``width`` voxels at the sides inside the image, to match a branch that valid convolutions have shrunk."""
-    index = tuple(slice(0 if low else width, None if high else -width) for low, high in borders)
-    return x[(..., *index)]
-
-
 class Convolution(nn.Module):
-    """Stride-1 convolution, padded only where the image ends, optionally weight-normalised and modulated.
+    """Stride-1 convolution that keeps the size, optionally weight-normalised and modulated.
 
     Weight normalisation: Salimans, Kingma 2016, arXiv:1602.07868. Modulation by feature-wise scale and shift: Perez
     et al. 2018 (FiLM), arXiv:1709.07871.
@@ -136,10 +118,9 @@ class Convolution(nn.Module):
         # Weight norm forgets the layout, and the layout of the weights decides that of the features.
         return weight.contiguous(memory_format=CHANNELS_LAST[weight.ndim])
 
-    def forward(self, x: Tensor, condition: Tensor | None = None, borders: Borders | None = None) -> Tensor:
-        """``(B, C_in, *spatial)`` -> ``(B, C_out, *spatial)``, smaller by the radius at sides inside the image."""
-        borders = borders or all_borders(self.spatial_dims)
-        x = pad_borders(x, self.radius, borders, "constant" if self.transposed else "reflect")
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """``(B, C_in, *spatial)`` -> ``(B, C_out, *spatial)``."""
+        x = pad(x, self.radius, "constant" if self.transposed else "reflect")
         weight, bias = self.kernel(), self.conv.bias
         if self.modulation is None or condition is None:
             return _CONVOLVE[self.spatial_dims](x, weight, bias)  # type: ignore[arg-type]

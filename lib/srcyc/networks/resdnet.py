@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from srcyc.networks.layers import Borders, Convolution, PReLU, all_borders, crop_inner
+from srcyc.networks.layers import Convolution, PReLU
 
 #: Edge length of the first and the last convolution, and of those in the blocks.
 OUTER_KERNEL = 5
@@ -37,11 +37,10 @@ class ResidualBlock(nn.Module):
         self.relu2 = PReLU(features, init=0.1)
         self.conv2 = Convolution(spatial_dims, features, features, INNER_KERNEL, weight_norm=weight_norm)
 
-    def forward(self, x: Tensor, condition: Tensor | None, borders: Borders) -> Tensor:
-        """``(B, F, *spatial)`` -> the same, smaller by 2 voxels at sides inside the image."""
-        y = self.conv1(self.relu1(x), condition, borders)
-        y = self.conv2(self.relu2(y), None, borders)
-        return y + crop_inner(x, 2 * (INNER_KERNEL // 2), borders) if self.shortcut else y
+    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """``(B, F, *spatial)`` -> the same."""
+        y = self.conv2(self.relu2(self.conv1(self.relu1(x), condition)))
+        return y + x if self.shortcut else y
 
 
 class ResDNet(nn.Module):
@@ -89,25 +88,23 @@ class ResDNet(nn.Module):
 
     @property
     def halo(self) -> int:
-        """Voxels around a tile that its result depends on (14 at depth 5)."""
+        """Voxels around a place that its residual depends on (14 at depth 5)."""
         return 2 * (OUTER_KERNEL // 2) + 2 * self.depth * (INNER_KERNEL // 2)
 
-    def forward(self, x: Tensor, condition: Tensor | None = None, borders: Borders | None = None) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Estimate the residual of an upscaled image.
 
         Args:
-            x: ``(B, C, *spatial)``, normalised intensity; a tile carries :attr:`halo` voxels at its inner sides.
+            x: ``(B, C, *spatial)``, normalised intensity.
             condition: ``(B, E)`` conditioning vector.
-            borders: where the image ends (default: on every side); the halo is consumed at the other sides.
 
         Returns:
-            ``(B, C, *spatial)`` without the halo.
+            ``(B, C, *spatial)``.
         """
-        borders = borders or all_borders(self.spatial_dims)
-        y = self.head(x, None, borders)
+        y = self.head(x)
         for block in self.blocks:
-            y = block(y, condition, borders)
-        return self.tail(y, None, borders)
+            y = block(y, condition)
+        return self.tail(y)
 
     def fold(self, condition: Tensor | None) -> None:
         """Fold weight normalisation and the modulation for one condition ``(1, E)`` into plain weights, in place."""

@@ -81,7 +81,9 @@ class Trainer:
         self.cases = cases
         self.folder = folder
         self.device = device
-        self.dtype = resolve_precision(config.precision, device)
+        dtype = resolve_precision(config.precision, device)
+        # fp16 would need loss scaling; a GPU without bf16 trains in fp32.
+        self.dtype = torch.float32 if dtype == torch.float16 else dtype
         self.on_best = on_best
         self.report = report
         kind = GeneratorOnlyStep if config.mode == "generator-only" else UnpairedStep

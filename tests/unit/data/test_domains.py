@@ -66,7 +66,7 @@ def test_an_unreadable_scan_is_neither_and_says_why(tmp_path: Path) -> None:
 def test_a_wrong_manifest_is_refused_with_its_line(tmp_path: Path, text: str) -> None:
     manifest = tmp_path / "m.csv"
     manifest.write_text(text)
-    with pytest.raises(ConfigError, match="m.csv line 2"):
+    with pytest.raises(ConfigError, match=r"m\.csv line 2"):
         read_manifest(manifest)
 
 

@@ -14,10 +14,8 @@ from srcyc.networks.layers import (
     CHANNELS_LAST,
     Convolution,
     PReLU,
-    all_borders,
     check_dims,
-    crop_inner,
-    pad_borders,
+    pad,
 )
 
 SHAPES = {2: (9, 8), 3: (7, 6, 8)}
@@ -117,26 +115,14 @@ def test_padding_reflects_about_voxel_centres_however_short_the_axis(
 ) -> None:
     x = random(2, 3, *shape)
     expected = np.pad(x.numpy(), ((0, 0), (0, 0), (width, width), (width, width)), mode="reflect")
-    np.testing.assert_array_equal(pad_borders(x, width, all_borders(2), "reflect").numpy(), expected)
+    np.testing.assert_array_equal(pad(x, width, "reflect").numpy(), expected)
 
 
-@pytest.mark.parametrize("mode", ["reflect", "constant"])
-@pytest.mark.parametrize("borders", [((True, False), (False, True)), ((False, False), (True, True))])
-@pytest.mark.parametrize("shape", [(5, 6), (2, 2)])
-def test_padding_is_only_where_the_image_ends(
-    shape: tuple[int, int], borders: tuple[tuple[bool, bool], ...], mode: str
-) -> None:
-    x = random(1, 1, *shape)
-    pads = [(0, 0), (0, 0), *((2 * low, 2 * high) for low, high in borders)]
+def test_zero_padding_pads_with_zeros() -> None:
+    x = random(1, 1, 2, 3)
     np.testing.assert_array_equal(
-        pad_borders(x, 2, borders, mode).numpy(), np.pad(x.numpy(), pads, mode=mode)
-    )  # type: ignore[call-overload]
-
-
-def test_cropping_is_only_inside_the_image() -> None:
-    x = random(1, 2, 7, 8)
-    torch.testing.assert_close(crop_inner(x, 2, ((True, False), (False, False))), x[..., :5, 2:6])
-    assert crop_inner(x, 2, all_borders(2)).shape == x.shape
+        pad(x, 2, "constant").numpy(), np.pad(x.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)))
+    )
 
 
 def test_dimensions_other_than_2_and_3_are_refused() -> None:

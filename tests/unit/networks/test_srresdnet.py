@@ -353,3 +353,12 @@ def test_channels_last_gives_the_same() -> None:
 def test_dimensions_are_checked() -> None:
     with pytest.raises(ConfigError, match="spatial_dims is 4"):
         SRResDNet(4)
+
+
+def test_folding_leaves_the_network_as_it_was_and_can_be_repeated() -> None:
+    network = SRResDNet(3, 1, 4, 1, knows_sampling=True)
+    x = torch.rand(1, 1, 6, 7, 8)
+    before = network.refine(x, factor=3.0, sigma=torch.ones(1))
+    first, second = network.folded(3.0), network.folded(3.0)
+    assert torch.equal(first(x), second(x))
+    assert torch.equal(network.refine(x, factor=3.0, sigma=torch.ones(1)), before)

@@ -25,7 +25,7 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
 def test_an_unreadable_checkpoint_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match="checkpoint.pt: not a readable checkpoint"):
+    with pytest.raises(ModelError, match=r"checkpoint\.pt: not a readable checkpoint"):
         load_checkpoint(path)
 
 

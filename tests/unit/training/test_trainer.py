@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -210,4 +211,4 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     assert max(scales) == pytest.approx(1.0)
     assert scales.index(max(scales)) in (99, 100)
     assert scales[-1] == pytest.approx(0.02)
-    assert all(a >= b for a, b in zip(scales[100:], scales[101:], strict=False))
+    assert all(a >= b for a, b in pairwise(scales[100:]))

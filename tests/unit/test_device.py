@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from srcyc import device
+from srcyc.device import precision_name, resolve_device, resolve_precision
 from srcyc.errors import ConfigError
-from srcyc.inference import device
-from srcyc.inference.device import precision_name, resolve_device, resolve_precision
 
 CPU = torch.device("cpu")
 
