@@ -1,1 +1,1 @@
-"""The MONAI Label app that serves SRCyc to 3D Slicer."""
+"""The MONAI Label app that will serve SRCyc to 3D Slicer; nothing is here yet."""

@@ -32,7 +32,7 @@ def test_models_are_compared_with_interpolation(srcyc, fine_file, tiny_model, tm
     by_method = {row["method"]: row for row in rows if float(row["thickness"]) == 3}
     assert float(by_method["trilinear"]["delta_psnr"]) < 0 == float(by_method["cubic B-spline"]["delta_psnr"])
     # The correction makes even an untrained model consistent with the scan.
-    assert float(by_method["tiny"]["consistency"]) < 0.5 * float(by_method["cubic B-spline"]["consistency"])
+    assert float(by_method["tiny"]["consistency"]) < 0.7 * float(by_method["cubic B-spline"]["consistency"])
 
 
 def test_several_models_scans_and_json(srcyc, phantom, tiny_model, fine_file, tmp_path):

@@ -225,7 +225,14 @@ def test_ctrl_c_on_the_real_process(thick, tiny_model, tmp_path):
         "--model",
         str(tiny_model),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has them ignore Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     assert "scan.nii" in process.stdout.readline()
     time.sleep(0.5)

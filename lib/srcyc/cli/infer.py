@@ -248,7 +248,7 @@ class _Batch:
         """Write volume, sidecar and preview; give what the sidecar holds."""
         import json
 
-        from srcyc.evaluation.report import write_text
+        from srcyc.files import write_text
         from srcyc.volume import write_volume
 
         report = result.report.model_dump(mode="json")

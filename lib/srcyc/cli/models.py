@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -103,8 +102,3 @@ def _number(value: Any) -> str:
 def _range(pair: Any) -> str:
     low, high = pair
     return f"{low:g} to {high:g}"
-
-
-def model_label(model: PublishedModel) -> str:
-    """Give the name a model goes by in tables."""
-    return str(model.card.name or Path(model.path).stem)

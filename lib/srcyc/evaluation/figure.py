@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +18,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
-from srcyc.errors import OutputError
 from srcyc.evaluation.metrics import evaluation_mask
+from srcyc.files import written
 from srcyc.geometry import thick_axis
 from srcyc.intensity import robust_scaling
 from srcyc.resampling import resample
@@ -341,16 +338,6 @@ def _millimetres(volume: Volume) -> str:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.png")
-    try:
-        figure.savefig(temporary, dpi=130, facecolor=figure.get_facecolor(), format="png")
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(
-            f"{path}: cannot be written ({reason}); free some space or choose another folder."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with written(path) as stream:
+        figure.savefig(stream, dpi=130, facecolor=figure.get_facecolor(), format="png")
     return path

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
 import math
-import os
-import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,9 +15,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from srcyc._version import __version__
-from srcyc.errors import OutputError
 from srcyc.evaluation.benchmark import CUBIC, Comparison
 from srcyc.evaluation.metrics import ALIGNMENT_TOLERANCE
+from srcyc.files import write_text
 
 #: What the numbers mean; stated in every report.
 DEFINITIONS = {
@@ -162,30 +159,6 @@ def write_report(folder: Path, rows: Sequence[Row], report: dict[str, Any]) -> l
             folder / "metrics.json", json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         ),
     ]
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a file under a temporary name, then rename it.
-
-    Raises:
-        OutputError: the place cannot be written or is full.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(
-            f"{path}: cannot be written ({reason}); free some space or choose another folder."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return path
 
 
 def _finite(value: Any) -> Any:

@@ -6,7 +6,6 @@ import hashlib
 import importlib.resources
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from srcyc.config import Schema, SRResDNetConfig
 from srcyc.errors import ModelError, OutputError
+from srcyc.files import written
 from srcyc.networks import SRResDNet
 
 DEFAULT_MODEL = "srcyc-t1"
@@ -128,11 +128,12 @@ def publish_model(
     content = save(weights, metadata={_CARD_KEY: card.model_dump_json()})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_durably(content, path)
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror or error}); choose another place."
         ) from error
+    with written(path) as stream:
+        stream.write(content)
     return path
 
 
@@ -235,24 +236,3 @@ def _check_weights(weights: Mapping[str, Tensor], config: SRResDNetConfig, path:
             _refuse(path, f"has weights {name!r} of shape {shapes}, so they do not fit its card")
         if weights[name].dtype != torch.float32 or not bool(torch.isfinite(weights[name]).all()):
             _refuse(path, f"has weights {name!r} that are not finite fp32 numbers")
-
-
-def _write_durably(content: bytes, path: Path) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # A temporary file is private; a model is as readable as any other new file.
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from srcyc.errors import ModelError, OutputError
+from srcyc.errors import ModelError
+from srcyc.files import written
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
@@ -18,18 +19,10 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     Raises:
         OutputError: the folder cannot be written or the disk is full; an earlier checkpoint stays as it was.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path}: the checkpoint cannot be written ({error}); free space, then resume."
-        ) from error
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with written(path) as stream:
+        stream.write(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
