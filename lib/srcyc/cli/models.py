@@ -82,17 +82,34 @@ def _show_card(console: Console, model: PublishedModel) -> None:
     lines |= {"file": str(model.path), "sha256": model.sha256}
     width = max(map(len, lines))
     for label, text in lines.items():
-        console.say(f"{label:{width}}  {text}")
+        first, *more = text.split("\n")
+        console.say(f"{label:{width}}  {first}")
+        for line in more:
+            console.say(f"{'':{width}}  {line}")
 
 
 def _text(key: str, value: Any) -> str:
     if key.endswith("_range"):
         return _range(value)
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_number(item)}" for name, item in value.items()) or "none"
+        return "\n".join(_leaves(value)) if key == "metrics" else ", ".join(_pairs(value)) or "none"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "none"
     return str(value)
+
+
+def _pairs(values: dict[str, Any]) -> list[str]:
+    return [f"{name} {_number(item)}" for name, item in values.items()]
+
+
+def _leaves(values: dict[str, Any], path: str = "") -> list[str]:
+    """One line for each dictionary of plain values, however deep, led by the names on the way to it."""
+    plain = {name: item for name, item in values.items() if not isinstance(item, dict)}
+    lines = [f"{path}{', '.join(_pairs(plain))}"] if plain else []
+    for name, item in values.items():
+        if isinstance(item, dict):
+            lines += _leaves(item, f"{path}{name}: ")
+    return lines or ["none"]
 
 
 def _number(value: Any) -> str:

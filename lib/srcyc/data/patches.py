@@ -180,13 +180,12 @@ class SimulatedPatches(Dataset[SimulatedBatch]):
         factor = float(np.exp(rng.uniform(*np.log(config.factor_range))))
         ratio = float(rng.uniform(*config.thickness_ratio_range)) if rng.random() < config.gap_chance else 1.0
         slices = max(config.least_slices, round(config.size / factor))
-        # With context at both ends; the fine voxels are whole, so the factor is what they make it.
-        total = slices + 2 * _CONTEXT_SLICES
+        # With context at both ends, as far as the smallest scan has it.
+        most = int(min(min(scan.image.shape) for scan in self.scans) / factor)
+        slices = min(slices, most)
+        total = slices + 2 * min(_CONTEXT_SLICES, (most - slices) // 2)
+        # Fine voxels are whole, so the factor is what they make it.
         fine = round(total * factor)
-        shortest = min(min(scan.image.shape) for scan in self.scans)
-        if fine > shortest:
-            total = int(shortest / factor)
-            slices, fine = total - 2 * _CONTEXT_SLICES, round(total * factor)
         factor = fine / total
         kept = round(slices * factor)
         start = (fine - kept) // 2

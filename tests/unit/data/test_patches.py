@@ -51,6 +51,15 @@ def test_factors_cover_the_range_and_the_upscaled_patch_is_the_truth_blurred_in_
     assert max(factors) > 6
 
 
+def test_scans_barely_larger_than_a_patch_give_batches_at_every_factor() -> None:
+    scan = smooth_scan((32, 32, 32), (1, 1, 1))
+    data = SimulatedPatches([scan], PLAIN, "cubic", seed=0, steps=40)
+    for step in range(40):
+        batch = data[step]
+        assert batch.truth.shape[-1] >= 2 * PLAIN.least_slices - 4
+        assert torch.isfinite(batch.upscaled).all()
+
+
 def test_unpaired_batches_take_the_factor_of_their_lr_scan() -> None:
     lr = [smooth_scan((64, 64, 20), (1, 1, 3), 1), smooth_scan((64, 64, 12), (0.9, 0.9, 5.4), 2)]
     data = UnpairedPatches(lr, HR, PLAIN, seed=0, steps=40)
