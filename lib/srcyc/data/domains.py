@@ -162,7 +162,11 @@ def split_by_person(
     """
     persons = sorted({scan.person for scan in scans})
     if held_back:
-        chosen = set(held_back) & set(persons)
+        if unknown := set(held_back) - set(persons):
+            raise DataError(
+                f"data.held_back names {', '.join(sorted(unknown))}: no HR scan of them; known: {', '.join(persons)}."
+            )
+        chosen = set(held_back)
     elif fraction > 0:
         count = max(1, round(fraction * len(persons)))
         chosen = set(np.random.default_rng(seed).permutation(persons)[:count].tolist())

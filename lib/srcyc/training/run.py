@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -68,9 +68,13 @@ def gather(
     training, validation = split_by_person(
         of_domain[Domain.HR], config.data.validation_fraction, config.seed, config.data.held_back
     )
-    held_back = {scan.person for scan in validation} | set(config.data.held_back)
+    held_back = {scan.person for scan in validation}
     used_lr = [scan for scan in of_domain[Domain.LR] if scan.person not in held_back]
-    left_out += [scan for scan in of_domain[Domain.LR] if scan.person in held_back]
+    left_out += [
+        replace(scan, reason=f"{scan.person} is held back for validation")
+        for scan in of_domain[Domain.LR]
+        if scan.person in held_back
+    ]
     if not training:
         raise DataError("no HR scan to train on: give at least two persons' thin-slice scans with --hr.")
     if config.mode == "unpaired" and not used_lr:

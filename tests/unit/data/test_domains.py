@@ -94,6 +94,8 @@ def test_no_person_is_on_both_sides(seed: int) -> None:
 
 def test_named_persons_are_held_back_and_one_person_cannot_be_split() -> None:
     assert {s.person for s in split_by_person(scans("a", "b", "c"), 0.3, 0, ["b"])[1]} == {"b"}
+    with pytest.raises(DataError, match="held_back names zoe"):
+        split_by_person(scans("a", "b"), 0.3, 0, ["zoe"])
     assert split_by_person(scans("a"), 0.0, 0) == (scans("a"), [])
     with pytest.raises(DataError, match="validation_fraction=0"):
         split_by_person(scans("a", "a"), 0.2, 0)
