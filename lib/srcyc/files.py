@@ -1,8 +1,9 @@
-"""Files that appear under their names only when they are complete."""
+"""Files: written so that they appear under their names only when complete, and hashed."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -47,3 +48,14 @@ def write_text(path: Path, text: str) -> Path:
     with written(path) as stream:
         stream.write(text.encode())
     return path
+
+
+def sha256(path: Path) -> str:
+    """Hash a file, or all files of a folder in the order of their names; hexadecimal."""
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as stream:
+                while block := stream.read(2**20):
+                    digest.update(block)
+    return digest.hexdigest()

@@ -14,6 +14,8 @@ _Array = TypeVar("_Array", npt.NDArray[np.float32], Tensor)
 #: Percentiles of the scan that become 0 and 1; the upper one is taken over the foreground only.
 LOWER_PERCENTILE = 0.5
 UPPER_PERCENTILE = 99.5
+#: Normalised intensity above which a voxel is head or brain, not air.
+FOREGROUND = 0.1
 
 
 @dataclass(frozen=True)
@@ -57,4 +59,4 @@ def robust_scaling(data: npt.NDArray[np.float32]) -> IntensityScaling:
 def foreground_mask(data: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """Mark head or brain: voxels above a tenth of the robust range (any shape, raw or normalised intensity)."""
     scaling = robust_scaling(data)
-    return np.asarray(data > scaling.offset + 0.1 * scaling.scale)
+    return np.asarray(data > scaling.offset + FOREGROUND * scaling.scale)

@@ -42,7 +42,8 @@ def evaluate(
         ),
     ] = None,
     consistency: Annotated[
-        bool, typer.Option(help="Correct results so that their thick slices equal the scan's.")
+        bool,
+        typer.Option(help="Correct results so that their thick slices equal the scan's within its noise."),
     ] = True,
     device: Device = "auto",
     precision: Precision = "auto",

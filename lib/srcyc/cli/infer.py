@@ -100,7 +100,8 @@ def infer(
     precision: Precision = "auto",
     max_memory: MaxMemory = None,
     consistency: Annotated[
-        bool, typer.Option(help="Correct the result so that its thick slices equal the scan's.")
+        bool,
+        typer.Option(help="Correct the result so that its thick slices equal the scan's within its noise."),
     ] = True,
     denoise: Annotated[bool, typer.Option("--denoise", help="Reduce the scan's noise first.")] = False,
     n4: Annotated[bool, typer.Option("--n4", help="Correct the scan's bias field (N4) first.")] = False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from srcyc.errors import InputError, OutputError
+from srcyc.files import sha256
 
 #: Added to the input's stem when the output is a folder.
 OUTPUT_ENDING = "_sr"
@@ -257,17 +257,9 @@ def _other_input(sidecar: dict[str, Any], source: Path) -> str | None:
         return str(made_of["name"])
     # Scans of many people have the same name, so the name proves nothing.
     digest = made_of.get("sha256")
-    if digest and source.is_file() and digest != _sha256(source):
+    if digest and source.is_file() and digest != sha256(source):
         return f"another {source.name}"
     return None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from srcyc.config import PatchConfig
 from srcyc.data.augmentation import ContrastCurve, draw_contrast, draw_orientation, orient
 from srcyc.errors import DataError
 from srcyc.geometry import working_order
-from srcyc.intensity import robust_scaling
+from srcyc.intensity import FOREGROUND, robust_scaling
 from srcyc.noise import estimate_noise
 from srcyc.resampling import Interpolation, resample
 from srcyc.volume import read_volume
@@ -32,8 +32,6 @@ Array = npt.NDArray[np.float32]
 _DRAWS, _LEAST_FOREGROUND = 12, 0.25
 #: Slices simulated beyond either end of a patch, so that its ends are not patch borders.
 _CONTEXT_SLICES = 2
-#: Normalised intensity above which a voxel counts as foreground.
-_FOREGROUND = 0.1
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def draw_patch(rng: np.random.Generator, image: Array, size: Sequence[int]) -> A
     for _ in range(_DRAWS):
         start = [int(rng.integers(0, n - s + 1)) for n, s in zip(image.shape, size, strict=True)]
         patch = image[tuple(slice(b, b + s) for b, s in zip(start, size, strict=True))]
-        if (patch > _FOREGROUND).mean() >= _LEAST_FOREGROUND:
+        if (patch > FOREGROUND).mean() >= _LEAST_FOREGROUND:
             break
     return patch[None]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
-from pathlib import Path
 from typing import Literal
 
 from srcyc.config import Schema
+from srcyc.files import sha256
 from srcyc.intensity import IntensityScaling
 from srcyc.volume import Volume
 
@@ -116,7 +115,7 @@ def describe_input(volume: Volume) -> InputReport:
     source = volume.source
     return InputReport(
         name=None if source is None else source.name,
-        sha256=None if source is None else _sha256(source),
+        sha256=None if source is None else sha256(source),
         shape=volume.shape,
         spacing=volume.spacing,
         slice_thickness=volume.slice_thickness,
@@ -132,14 +131,3 @@ def peak_memory() -> int | None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts kB, macOS bytes.
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _sha256(source: Path) -> str | None:
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
-    digest = hashlib.sha256()
-    for path in files:
-        if path.is_file():
-            with path.open("rb") as file:
-                while block := file.read(2**20):
-                    digest.update(block)
-    return digest.hexdigest()

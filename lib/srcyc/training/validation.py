@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,11 +11,10 @@ from torch import Tensor
 from srcyc.acquisition import Acquisition
 from srcyc.config import ValidationConfig
 from srcyc.data.patches import TrainingScan
+from srcyc.evaluation.metrics import psnr
+from srcyc.intensity import FOREGROUND
 from srcyc.networks import SRResDNet
 from srcyc.resampling import resample
-
-#: Normalised intensity above which a voxel is scored.
-_FOREGROUND = 0.1
 
 
 @dataclass(frozen=True)
@@ -86,13 +84,6 @@ def prepare_cases(scans: Sequence[TrainingScan], config: ValidationConfig, netwo
     return cases
 
 
-def psnr(image: Tensor, truth: Tensor) -> float:
-    """Peak signal-to-noise ratio over the truth's foreground, dB, data range 1 (normalised intensity)."""
-    mask = truth > _FOREGROUND
-    error = (image - truth)[mask].double().square().mean()
-    return -10 * math.log10(max(float(error), 1e-12))
-
-
 @torch.no_grad()
 def validate(network: SRResDNet, cases: Sequence[Case], device: torch.device) -> Score:
     """Score a network in fp32 on all cases."""
@@ -101,6 +92,8 @@ def validate(network: SRResDNet, cases: Sequence[Case], device: torch.device) ->
         refined = network.refine(
             case.upscaled.to(device), factor=case.factor, sigma=case.sigma.to(device)
         ).cpu()
-        own.append(psnr(refined, case.truth))
-        cubic.append(psnr(case.cubic, case.truth))
+        truth = case.truth.numpy()
+        # Normalised intensity: the scan's robust range is 1.
+        own.append(psnr(refined.numpy(), truth, truth > FOREGROUND, peak=1.0))
+        cubic.append(psnr(case.cubic.numpy(), truth, truth > FOREGROUND, peak=1.0))
     return Score(sum(own) / len(own), sum(cubic) / len(cubic))
