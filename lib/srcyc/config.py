@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Skip = Literal["area", "profile", "none"]
 
@@ -83,7 +83,7 @@ class PatchConfig(Schema):
     """How training patches are drawn and augmented (``data:`` in a training file)."""
 
     size: int = Field(default=48, ge=16, description="HR patch edge, voxels")
-    batch_size: int = Field(default=2, ge=1)
+    batch_size: int = Field(default=2, ge=1, description="patches per step, over all processes")
     factor_range: FactorLimits = (1.5, 8.0)
     thickness_ratio_range: RatioLimits = (0.6, 1.0)
     gap_chance: float = Field(default=0.2, ge=0, le=1)
@@ -91,12 +91,20 @@ class PatchConfig(Schema):
     largest_noise: float = Field(default=0.02, ge=0, description="normalised intensity")
     random_contrast: bool = True
     least_slices: int = Field(default=6, ge=3, description="fewest slices of an LR patch")
+    least_persons: int = Field(
+        default=2, ge=1, description="HR persons needed; 1: one is enough, then nobody can be held back"
+    )
     validation_fraction: float = Field(default=0.2, ge=0, lt=1, description="share of persons held back")
     held_back: tuple[str, ...] = Field(default=(), description="persons held back, instead of a draw")
+    workers: int = Field(default=1, ge=0, description="processes that draw patches ahead of the step")
 
 
 class LossWeights(Schema):
-    """Weights of the generators' loss terms; a term of weight 0 costs nothing."""
+    """Weights of the generators' loss terms; a term of weight 0 costs nothing.
+
+    In paired and generator-only training content and perceptual compare fake_hr with its truth; in unpaired training
+    they compare rec_hr with its. A training file's defaults depend on its mode: see :data:`DEFAULTS_OF_MODE`.
+    """
 
     lambda_adversarial: float = Field(default=1.0, ge=0)
     lambda_cycle: float = Field(default=10.0, ge=0)
@@ -104,6 +112,26 @@ class LossWeights(Schema):
     lambda_content: float = Field(default=0.0, ge=0)
     lambda_perceptual: float = Field(default=0.0, ge=0)
     lambda_tv: float = Field(default=0.0, ge=0)
+
+
+#: What is not said in a training file is filled in by mode, before the defaults of the schemas. The adversarial terms
+#: are kept far below the formula's weight of 1, so that G_HR cannot buy texture with anatomy; docs/training.md has what
+#: that gained and cost.
+DEFAULTS_OF_MODE: dict[str, dict[str, dict[str, float]]] = {
+    "unpaired": {"losses": {"lambda_adversarial": 0.05}, "optimiser": {"learning_rate": 2e-4}},
+    "paired": {
+        "losses": {"lambda_adversarial": 0.05, "lambda_content": 10.0, "lambda_identity": 0.0},
+        "optimiser": {"learning_rate": 2e-4},
+    },
+    "generator-only": {
+        "losses": {
+            "lambda_adversarial": 0.0,
+            "lambda_cycle": 0.0,
+            "lambda_identity": 0.0,
+            "lambda_content": 1.0,
+        }
+    },
+}
 
 
 class PerceptualConfig(Schema):
@@ -116,26 +144,57 @@ class PerceptualConfig(Schema):
 
 
 class OptimiserConfig(Schema):
-    """Adam with warm-up, then cosine decay (``optimiser:`` in a training file)."""
+    """Adam and its learning-rate schedule (``optimiser:`` in a training file)."""
 
     learning_rate: float = Field(default=1e-3, gt=0)
     discriminator_learning_rate: float = Field(default=2e-4, gt=0)
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    warm_up: int = Field(default=100, ge=0, description="steps")
+    schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
+    warm_up: int = Field(default=100, ge=0, description="steps of linear rise")
     final_fraction: float = Field(
-        default=0.02, ge=0, le=1, description="of the learning rate at the last step"
+        default=0.02, ge=0, le=1, description="of the learning rate at the last step (cosine, linear)"
     )
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(), description="steps at which the learning rate is multiplied by gamma (step)"
+    )
+    gamma: float = Field(default=0.5, gt=0, le=1)
     gradient_clip: float = Field(default=1.0, gt=0, description="L2 norm over a network's gradients")
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
 
 
 class ValidationConfig(Schema):
-    """Simulated thick slices of held-back HR persons (``validation:`` in a training file)."""
+    """How the networks are judged on held-back persons (``validation:`` in a training file)."""
 
     thicknesses: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        default=(3.0, 5.0), description="slice thickness, mm"
+        default=(3.0, 5.0), description="slice thickness simulated from HR scans, mm"
     )
     crop: int = Field(default=96, ge=32, description="edge of the central crop that is scored, voxels")
+    key_metric: Literal["psnr", "ssim", "lpips", "cycle"] = Field(
+        default="psnr",
+        description="what the best model is best at: gain over cubic interpolation on simulated slices "
+        "(psnr, ssim, lpips), or the forward cycle on held-back LR scans (cycle)",
+    )
+    lpips: str | None = Field(
+        default=None, description="LPIPS weights: a local file, or 'torchvision' to fetch them on first use"
+    )
+
+
+class StabilityConfig(Schema):
+    """When a run is stopped because it has collapsed (``stability:`` in a training file).
+
+    Each is judged on the means of ``patience`` reports in a row.
+    """
+
+    patience: int = Field(default=10, ge=1, description="reports in a row (every report_every steps)")
+    saturation: float = Field(
+        default=0.01,
+        ge=0,
+        lt=1,
+        description="a discriminator's loss below this share of an undecided one's: it has won; 0: off",
+    )
+    blow_up: float = Field(
+        default=4.0, ge=0, description="a cycle term above this many times its best mean so far; 0: off"
+    )
 
 
 class CardConfig(Schema):
@@ -149,16 +208,20 @@ class CardConfig(Schema):
 
 
 class TrainingConfig(Schema):
-    """All of a training run; ``srcyc train --config FILE.yaml --set key=value`` fills it."""
+    """All of a training run; ``srcyc train --preset NAME --config FILE.yaml --set key=value`` fills it."""
 
-    mode: Literal["generator-only", "unpaired"] = "unpaired"
+    mode: Literal["generator-only", "paired", "unpaired"] = "unpaired"
     steps: int = Field(default=20_000, ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     initial_model: str | None = Field(default=None, description="published model that G_HR starts from")
+    report_every: int = Field(default=50, ge=1, description="steps between lines of the history")
+    validate_every: int = Field(default=500, ge=1, description="steps; one epoch in reports")
     checkpoint_every: int = Field(default=500, ge=1, description="steps")
-    validate_every: int = Field(default=500, ge=1, description="steps")
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    workers: int = Field(default=0, ge=0, description="loader processes")
+    keep_checkpoints: int = Field(default=3, ge=1, description="the last ones are kept")
+    early_stopping: int = Field(
+        default=10, ge=0, description="validations without a better model after which to stop; 0: never"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     data: PatchConfig = PatchConfig()
     g_hr: SRResDNetConfig = SRResDNetConfig()
     g_lr: DegradationNetConfig = DegradationNetConfig()
@@ -167,7 +230,37 @@ class TrainingConfig(Schema):
     adversarial: Literal["bce", "lsgan", "relativistic"] = "bce"
     losses: LossWeights = LossWeights()
     perceptual: PerceptualConfig = PerceptualConfig()
-    pool_size: int = Field(default=50, ge=0)
+    pool_size: int = Field(default=50, ge=0, description="earlier fakes shown to the discriminators")
     optimiser: OptimiserConfig = OptimiserConfig()
     validation: ValidationConfig = ValidationConfig()
+    stability: StabilityConfig = StabilityConfig()
     card: CardConfig = CardConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_mode(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        filled = dict(values)
+        for section, defaults in DEFAULTS_OF_MODE.get(values.get("mode", "unpaired"), {}).items():
+            given = values.get(section, {})
+            if isinstance(given, dict):
+                filled[section] = {**defaults, **given}
+        return filled
+
+    @model_validator(mode="after")
+    def _no_adversary_in_the_baseline(self) -> TrainingConfig:
+        used = [n for n in ("adversarial", "cycle", "identity") if getattr(self.losses, f"lambda_{n}")]
+        if self.mode == "generator-only" and used:
+            raise ValueError(
+                f"mode generator-only has G_HR alone: set losses.lambda_{used[0]} to 0, or choose mode paired"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_key_metric_is_measured(self) -> TrainingConfig:
+        if self.validation.key_metric == "lpips" and self.validation.lpips is None:
+            raise ValueError("validation.key_metric lpips needs weights: set validation.lpips")
+        if self.validation.key_metric == "cycle" and self.mode == "generator-only":
+            raise ValueError("validation.key_metric cycle needs G_LR, which mode generator-only has not")
+        return self

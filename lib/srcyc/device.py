@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Literal
 
 import torch
@@ -57,6 +58,17 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 def precision_name(dtype: torch.dtype) -> str:
     """Give the name that :func:`resolve_precision` takes."""
     return _NAMES[dtype]
+
+
+def peak_memory() -> int | None:
+    """Greatest resident memory of this process so far, bytes; None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts kB, macOS bytes.
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _fast_types(device: torch.device) -> list[torch.dtype]:

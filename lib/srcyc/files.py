@@ -12,6 +12,9 @@ from typing import BinaryIO
 
 from srcyc.errors import OutputError
 
+#: How the temporary names end.
+_UNFINISHED = ".part"
+
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[BinaryIO]:
@@ -22,8 +25,9 @@ def written(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: the place cannot be written, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as stream:
             yield stream
             stream.flush()
@@ -37,6 +41,12 @@ def written(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what :func:`written` was writing into a folder when its process was killed."""
+    for path in folder.glob(f".*{_UNFINISHED}"):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> Path:

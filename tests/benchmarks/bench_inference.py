@@ -100,7 +100,7 @@ def measured_elsewhere(path: str, shape: Shape) -> dict[str, float]:
 
 def measure(path: str, shape: Shape) -> dict[str, float]:
     """Time one path once, after a small warm-up, and give this process's peak memory."""
-    from srcyc.inference.report import peak_memory
+    from srcyc.device import peak_memory
 
     prepare = {"fp32": bare_fp32, "bf16": bare_bf16, "monai": sliding_window, "srcyc": super_resolver}[path]
     prepare((24, 24, 20))()

@@ -64,6 +64,35 @@ def test_several_models_scans_and_json(srcyc, phantom, tiny_model, fine_file, tm
     assert len(report["models"]) == 2
 
 
+def test_lpips_is_added_when_asked_for(srcyc, phantom, tiny_model, shared_dir, tmp_path):
+    scan = write_volume(Volume(phantom((40, 42, 44)), np.eye(4)), tmp_path / "head.nii.gz")
+    weights = shared_dir / "data" / "perceptual" / "lpips_vgg16_alexnet_fp16.npz"
+    arguments = ("evaluate", "--hr", scan, "--thickness", "4", "--no-figures", "--model", tiny_model)
+    ran = srcyc(*arguments, "--lpips", weights, "-o", tmp_path / "with")
+    assert (ran.code, ran.err) == (0, "")
+    assert "LPIPS" in ran.out
+    report = json.loads((tmp_path / "with" / "metrics.json").read_text(encoding="utf-8"))
+    means = {mean["method"]: mean for mean in report["means"]}
+    assert means["trilinear"]["delta_lpips"] > 0 == means["cubic B-spline"]["delta_lpips"]
+    for mean in means.values():
+        assert f"{mean['lpips']:.4f}" in ran.out
+    assert "lpips" in report["definitions"]
+    ran = srcyc(*arguments, "-o", tmp_path / "without")
+    assert ran.code == 0
+    assert "LPIPS" not in ran.out
+
+
+def test_bad_lpips_weights_are_a_sentence(srcyc, fine_file, tiny_model, tmp_path):
+    (tmp_path / "alexnet.npz").write_bytes(b"x")
+    ran = srcyc(
+        *("evaluate", "--hr", fine_file, "--thickness", "3", "--model", tiny_model),
+        *("--lpips", tmp_path / "alexnet.npz", "-o", tmp_path / "out"),
+    )
+    assert ran.code == 2
+    assert "alexnet.npz" in ran.sentence
+    assert not (tmp_path / "out").exists()
+
+
 def test_results_are_not_replaced_unless_asked(srcyc, fine_file, tiny_model, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "metrics.json").write_text("mine")

@@ -2,95 +2,215 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 
 from srcyc.cli import main
+from srcyc.inference.model_file import load_model
 
-TINY = [
-    *("--set", "steps=4", "--set", "validate_every=2", "--set", "checkpoint_every=2"),
-    *("--set", "data.size=16", "--set", "data.batch_size=1", "--set", "data.least_slices=4"),
-    *("--set", "g_hr.features=4", "--set", "g_hr.depth=1"),
-    *("--set", "g_lr.features=4", "--set", "g_lr.blocks=1", "--set", "g_lr.head_kernel=3"),
-    *(
-        "--set",
-        "d_hr.features=4",
-        "--set",
-        "d_hr.layers=2",
-        "--set",
-        "d_lr.features=4",
-        "--set",
-        "d_lr.layers=1",
-    ),
-    *("--set", "optimiser.learning_rate=1e-3", "--set", "validation.crop=32", "--device", "cpu"),
-]
+TINY = """
+steps: 4
+report_every: 2
+validate_every: 2
+checkpoint_every: 2
+data: {size: 16, batch_size: 1, least_slices: 4, workers: 0}
+g_hr: {features: 4, depth: 1}
+g_lr: {features: 4, blocks: 1, head_kernel: 3}
+d_hr: {features: 4, layers: 2}
+d_lr: {features: 4, layers: 1}
+validation: {crop: 32}
+"""
+
+Srcyc = Callable[..., Any]
+
+
+def save(path: Path, image: np.ndarray, thick: float) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(1000 * image, np.diag([1, 1, thick, 1])), path)
+    return path
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory, phantom) -> Path:  # type: ignore[no-untyped-def]
+def scans(tmp_path_factory: pytest.TempPathFactory, phantom: Callable[..., np.ndarray]) -> Path:
     folder = tmp_path_factory.mktemp("scans")
+    (folder / "tiny.yaml").write_text(TINY)
     for kind, shape, thick, persons in (("hr", (40, 44, 48), 1, "ab"), ("lr", (40, 40, 12), 4, "cd")):
-        (folder / kind).mkdir()
         for seed, person in enumerate(persons):
-            image = nib.Nifti1Image(1000 * phantom(shape, seed)[0], np.diag([1, 1, thick, 1]))
-            nib.save(image, folder / kind / f"sub-{person}_T1w.nii.gz")
+            save(folder / kind / f"sub-{person}_T1w.nii.gz", phantom(shape, seed)[0], thick)
     return folder
 
 
+@pytest.fixture
+def train(srcyc: Srcyc, scans: Path, tmp_path: Path) -> Srcyc:
+    """`srcyc train` with tiny networks on the HR phantoms, into ``tmp_path / name``."""
+
+    def run(name: str, *arguments: object, hr: object = scans / "hr") -> object:
+        given = ["--hr", hr] if hr is not None else []
+        return srcyc(
+            "train",
+            *given,
+            "-o",
+            tmp_path / name,
+            "--config",
+            scans / "tiny.yaml",
+            "--device",
+            "cpu",
+            *arguments,
+        )
+
+    return run
+
+
+ALONE = ("--set", "mode=generator-only")
+
+
 def test_unpaired_training_publishes_a_model_that_infer_uses(
-    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train: Srcyc, srcyc: Srcyc, scans: Path, tmp_path: Path
 ) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    hr, lr = ["--hr", str(scans / "hr")], ["--lr", str(scans / "lr")]
-    assert main(["train", *hr, "-o", str(first), *TINY, "--set", "mode=generator-only"]) == 0
-    model = first / "model.safetensors"
-    assert main(["train", *hr, *lr, "-o", str(second), *TINY, "--set", f"initial_model={model}"]) == 0
-    said = capsys.readouterr().out
-    assert "sub-c" in said
-    assert "against cubic" in said
-    for folder in (first, second):
-        assert {path.name for path in folder.iterdir()} == {
-            "config.yaml",
-            "history.csv",
-            "checkpoint.pt",
-            "model.safetensors",
-        }
+    assert train("first", *ALONE).code == 0
+    model = tmp_path / "first" / "model.safetensors"
+    ran = train("second", "--lr", scans / "lr", "--set", f"initial_model={model}")
+    assert ran.code == 0, ran.err
+    for said in ("sub-c", "held back for validation", "against cubic", "forward cycle", "to go"):
+        assert said in ran.out
+    second = tmp_path / "second"
+    kept = {
+        *("config.yaml", "scans.json", "history.csv", "model.safetensors", "initial.safetensors"),
+        *("checkpoints", "tensorboard", "report", ".lock"),
+    }
+    assert {path.name for path in second.iterdir()} == kept, "the copies of the scans are removed in the end"
+    assert {path.name for path in (second / "report").iterdir()} >= {"report.md", "curves.png"}
     with (second / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["step"] for row in rows] == ["2", "4"]
-    assert {"adversarial_hr", "cycle_lr", "identity_hr", "d_lr", "psnr"} <= set(rows[0])
+    assert [row["step"] for row in rows] == ["0", "2", "4"]
+    assert {"adversarial_hr", "cycle_lr", "identity_hr", "d_lr", "psnr", "ssim", "cycle"} <= set(rows[0])
+    assert load_model(second / "initial.safetensors").card.name == "srcyc-custom"
 
     thick, thin = scans / "lr" / "sub-c_T1w.nii.gz", tmp_path / "thin.nii.gz"
     published = second / "model.safetensors"
     assert main(["infer", str(thick), "-o", str(thin), "--model", str(published)]) == 0
     assert nib.load(thin).shape == (40, 40, 48)
-    sidecar = json.loads((tmp_path / "thin.json").read_text())
-    assert "srcyc-custom" in json.dumps(sidecar)
+    assert "srcyc-custom" in json.dumps(json.loads((tmp_path / "thin.json").read_text()))
 
 
-def test_a_run_is_not_overwritten_and_resumes(
-    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_paired_training_on_simulated_and_on_real_pairs(
+    train: Srcyc, scans: Path, tmp_path: Path, phantom: Callable[..., np.ndarray]
 ) -> None:
-    arguments = [
-        "train",
-        "--hr",
-        str(scans / "hr"),
-        "-o",
-        str(tmp_path / "run"),
-        *TINY,
-        "--set",
-        "mode=generator-only",
-    ]
-    assert main(arguments) == 0
-    before = (tmp_path / "run" / "model.safetensors").read_bytes()
-    capsys.readouterr()
-    assert main(arguments) == 2
-    assert "already holds a training run; add --resume" in capsys.readouterr().err
-    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
-    assert main([*arguments, "--resume"]) == 0
+    ran = train("simulated", "--set", "mode=paired")
+    assert ran.code == 0, ran.err
+    assert "content" in ran.out and "adversarial_hr" in ran.out and "identity" not in ran.out
+    pairs = tmp_path / "pairs"
+    for seed, person in enumerate("ab"):
+        thin = phantom((40, 40, 48), seed)[0]
+        save(pairs / "hr" / f"sub-{person}_T1w.nii.gz", thin, 1)
+        thick = nib.Nifti1Image(
+            1000 * thin.reshape(40, 40, 12, 4).mean(-1), np.array([*np.diag([1, 1, 4, 1])], dtype=float)
+        )
+        thick.affine[2, 3] = 1.5
+        (pairs / "lr").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(thick.get_fdata(), thick.affine), pairs / "lr" / f"sub-{person}_T1w.nii.gz")
+    ran = train("real", "--lr", pairs / "lr", "--set", "mode=paired", hr=pairs / "hr")
+    assert ran.code == 0, ran.err
+    assert "paired training on 1 pairs" in ran.out
+
+
+def test_a_run_is_not_overwritten_and_is_resumed_from_its_folder_alone(
+    train: Srcyc, srcyc: Srcyc, tmp_path: Path
+) -> None:
+    assert train("run", *ALONE).code == 0
+    model = tmp_path / "run" / "model.safetensors"
+    before = model.read_bytes()
+    ran = train("run", *ALONE)
+    assert ran.code == 2
+    assert "already holds a training run; add --resume" in ran.sentence
+    assert model.read_bytes() == before
+    assert srcyc("train", "-o", tmp_path / "run", "--resume").code == 0
+    assert train("run", *ALONE, "--resume").code == 0, "what was given may be given again"
+    ran = train("run", *ALONE, "--resume", "--set", "steps=9")
+    assert ran.code == 2
+    assert "steps was 4, now 9" in ran.sentence
+
+
+def test_check_tells_what_would_be_and_writes_nothing(train: Srcyc, scans: Path, tmp_path: Path) -> None:
+    ran = train("run", "--lr", scans / "lr", "--check")
+    assert ran.code == 0, ran.err
+    for told in (
+        "sub-c",
+        "held back",
+        r"factors .* 4\.00",
+        "g_hr [0-9,]+",
+        "s per step",
+        "for 2 epochs",
+        "GB",
+    ):
+        assert re.search(told, ran.out), told
+    assert "nothing was trained" in ran.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_quick_run_needs_one_scan_only(srcyc: Srcyc, scans: Path, tmp_path: Path) -> None:
+    small = ["--config", scans / "tiny.yaml", "--device", "cpu"]
+    one = ["--hr", scans / "hr" / "sub-a_T1w.nii.gz"]
+    ran = srcyc("train", "--preset", "quick", *one, "-o", tmp_path / "quick", *small)
+    assert ran.code == 0
+    assert "nothing was measured" in ran.err
+    settings = yaml.safe_load((tmp_path / "quick" / "config.yaml").read_text())
+    assert (settings["mode"], settings["steps"]) == ("generator-only", 4)
+    ran = srcyc("train", *ALONE, *one, "-o", tmp_path / "one", *small)
+    assert ran.code == 2
+    assert re.search(r"1 person\(s\) with usable HR scans, 2 needed", ran.sentence)
+    assert not (tmp_path / "one").exists()
+
+
+def test_a_worse_model_does_not_replace_the_published_one(train: Srcyc, scans: Path, tmp_path: Path) -> None:
+    place = tmp_path / "models" / "ours.safetensors"
+    good = ("--set", "steps=60", "--set", "validate_every=20")
+    ran = train("good", *ALONE, *good, "--publish", place)
+    assert ran.code == 0, ran.err
+    assert "nothing was published there yet" in ran.out
+    first = place.read_bytes()
+    bad = ("--set", "optimiser.learning_rate=1e-9", "--publish", place)
+    ran = train("bad", *ALONE, *bad)
+    assert ran.code == 0
+    assert "was left as it is: it is not better on the held-back scans" in ran.err
+    assert place.read_bytes() == first
+    ran = train("bad", *ALONE, *bad, "--resume", "--publish-worse")
+    assert ran.code == 0, ran.err
+    assert place.read_bytes() != first
+    # And the better one comes back by itself.
+    assert "it is better" in train("good", *ALONE, *good, "--publish", place, "--resume").out
+    assert load_model(place).card.metrics["step"] > 4
+
+
+def test_fine_tuning_that_made_it_worse_says_so(train: Srcyc, tmp_path: Path) -> None:
+    assert train("good", *ALONE, "--set", "steps=60", "--set", "validate_every=20").code == 0
+    start = ("--set", f"initial_model={tmp_path / 'good' / 'model.safetensors'}")
+    ran = train(
+        "worse", *ALONE, *start, "--set", "optimiser.learning_rate=0.3", "--set", "optimiser.warm_up=0"
+    )
+    assert ran.code == 0, ran.err
+    assert "the model that training started from was better" in ran.err
+
+
+def test_broken_and_small_scans_are_left_out_by_name(train: Srcyc, scans: Path, tmp_path: Path) -> None:
+    hr = tmp_path / "hr"
+    for path in (scans / "hr").iterdir():
+        (hr / path.name).parent.mkdir(exist_ok=True)
+        (hr / path.name).write_bytes(path.read_bytes())
+    (hr / "sub-broken_T1w.nii.gz").write_bytes(b"no scan at all")
+    save(hr / "sub-small_T1w.nii.gz", np.ones((9, 9, 9), np.float32), 1)
+    ran = train("run", *ALONE, hr=hr)
+    assert ran.code == 0, ran.err
+    left_out = ran.out[ran.out.index("left out:") :]
+    assert re.search(r"sub-broken_T1w\.nii\.gz +neither", left_out)
+    assert "9 x 9 x 9 voxels is smaller than a training patch" in left_out
 
 
 @pytest.mark.parametrize(
@@ -99,41 +219,57 @@ def test_a_run_is_not_overwritten_and_resumes(
         (["--set", "stepz=3"], "stepz"),
         (["--set", "steps=many"], "steps"),
         (["--set", "steps"], "KEY=VALUE"),
-        (["--set", "losses.lambda_cycle=-1"], "losses.lambda_cycle"),
-        (["--config", "absent.yaml"], "absent.yaml"),
+        (["--set", "losses.lambda_cycle=-1"], r"losses\.lambda_cycle"),
+        (["--config", "absent.yaml"], r"absent\.yaml"),
+        (["--preset", "fast"], "choose one of default, paper, quick"),
         (["--device", "cuda:99"], "cuda:99"),
-        (["--resume"], "no checkpoint"),
-        ([], "no LR scan"),
+        (["--resume"], "no run to resume"),
+        (["--check", "--resume"], "has not begun"),
+        (["--publish", "model.pt"], r"ends in \.safetensors"),
+        (["--set", "initial_model=absent.safetensors"], r"absent\.safetensors"),
+        (["--set", "data.size=64"], "0 person.*smaller than a training patch of 64 x 64 x 64"),
+        (["--set", "data.held_back=[sub-z]"], "data.held_back names sub-z"),
+        (["--set", "precision=fp16"], "precision 'fp16'"),
+        (["--set", "validation.thicknesses=[0.5]"], "cannot be measured"),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_2(
-    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+    train: Srcyc, tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
-    mode = [] if not arguments else ["--set", "mode=generator-only"]
-    code = main(["train", "--hr", str(scans / "hr"), "-o", str(tmp_path / "run"), *TINY, *mode, *arguments])
-    error = capsys.readouterr().err
-    assert code == 2
-    assert sentence in error
-    assert len(error.strip().splitlines()) == 1
+    ran = train("run", *ALONE, *arguments)
+    assert ran.code == 2
+    assert re.search(sentence, ran.sentence)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_no_scans_no_training(srcyc: Srcyc, scans: Path, tmp_path: Path, train: Srcyc) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "name them with --hr" in srcyc("train", "-o", tmp_path / "run").sentence
+    ran = train("run", hr=tmp_path / "empty")
+    assert ran.code == 2
+    ran = train("run", *ALONE, hr=tmp_path / "empty")
+    assert ran.code == 2
+    assert "0 person(s) with usable HR scans" in ran.sentence
+    ran = train("run")
+    assert ran.code == 2
+    assert "usable LR scans" in ran.sentence
     assert not (tmp_path / "run").exists()
 
 
-def test_one_person_is_too_few(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    hr = str(scans / "hr" / "sub-a_T1w.nii.gz")
-    assert (
-        main(["train", "--hr", hr, "-o", str(tmp_path / "run"), *TINY, "--set", "mode=generator-only"]) == 2
-    )
-    assert "nobody is left to train on" in capsys.readouterr().err
+def test_a_place_that_cannot_be_written(train: Srcyc, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    ran = train("file", *ALONE)
+    assert ran.code == 2
+    assert "file: cannot be written" in ran.sentence
+    assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_domains_are_listed_with_reasons(scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (scans / "broken.nii.gz").write_bytes(b"no image")
-    assert (
-        main(["domains", str(scans / "hr"), str(scans / "lr"), str(scans / "broken.nii.gz"), "--json"]) == 0
-    )
-    listed = json.loads(capsys.readouterr().out)
-    assert [entry["domain"] for entry in listed] == ["HR", "HR", "LR", "LR", "neither"]
-    assert "4.0 times thicker" in listed[2]["reason"]
-    assert "broken.nii.gz" in listed[4]["reason"]
-    assert main(["domains", str(scans / "lr")]) == 0
-    assert "sub-c" in capsys.readouterr().out
+def test_a_model_of_another_schema_is_refused(train: Srcyc, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    other = tmp_path / "other.safetensors"
+    save_file({"x": np.zeros(1, np.float32)}, other, metadata={"srcyc": '{"schema_version": 9}'})
+    ran = train("run", *ALONE, "--set", f"initial_model={other}")
+    assert ran.code == 2
+    assert "version 9" in ran.sentence
+    assert not (tmp_path / "run").exists()

@@ -34,12 +34,14 @@ class Console:
 
     Args:
         json: stdout is read by a program: it gets one JSON document, and everything else goes to stderr.
+        quiet: nothing is shown: another process of the same command shows it.
     """
 
-    def __init__(self, *, json: bool = False) -> None:
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
         self.json = json
-        self._out = RichConsole(stderr=json, highlight=False, markup=False, emoji=False, soft_wrap=True)
-        self._err = RichConsole(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
+        self._out = RichConsole(stderr=json, quiet=quiet, **plain)
+        self._err = RichConsole(stderr=True, quiet=quiet, **plain)
 
     def say(self, text: str = "") -> None:
         """Tell the user something."""
@@ -57,7 +59,9 @@ class Console:
         """Print a table in its full width: a number cut short is worse than a long line."""
         options = self._out.options.update(max_width=_WIDEST)
         width = Measurement.get(self._out, options, table).maximum
-        wide = RichConsole(stderr=self.json, highlight=False, width=max(width, self._out.width))
+        wide = RichConsole(
+            stderr=self.json, quiet=self._out.quiet, highlight=False, width=max(width, self._out.width)
+        )
         wide.print(table, crop=False)
 
     def answer(self, document: Any) -> None:
@@ -77,6 +81,22 @@ class Console:
         with Progress(*columns, console=self._err, transient=True) as bar:
             task = bar.add_task(label, total=1.0)
             yield lambda fraction: bar.update(task, completed=min(max(fraction, 0.0), 1.0))
+
+    @contextlib.contextmanager
+    def training(self, steps: int) -> Iterator[Callable[[int, str], None]]:
+        """Show a training: a line for every report, and on a terminal a bar below the lines."""
+        if not self._err.is_terminal:
+            yield lambda step, line: self.say(line)
+            return
+        columns = (TextColumn("training"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._err, transient=True, speed_estimate_period=600) as bar:
+            task = bar.add_task("training", total=steps)
+
+            def show(step: int, line: str) -> None:
+                bar.console.print(line)
+                bar.update(task, completed=step)
+
+            yield show
 
 
 def sentence_of(error: BaseException, subject: str | None = None) -> tuple[str, int]:

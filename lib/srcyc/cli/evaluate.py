@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from srcyc.evaluation.benchmark import Comparison, Method
-    from srcyc.evaluation.report import Row
+    from srcyc.evaluation.lpips import LPIPS
+    from srcyc.evaluation.report import Mean, Row
     from srcyc.inference.super_resolver import SuperResolver
     from srcyc.volume import Volume
 
@@ -45,6 +46,13 @@ def evaluate(
         bool,
         typer.Option(help="Correct results so that their thick slices equal the scan's within its noise."),
     ] = True,
+    lpips: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|torchvision",
+            help="Measure LPIPS too, with these AlexNet weights ('torchvision': fetched on first use).",
+        ),
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     max_memory: MaxMemory = None,
@@ -75,7 +83,16 @@ def evaluate(
     created = prepare_folder(output)
     try:
         resolvers = _resolvers(model or [None], device=device, precision=precision, max_memory=max_memory)
-        run = _Run(console, output, resolvers, gap=gap, consistency=consistency, figures=figures)
+        perceptual = _lpips(lpips, device=device) if lpips is not None else None
+        run = _Run(
+            console,
+            output,
+            resolvers,
+            perceptual,
+            gap=gap,
+            consistency=consistency,
+            figures=figures,
+        )
         codes |= run.all(sources.scans, thicknesses)
         if run.rows:
             report = run.finish()
@@ -95,6 +112,7 @@ class _Run:
         console: Console,
         output: Path,
         resolvers: dict[str, SuperResolver],
+        lpips: LPIPS | None,
         *,
         gap: float,
         consistency: bool,
@@ -103,6 +121,7 @@ class _Run:
         self._console = console
         self._output = output
         self._resolvers = resolvers
+        self._lpips = lpips
         self._gap = gap
         self._consistency = consistency
         self._draw = figures
@@ -139,8 +158,8 @@ class _Run:
         self._console.say()
         self._console.table(_table(self.rows))
         self._console.say(
-            "PSNR and SSIM (3D) inside the head; differences to cubic B-spline interpolation; consistency: "
-            "||A(result) - scan|| / ||scan||."
+            f"PSNR and SSIM (3D) inside the head;{' LPIPS: less is better;' if self._lpips else ''} differences to "
+            "cubic B-spline interpolation; consistency: ||A(result) - scan|| / ||scan||."
         )
         for row in self.rows:
             if not row.aligned:
@@ -161,7 +180,9 @@ class _Run:
                 progress(done / total)
                 done += 1
 
-            comparison = compare(scan, thickness, self._methods(), gap=self._gap, progress=started)
+            comparison = compare(
+                scan, thickness, self._methods(), gap=self._gap, lpips=self._lpips, progress=started
+            )
         rows = rows_of(comparison, scan=name, thickness=thickness, gap=self._gap)
         self.rows += rows
         for warning in dict.fromkeys(w for row in rows for w in row.warnings):
@@ -211,6 +232,19 @@ def _resolvers(names: list[str] | list[None], **options: Any) -> dict[str, Super
     return found
 
 
+def _lpips(weights: str, *, device: str) -> LPIPS:
+    """Load LPIPS to the device that the models run on.
+
+    Raises:
+        ModelError: the weights cannot be read.
+        SRCycError: the package is missing, or a download fails.
+    """
+    from srcyc.device import resolve_device
+    from srcyc.evaluation.lpips import LPIPS
+
+    return LPIPS(weights, resolve_device(device))
+
+
 def _caption(row: Row) -> str:
     if row.delta_psnr == 0 and row.delta_ssim == 0:
         return f"PSNR {row.psnr:.2f} dB   SSIM {row.ssim:.3f}"
@@ -225,11 +259,17 @@ def _table(rows: list[Row]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2))
     table.add_column("slices")
     table.add_column("method")
-    for heading in ("scans", "PSNR, dB", "difference", "SSIM", "difference", "consistency"):
+    means = means_of(rows)
+    perceptual = any(mean.lpips is not None for mean in means)
+    for heading in (
+        *("scans", "PSNR, dB", "difference", "SSIM", "difference"),
+        *(("LPIPS", "difference") if perceptual else ()),
+        "consistency",
+    ):
         table.add_column(heading, justify="right")
     table.add_column("alignment")
     previous = None
-    for mean in means_of(rows):
+    for mean in means:
         table.add_row(
             f"{mean.thickness:g} mm" if mean.thickness != previous else "",
             mean.method,
@@ -238,11 +278,18 @@ def _table(rows: list[Row]) -> Table:
             f"{mean.delta_psnr:+.2f}",
             f"{mean.ssim:.4f}",
             f"{mean.delta_ssim:+.4f}",
+            *(_perceptual_cells(mean) if perceptual else ()),
             f"{mean.consistency:.4f}",
             "ok" if mean.aligned else "WRONG",
         )
         previous = mean.thickness
     return table
+
+
+def _perceptual_cells(mean: Mean) -> tuple[str, str]:
+    if mean.lpips is None or mean.delta_lpips is None:
+        return "", ""
+    return f"{mean.lpips:.4f}", f"{mean.delta_lpips:+.4f}"
 
 
 def _misalignment(row: Row) -> str:

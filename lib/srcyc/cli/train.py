@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srcyc.cli.console import Console
+from srcyc.cli.console import EXIT_INTERRUPTED, EXIT_TERMINATED, Console
 from srcyc.cli.domains import Manifest, domain_table
 from srcyc.cli.options import Device
 from srcyc.errors import ConfigError
 
 if TYPE_CHECKING:
     from srcyc.config import TrainingConfig
+    from srcyc.data.domains import ManifestEntry
+    from srcyc.data.gathering import TrainingSet
+    from srcyc.training.distributed import Processes
+    from srcyc.training.run import Outcome
+    from srcyc.training.run_folder import RunFolder
     from srcyc.training.trainer import Progress
 
 
 def train(
-    hr: Annotated[
-        list[Path],
-        typer.Option("--hr", metavar="PATH", help="Thin-slice scans, or folders of them (repeatable)."),
-    ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of this run.")],
+    hr: Annotated[
+        list[Path] | None,
+        typer.Option("--hr", metavar="PATH...", help="Thin-slice scans, or folders of them."),
+    ] = None,
     lr: Annotated[
         list[Path] | None,
         typer.Option(
-            "--lr", metavar="PATH", help="Thick-slice scans of anybody, or folders of them (repeatable)."
+            "--lr",
+            metavar="PATH...",
+            help="Thick-slice scans of anybody (unpaired) or of the same people (paired).",
         ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="default|quick|paper", help="Settings to begin with.", show_default="default"),
     ] = None,
     config: Annotated[
         Path | None,
@@ -38,93 +53,233 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. optimiser.learning_rate=1e-4."),
     ] = None,
     manifest: Manifest = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run in the folder; it knows its scans and settings."),
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Read the scans, tell what the run would be and take, train and write nothing."
+        ),
+    ] = False,
+    publish: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.safetensors",
+            help="Put the best model there in the end, unless a better one is there.",
+            show_default=False,
+        ),
+    ] = None,
+    publish_worse: Annotated[
+        bool, typer.Option("--publish-worse", help="Put it there whatever is there.")
+    ] = False,
     device: Device = "auto",
 ) -> None:
-    """Train the networks on unpaired scans and publish the best model in the run's folder."""
-    from srcyc.data.domains import read_manifest
+    """Train the networks on your own scans.
+
+    The folder gets checkpoints, history.csv, TensorBoard events, the best model so far, and in the end a report.
+    Ctrl-C and SIGTERM save everything; --resume goes on exactly there. Exit code: 0 trained to the end, 2 bad input,
+    1 training broke down, 130 or 143 stopped by Ctrl-C or SIGTERM.
+    """
     from srcyc.device import resolve_device
-    from srcyc.training.run import gather
-    from srcyc.training.run import train as run
+    from srcyc.training.distributed import processes
+    from srcyc.training.run_folder import RunFolder
+    from srcyc.training.signals import StoppedError
 
-    console = Console()
-    chosen = load_config(config, settings or [])
-    place = resolve_device(device)
-    scans = gather(chosen, lr or [], hr, read_manifest(manifest) if manifest else None)
-    console.table(domain_table([*scans.lr, *scans.hr]))
-    for title, some in (("held back for validation", scans.validation), ("left out", scans.left_out)):
-        if some:
-            console.say(f"\n{title}:")
-            console.table(domain_table(some))
+    if check and resume:
+        raise ConfigError("--check looks at a run that has not begun; leave --resume out.")
+    if not resume and not hr and manifest is None:
+        raise ConfigError("no thin-slice scans given: name them with --hr.")
+    if publish is not None and publish.suffix != ".safetensors":
+        raise ConfigError(f"--publish {publish}: a model file's name ends in .safetensors.")
+    with processes(resolve_device(device)) as team:
+        command = _Training(
+            Console(quiet=not team.is_first), RunFolder(output), team, settings or [], preset, config
+        )
+        if check:
+            command.check(lr or [], hr or [], manifest)
+            return
+        try:
+            with command.claimed():
+                outcome = command.train(lr or [], hr or [], manifest, resume=resume)
+                if team.is_first:
+                    command.finish(outcome, publish, publish_worse)
+        except StoppedError as error:
+            command.console.error(str(error))
+            interrupted = error.number == signal.SIGINT
+            raise typer.Exit(EXIT_INTERRUPTED if interrupted else EXIT_TERMINATED) from error
 
-    def report(progress: Progress) -> None:
-        console.say(progress_line(progress))
 
-    console.say(f"\n{chosen.mode} training, {chosen.steps} steps on {place}:")
-    model = run(chosen, scans, output, device=place, resume=resume, report=report)
-    console.say(f"\npublished: {model} (use it with: srcyc infer SCAN -o OUT --model {model})")
+class _Training:
+    """One use of the command."""
+
+    def __init__(
+        self,
+        console: Console,
+        run: RunFolder,
+        team: Processes,
+        single: list[str],
+        preset: str | None,
+        file: Path | None,
+    ) -> None:
+        self.console = console
+        self.run = run
+        self.team = team
+        self._given = (preset, file, single)
+
+    def settings(self, base: TrainingConfig | None = None) -> TrainingConfig:
+        """Read the settings; those of a run that is resumed may be repeated."""
+        from srcyc.training.settings import load_settings
+        from srcyc.training.trainer import check_same_config
+
+        config = load_settings(*self._given, base=base)
+        if base is not None:
+            check_same_config(base.model_dump(mode="json"), config, self.run.path)
+        return config
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other trainings out of the folder; the first process does."""
+        if not self.team.is_first:
+            yield
+            return
+        with self.run.claimed():
+            yield
+
+    def check(self, lr: list[Path], hr: list[Path], manifest: Path | None) -> None:
+        """Tell what a run would be and take."""
+        from srcyc.data.gathering import gather
+        from srcyc.data.store import ScanStore
+        from srcyc.training.dry_run import estimate
+        from srcyc.training.run import with_initial_model
+
+        config, _ = with_initial_model(self.settings())
+        with tempfile.TemporaryDirectory(prefix="srcyc-check-") as folder:
+            store = ScanStore(Path(folder))
+            scans = gather(config, lr, hr, _manifest(manifest), store)
+            self._tell(scans, config)
+            found = estimate(config, scans, store, self.team.device)
+        say = self.console.say
+        low, high = found.factors
+        epochs = -(-config.steps // config.validate_every)
+        say(f"factors of the batches looked at: {low:.2f} to {high:.2f}")
+        say("trained numbers: " + ", ".join(f"{name} {count:,}" for name, count in found.parameters.items()))
+        epoch, all_of_it = (
+            _duration(found.seconds_per_step * n) for n in (config.validate_every, config.steps)
+        )
+        say(
+            f"time: {found.seconds_per_step:.2f} s per step, {epoch} per epoch of {config.validate_every} steps, "
+            f"{all_of_it} for {epochs} epochs, validation not included"
+        )
+        if found.memory is not None:
+            say(f"memory: {found.memory / 1e9:.1f} GB at most so far")
+        say("checked only: nothing was trained, nothing is written.")
+
+    def train(self, lr: list[Path], hr: list[Path], manifest: Path | None, *, resume: bool) -> Outcome:
+        """Begin a run, or take it up again, and train it to its end."""
+        from srcyc.training.run import begin, train
+
+        if self.team.is_first:
+            if not resume:
+                begin(self.run, self.settings(), lr, hr, _manifest(manifest))
+            elif lr or hr or manifest:
+                self.console.say("resuming with the scans that the run was begun with")
+        self.team.wait()
+        base, scans, _ = self.run.reopen()
+        config = self.settings(base) if resume else base
+        self._tell(scans, config)
+        with self.console.training(config.steps) as show:
+
+            def report(progress: Progress) -> None:
+                show(progress.step, progress_line(progress))
+
+            return train(
+                self.run,
+                self.team,
+                config=config,
+                resume=resume,
+                report=report,
+                warn=self.console.warn,
+            )
+
+    def finish(self, outcome: Outcome, publish: Path | None, publish_worse: bool) -> None:
+        """Tell what came of it, publish, and tidy up."""
+        from srcyc.training.publishing import publish_if_better
+
+        base, _, _ = self.run.reopen()
+        state, metric = outcome.state, base.validation.key_metric
+        if outcome.validator:
+            measured = f"{metric} against cubic" if metric != "cycle" else "negated forward-cycle error"
+            self.console.say(
+                f"\nbest after step {state.best_step} of {state.done}: {measured} {state.best:+.4g} on held-back "
+                f"people (at the start {state.initial:+.4g})"
+            )
+        else:
+            self.console.warn(
+                "nobody was held back: the model is that of the last step, and nothing was measured."
+            )
+        if outcome.got_worse:
+            self.console.warn(
+                "the model that training started from was better on the held-back scans; keep using that one, or try a "
+                "lower learning rate or smaller adversarial weights."
+            )
+        for path in outcome.report:
+            self.console.say(f"written: {path}")
+        if publish is not None:
+            verdict = publish_if_better(
+                outcome.model, publish, outcome.validator, metric, even_if_worse=publish_worse
+            )
+            if verdict.published:
+                self.console.say(f"published: {publish}, {verdict.reason}")
+            else:
+                self.console.warn(
+                    f"{publish} was left as it is: {verdict.reason}; --publish-worse replaces it."
+                )
+        self.run.remove_prepared_scans()
+        self.console.say(
+            f"model: {outcome.model} (use it with: srcyc infer SCAN -o OUT --model {outcome.model})"
+        )
+
+    def _tell(self, scans: TrainingSet, config: TrainingConfig) -> None:
+        for title, some in scans.tables():
+            self.console.say(f"{title}:")
+            self.console.table(domain_table(some))
+            self.console.say()
+        pairs = f" on {len(scans.pairs)} pairs" if scans.pairs else ""
+        several = f", {self.team.world} processes" if self.team.world > 1 else ""
+        self.console.say(
+            f"{config.mode} training{pairs}, {config.steps} steps on {self.team.device}{several}"
+        )
 
 
 def progress_line(progress: Progress) -> str:
     """Say in one line how training goes."""
-    terms = "  ".join(f"{name} {value:.4g}" for name, value in progress.terms.items())
-    line = f"step {progress.step}/{progress.steps}  {progress.seconds:.0f} s  {terms}"
-    if progress.score is not None:
-        line += f"  | held back: {progress.score.psnr:.2f} dB, {progress.score.gain:+.2f} dB against cubic"
-    return line + ("  best so far" if progress.best else "")
+    parts = [f"step {progress.step}/{progress.steps}", _duration(progress.seconds)]
+    if progress.step and progress.step < progress.steps:
+        parts.append(f"{_duration(progress.remaining)} to go")
+    parts.append(" ".join(f"{name} {value:.4g}" for name, value in progress.terms.items()))
+    if (score := progress.score) is not None:
+        measured = []
+        if score.psnr is not None and score.cubic_psnr is not None:
+            measured.append(f"{score.psnr:.2f} dB, {score.psnr - score.cubic_psnr:+.2f} dB against cubic")
+        if score.cycle is not None:
+            measured.append(f"forward cycle {score.cycle:.4f}")
+        parts.append(f"| held back: {', '.join(measured)}")
+    if progress.best and progress.score is not None:
+        parts.append("best so far")
+    return "  ".join(part for part in parts if part)
 
 
-def load_config(path: Path | None, settings: list[str]) -> TrainingConfig:
-    """Read the settings of a run: defaults, then the file, then ``key=value`` each.
+def _manifest(path: Path | None) -> dict[Path, ManifestEntry] | None:
+    from srcyc.data.domains import read_manifest
 
-    Raises:
-        ConfigError: names the file or setting, the key and what is wrong with it.
-    """
-    import yaml
-    from pydantic import ValidationError
-
-    from srcyc.config import TrainingConfig
-
-    values: dict[str, Any] = {}
-    source = "the settings"
-    if path is not None:
-        source = str(path)
-        try:
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(
-                f"{path}: not a readable YAML file ({' '.join(str(error).split())})."
-            ) from error
-        if not isinstance(loaded, dict):
-            raise ConfigError(f"{path}: a training file is a mapping of keys to values.")
-        values = loaded
-    for setting in settings:
-        key, separator, text = setting.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"--set {setting!r}: write KEY=VALUE, e.g. optimiser.learning_rate=1e-4.")
-        _put(values, key.split("."), _number_or_yaml(text), setting)
-    try:
-        return TrainingConfig.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{source}: {key}: {first['msg']} (got {first['input']!r}).") from error
+    return read_manifest(path) if path else None
 
 
-def _number_or_yaml(text: str) -> Any:
-    import yaml
-
-    try:
-        # YAML reads 1e-4 as a string.
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
-        return text
-
-
-def _put(values: dict[str, Any], path: list[str], value: Any, setting: str) -> None:
-    *parents, last = path
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"--set {setting!r}: {parent} holds a value, not further settings.")
-    values[last] = value
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 import numpy as np
 
-from srcyc.errors import ConfigError, DataError, SRCycError
+from srcyc.errors import ConfigError, OutputError, SRCycError
 from srcyc.volume import find_volumes, read_volume
 
 #: An LR scan's thick axis is at least this many times its finest one.
@@ -37,7 +38,7 @@ class AssignedScan:
         domain: LR, HR or neither.
         reason: one clause that says why.
         person: whose scan it is; every person is on one side of the split.
-        spacing: mm along the array axes, or None for an unreadable scan.
+        spacing: mm per axis (thick one last if prepared for training); None for a scan that was not or cannot be read.
     """
 
     path: Path
@@ -97,11 +98,21 @@ def expand(paths: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def read_spacing(path: Path) -> tuple[float, float, float]:
+    """Read a whole scan, to be sure that it can be read, and give its spacing in mm.
+
+    Raises:
+        VolumeError: it cannot be read.
+    """
+    return read_volume(path).spacing
+
+
 def assign_domains(
     paths: Iterable[Path],
     *,
     domain: Domain | None = None,
     manifest: dict[Path, ManifestEntry] | None = None,
+    spacing_of: Callable[[Path], tuple[float, float, float]] = read_spacing,
 ) -> list[AssignedScan]:
     """Assign a domain to every scan: what the caller or the manifest says, else by spacing.
 
@@ -111,13 +122,20 @@ def assign_domains(
         paths: volumes, DICOM series directories, or folders of them.
         domain: the domain of all of them, when the caller knows (``--lr``, ``--hr``).
         manifest: see :func:`read_manifest`.
+        spacing_of: reads a scan's spacing, mm per axis; one that keeps what it reads saves reading it again.
+
+    Raises:
+        OutputError: ``spacing_of`` keeps what it reads, and has no room for it.
     """
     assigned = []
     for path in expand(paths):
         entry = (manifest or {}).get(path.resolve(), ManifestEntry(None, None))
         person = entry.person or person_of(path)
         try:
-            spacing = read_volume(path).spacing
+            spacing = spacing_of(path)
+        except OutputError:
+            # A full disk is no fault of the scan.
+            raise
         except SRCycError as error:
             assigned.append(AssignedScan(path, Domain.NEITHER, str(error), person, None))
             continue
@@ -143,40 +161,30 @@ def domain_of_spacing(spacing: Sequence[float]) -> tuple[Domain, str]:
     return Domain.NEITHER, f"{text}: neither thick slices nor thin on every axis"
 
 
-def split_by_person(
-    scans: Sequence[AssignedScan], fraction: float, seed: int, held_back: Sequence[str] = ()
-) -> tuple[list[AssignedScan], list[AssignedScan]]:
-    """Split scans into training and validation so that no person is on both sides.
+def draw_held_back(hr: AbstractSet[str], lr: AbstractSet[str], fraction: float, seed: int) -> frozenset[str]:
+    """Draw the persons to hold back for validation, in both domains alike.
+
+    Of each domain with at least two persons the fraction is held back, at least one; whoever is held back for the
+    one counts for the other too. A domain's last person is never held back.
 
     Args:
-        scans: of one domain.
-        fraction: share of persons held back (at least one person when above 0).
+        hr: persons with HR scans.
+        lr: persons with LR scans; empty if none are trained on.
+        fraction: share of persons held back; 0: nobody.
         seed: of the draw.
-        held_back: persons to hold back instead of drawing.
-
-    Returns:
-        training scans, validation scans.
-
-    Raises:
-        DataError: nobody would be left to train on, or a person to hold back has no scan.
     """
-    persons = sorted({scan.person for scan in scans})
-    if held_back:
-        if unknown := set(held_back) - set(persons):
-            raise DataError(
-                f"data.held_back names {', '.join(sorted(unknown))}: no HR scan of them; known: {', '.join(persons)}."
-            )
-        chosen = set(held_back)
-    elif fraction > 0:
-        count = max(1, round(fraction * len(persons)))
-        chosen = set(np.random.default_rng(seed).permutation(persons)[:count].tolist())
-    else:
-        chosen = set()
-    if persons and len(chosen) == len(persons):
-        kind = scans[0].domain.value
-        raise DataError(
-            f"{len(persons)} person(s) with {kind} scans and {len(chosen)} held back for validation: nobody is left "
-            "to train on; give scans of more persons, or set data.validation_fraction=0."
-        )
-    training = [scan for scan in scans if scan.person not in chosen]
-    return training, [scan for scan in scans if scan.person in chosen]
+    rng = np.random.default_rng(seed)
+    chosen: frozenset[str] = frozenset()
+    for persons, others in ((hr, lr), (lr, hr)):
+        wanted = max(1, round(fraction * len(persons))) if fraction > 0 and len(persons) > 1 else 0
+        order: list[str] = rng.permutation(sorted(persons)).tolist()
+        if persons is lr:
+            # First those whom the other domain does not lose.
+            order.sort(key=lambda person: person in hr)
+        for person in order:
+            if len(chosen & persons) >= wanted:
+                break
+            more = chosen | {person}
+            if not persons <= more and not (others and others <= more):
+                chosen = more
+    return chosen

@@ -12,8 +12,10 @@ import torch
 
 from srcyc.acquisition import Acquisition
 from srcyc.errors import SRCycError
-from srcyc.evaluation.metrics import Alignment, Image, alignment, data_range, evaluation_mask, psnr, ssim
+from srcyc.evaluation.lpips import LPIPS
+from srcyc.evaluation.metrics import Alignment, Image, alignment, evaluation_mask, psnr, ssim
 from srcyc.geometry import FIELD_OF_VIEW_TOLERANCE, Grid
+from srcyc.intensity import robust_scaling
 from srcyc.resampling import resample
 from srcyc.simulation import simulate_thick
 from srcyc.volume import Volume
@@ -39,6 +41,7 @@ class Score:
         alignment: shift and flips against the truth.
         seconds: wall clock.
         warnings: what the method warned of.
+        lpips: of the mask's bounding box (less is better); None if not asked for, or the scan is too small.
     """
 
     method: str
@@ -48,6 +51,7 @@ class Score:
     alignment: Alignment
     seconds: float
     warnings: list[str] = field(default_factory=list)
+    lpips: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +85,7 @@ def compare(
     methods: Mapping[str, Method],
     *,
     gap: float = 0.0,
+    lpips: LPIPS | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Comparison:
     """Simulate thick slices, run the interpolations and ``methods``, and score each against the truth.
@@ -93,6 +98,7 @@ def compare(
         thickness: FWHM of the slice profile, mm.
         methods: name -> method, none with an interpolation's name.
         gap: distance between neighbouring slices, mm; slice centres lie ``thickness + gap`` apart.
+        lpips: measure LPIPS too, with the truth's 0.5th percentile as black and its data range as white.
         progress: called with the name of each method when it starts.
 
     Raises:
@@ -103,7 +109,9 @@ def compare(
     thick, truth = simulate_thick(scan, thickness + gap, thickness=thickness)
     axis = next(a for a in range(3) if thick.shape[a] != truth.shape[a])
     target = truth.data[0]
-    mask, peak = evaluation_mask(target), data_range(target)
+    perceptual = lpips if lpips and lpips.fits(target.shape) else None
+    mask, scaling = evaluation_mask(target), robust_scaling(target)
+    peak = scaling.scale
     operator = Acquisition(truth.shape, thick.shape, thickness / (thickness + gap))
     measured = torch.from_numpy(np.ascontiguousarray(thick.data))
 
@@ -126,6 +134,9 @@ def compare(
                 alignment=alignment(image, target),
                 seconds=seconds,
                 warnings=warnings,
+                lpips=perceptual(image - scaling.offset, target - scaling.offset, mask, peak)
+                if perceptual
+                else None,
             )
         )
         images[name] = image

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from srcyc.evaluation.metrics import evaluation_mask
 from srcyc.files import written
-from srcyc.geometry import thick_axis
+from srcyc.geometry import Grid, thick_axis
 from srcyc.intensity import robust_scaling
 from srcyc.resampling import resample
 from srcyc.volume import Volume
@@ -65,6 +65,7 @@ def comparison_figure(
     *,
     axis: int,
     headline: str,
+    all_planes: bool = False,
 ) -> Path:
     """Draw interpolated | super-resolved ... | truth | absolute errors, two planes and a magnified part of each.
 
@@ -74,6 +75,7 @@ def comparison_figure(
         columns: the results on the truth's grid, the baseline first.
         axis: array axis that was thickened.
         headline: what is compared.
+        all_planes: show all three planes whole and magnify nothing (a crop is magnified already).
 
     Raises:
         OutputError: the place cannot be written.
@@ -84,7 +86,7 @@ def comparison_figure(
         for column in columns
     ]
     panels = [*columns, Panel("truth", reference), *errors]
-    return _draw(path, panels, truth, axis, guide=errors[0].data, headline=headline)
+    return _draw(path, panels, truth, axis, guide=errors[0].data, headline=headline, all_planes=all_planes)
 
 
 def preview_figure(path: Path, scan: Volume, result: Volume, *, headline: str) -> Path:
@@ -112,6 +114,30 @@ def preview_figure(path: Path, scan: Volume, result: Volume, *, headline: str) -
     return _draw(path, panels, plain, axis, guide=guide, headline=headline, side_by_side=False)
 
 
+def planes(data: Image, grid: Grid) -> list[Image]:
+    """Cut the coronal, sagittal and axial plane through the middle, as they are shown on a screen.
+
+    Args:
+        data: ``(I, J, K)``.
+        grid: where its voxels lie.
+
+    Returns:
+        three arrays ``(H, W)`` in radiological convention, rows from superior (or anterior) down, with square pixels
+        as large as the grid's smallest spacing.
+    """
+    canonical = _Canonical(grid)
+    array = canonical.array(data)
+    views = []
+    for plane in (1, 0, 2):
+        section = np.take(array, array.shape[plane] // 2, axis=plane)[::-1, ::-1]
+        spacing = [mm for axis, mm in enumerate(canonical.spacing) if axis != plane]
+        stretch = [mm / min(canonical.spacing) for mm in spacing]
+        if max(stretch) > 1:
+            section = ndimage.zoom(section, stretch, order=1, grid_mode=True, mode="nearest")
+        views.append(np.ascontiguousarray(section.T))
+    return views
+
+
 # -- layout --------------------------------------------------------------------------------------------------
 
 
@@ -124,20 +150,21 @@ def _draw(
     guide: Image,
     headline: str,
     side_by_side: bool = True,
+    all_planes: bool = False,
 ) -> Path:
     """Lay the panels out as columns (``side_by_side``) or as rows, and save.
 
     ``reference`` gives grid, mask and grey window; ``guide`` tells where there is something to see.
     """
-    canonical = _Canonical(reference)
+    canonical = _Canonical(reference.grid)
     mask = canonical.array(_mask(reference.data[0]))
     deep = _deep(mask, canonical.spacing)
     window = _window(canonical.array(reference.data[0]), deep)
     span = robust_scaling(reference.data).scale
     interest = np.where(deep, canonical.array(guide), 0)
-    planes = [plane for plane in (1, 0, 2) if plane != canonical.axis(axis)]
-    views = [_View(plane, mask, interest, canonical.spacing) for plane in planes]
-    cells = [(view, zoomed) for view in views for zoomed in (False, True)]
+    shown = [plane for plane in (1, 0, 2) if all_planes or plane != canonical.axis(axis)]
+    views = [_View(plane, mask, interest, canonical.spacing, magnify=not all_planes) for plane in shown]
+    cells = [(view, zoomed) for view in views for zoomed in ((False,) if all_planes else (False, True))]
     arrays = [canonical.array(panel.data) for panel in panels]
 
     figure, subplots = _grid(
@@ -158,7 +185,7 @@ def _draw(
     width, height = figure.get_size_inches()
     figure.text(0.1 / width, 1 - 0.28 / height, headline, color=_INK, fontsize=13, weight="bold", va="center")
     figure.text(0.1 / width, 0.18 / height, "  ".join(notes), color=_FAINT, fontsize=9, va="center")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _grid(aspects: Sequence[float], panels: int, side_by_side: bool) -> tuple[Figure, list[list[Axes]]]:
@@ -222,10 +249,10 @@ def _window(data: Image, deep: Mask) -> tuple[float, float]:
 class _Canonical:
     """Bring arrays of one grid into the closest RAS order."""
 
-    def __init__(self, volume: Volume) -> None:
-        self._orientation = nib.orientations.io_orientation(volume.affine)
+    def __init__(self, grid: Grid) -> None:
+        self._orientation = nib.orientations.io_orientation(grid.affine)
         order = np.argsort(self._orientation[:, 0])
-        self.spacing = tuple(volume.spacing[axis] for axis in order)
+        self.spacing = tuple(grid.spacing[axis] for axis in order)
 
     def array(self, data: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """``(I, J, K)`` -> ``(R, A, S)``, each index growing towards that direction."""
@@ -239,20 +266,24 @@ class _Canonical:
 class _View:
     """One plane: which slice of it, which part is shown and which is magnified."""
 
-    def __init__(self, plane: int, mask: Mask, interest: Image, spacing: tuple[float, ...]) -> None:
+    def __init__(
+        self, plane: int, mask: Mask, interest: Image, spacing: tuple[float, ...], *, magnify: bool = True
+    ) -> None:
         self.plane = plane
         across = [axis for axis in range(3) if axis != plane]
         self.spacing = tuple(spacing[axis] for axis in across)
         self.index = _central_index(mask, plane)
         self.box = _shown_box(mask.any(axis=plane), self.spacing)
-        self.zoom = _zoom_box(np.take(interest, self.index, axis=plane), self.box, self.spacing)
+        self.zoom: tuple[slice, slice] | None = None
+        if magnify:
+            self.zoom = _zoom_box(np.take(interest, self.index, axis=plane), self.box, self.spacing)
         width, height = self._size(self.box)
         self.aspect = width / height
 
     def show(self, axes: Axes, array: Image, style: dict[str, Any], *, zoomed: bool) -> None:
         """Draw this plane of an RAS array."""
         section = np.take(array, self.index, axis=self.plane)
-        part = self.zoom if zoomed else self.box
+        part = self.zoom if zoomed and self.zoom else self.box
         # Rows run down from superior (or anterior); columns from the patient's right, or from anterior.
         picture = section[part][::-1, ::-1].T
         width, height = self._size(part)
@@ -271,6 +302,8 @@ class _View:
         axes.text(0.02, 0.98, name, va="top", **ink)
         axes.text(0.01, 0.5, left, va="center", **ink)
         axes.text(0.99, 0.5, right, va="center", ha="right", **ink)
+        if self.zoom is None:
+            return
         edges = [
             ((whole.stop - inner.stop) * mm, (inner.stop - inner.start) * mm)
             for whole, inner, mm in zip(self.box, self.zoom, self.spacing, strict=True)
@@ -337,7 +370,12 @@ def _millimetres(volume: Volume) -> str:
     return " × ".join(f"{mm:.3g}" for mm in volume.spacing) + " mm"
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, complete or not at all.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
     with written(path) as stream:
         figure.savefig(stream, dpi=130, facecolor=figure.get_facecolor(), format="png")
     return path

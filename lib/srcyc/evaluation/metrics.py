@@ -21,6 +21,8 @@ Mask = npt.NDArray[np.bool_]
 ALIGNMENT_TOLERANCE = 0.25
 #: Standard deviation of SSIM's Gaussian window and the half-width at which it is cut, voxels (Wang et al. 2004).
 _SSIM_SIGMA, _SSIM_RADIUS = 1.5, 5
+#: Voxels along each axis that :func:`ssim` needs.
+SSIM_WINDOW = 2 * _SSIM_RADIUS + 1
 _CLOSING_RADIUS = 2
 _TAPER = 0.25
 #: Alignment is judged on detail finer than a Gaussian of this standard deviation, voxels.
@@ -73,7 +75,10 @@ def psnr(image: Image, truth: Image, mask: Mask, peak: float) -> float:
     """
     difference = image[mask].astype(np.float64) - truth[mask]
     error = float(np.sqrt(np.mean(difference**2)))
-    return 20 * math.log10(peak / error) if error > 0 else math.inf
+    if error == 0:
+        return math.inf
+    # An image that holds NaN has no score, one that holds infinity the worst; neither is a perfect one.
+    return -math.inf if math.isinf(error) else 20 * math.log10(peak / error)
 
 
 def ssim(image: Image, truth: Image, mask: Mask, peak: float) -> float:
@@ -91,13 +96,12 @@ def ssim(image: Image, truth: Image, mask: Mask, peak: float) -> float:
     Raises:
         DataError: a volume smaller than the window (11 voxels) along an axis.
     """
-    window = 2 * _SSIM_RADIUS + 1
-    if min(truth.shape) < window:
+    if min(truth.shape) < SSIM_WINDOW:
         size = " x ".join(map(str, truth.shape))
         raise DataError(
-            f"SSIM needs {window} voxels along each axis and the truth has {size}; give a larger scan."
+            f"SSIM needs {SSIM_WINDOW} voxels along each axis and the truth has {size}; give a larger scan."
         )
-    box = _bounding_box(mask, margin=_SSIM_RADIUS, least=window)
+    box = bounding_box(mask, margin=_SSIM_RADIUS, least=SSIM_WINDOW)
     _, similarity = structural_similarity(
         truth[box],
         image[box],
@@ -158,7 +162,7 @@ def _taper(n: int) -> Image:
     return (0.5 - 0.5 * np.cos(np.pi * np.minimum(2 * position / _TAPER, 1))).astype(np.float32)
 
 
-def _bounding_box(mask: Mask, *, margin: int, least: int) -> tuple[slice, ...]:
+def bounding_box(mask: Mask, *, margin: int, least: int) -> tuple[slice, ...]:
     """Give the smallest box around a mask with a margin, inside the image, at least ``least`` voxels wide."""
     box = []
     for n, found in zip(mask.shape, ndimage.find_objects(mask.astype(np.uint8))[0], strict=True):

@@ -26,13 +26,18 @@ DEFINITIONS = {
     "data_range": "truth's 0.5th percentile to the 99.5th percentile of its foreground",
     "psnr": "20 log10(data range / RMSE inside the mask), dB",
     "ssim": "3D, Gaussian window of sigma 1.5 voxels, mean inside the mask (Wang et al. 2004)",
+    "lpips": "AlexNet v0.1 (Zhang et al. 2018), mean over slices along each axis of the mask's bounding box; less is "
+    "better; empty unless asked for, or where the scan is smaller than 31 voxels",
     "consistency": "||A x - y|| / ||y|| of the result x, the simulated scan y and its acquisition A",
     "shift": f"result against truth by cross-correlation, voxels; above {ALIGNMENT_TOLERANCE} is flagged",
 }
 
 
 class Row(BaseModel):
-    """One method on one simulated scan; ``delta_*`` are differences to cubic B-spline interpolation."""
+    """One method on one simulated scan; ``delta_*`` are differences to cubic B-spline interpolation.
+
+    ``lpips`` and its difference are None (an empty cell) unless LPIPS was asked for and the scan is large enough.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,6 +50,8 @@ class Row(BaseModel):
     ssim: float
     delta_psnr: float
     delta_ssim: float
+    lpips: float | None = None
+    delta_lpips: float | None = None
     consistency: float
     shift_i: float
     shift_j: float
@@ -67,6 +74,8 @@ class Mean(BaseModel):
     ssim: float
     delta_psnr: float
     delta_ssim: float
+    lpips: float | None = None
+    delta_lpips: float | None = None
     consistency: float
     aligned: bool
 
@@ -85,6 +94,8 @@ def rows_of(comparison: Comparison, *, scan: str, thickness: float, gap: float) 
             ssim=score.ssim,
             delta_psnr=score.psnr - baseline.psnr,
             delta_ssim=score.ssim - baseline.ssim,
+            lpips=score.lpips,
+            delta_lpips=_difference(score.lpips, baseline.lpips),
             consistency=score.consistency,
             shift_i=score.alignment.shift[0],
             shift_j=score.alignment.shift[1],
@@ -112,6 +123,8 @@ def means_of(rows: Iterable[Row]) -> list[Mean]:
             ssim=fmean(row.ssim for row in group),
             delta_psnr=fmean(row.delta_psnr for row in group),
             delta_ssim=fmean(row.delta_ssim for row in group),
+            lpips=_mean(row.lpips for row in group),
+            delta_lpips=_mean(row.delta_lpips for row in group),
             consistency=fmean(row.consistency for row in group),
             aligned=all(row.aligned for row in group),
         )
@@ -159,6 +172,15 @@ def write_report(folder: Path, rows: Sequence[Row], report: dict[str, Any]) -> l
             folder / "metrics.json", json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         ),
     ]
+
+
+def _difference(value: float | None, baseline: float | None) -> float | None:
+    return None if value is None or baseline is None else value - baseline
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _finite(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Literal
 
 from srcyc.config import Schema
@@ -120,14 +119,3 @@ def describe_input(volume: Volume) -> InputReport:
         spacing=volume.spacing,
         slice_thickness=volume.slice_thickness,
     )
-
-
-def peak_memory() -> int | None:
-    """Greatest resident memory of this process so far, bytes; None where the system does not tell."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts kB, macOS bytes.
-    return peak if sys.platform == "darwin" else 1024 * peak

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from srcyc._version import __version__
-from srcyc.device import precision_name, resolve_device, resolve_precision
+from srcyc.device import peak_memory, precision_name, resolve_device, resolve_precision
 from srcyc.errors import ConfigError, ModelError, VolumeError
 from srcyc.geometry import Grid, TargetSpacing, inverse_order, target_grid, working_order
 from srcyc.inference.consistency import SlabAcquisition
@@ -27,7 +27,6 @@ from srcyc.inference.report import (
     ResultReport,
     ScalingReport,
     describe_input,
-    peak_memory,
 )
 from srcyc.inference.tiling import SMALLEST_AXIS, Progress, SlabNetwork
 from srcyc.intensity import IntensityScaling, robust_scaling

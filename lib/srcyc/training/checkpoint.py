@@ -4,13 +4,62 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from srcyc.errors import ModelError
-from srcyc.files import written
+from srcyc.files import remove_unfinished, written
+
+_NAME = "step-{:08d}.pt"
+
+
+class Checkpoints:
+    """The checkpoints of one run, the last few of which are kept.
+
+    Args:
+        folder: made when the first is written.
+        keep: how many are kept.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def paths(self) -> list[Path]:
+        """List them, the oldest first."""
+        return sorted(self.folder.glob("step-*.pt"))
+
+    def save(self, step: int, state: dict[str, Any]) -> Path:
+        """Write one, then delete those that are too old.
+
+        Raises:
+            OutputError: the folder cannot be written or the disk is full; earlier checkpoints stay as they were.
+        """
+        path = self.folder / _NAME.format(step)
+        save_checkpoint(state, path)
+        for old in self.paths()[: -self.keep]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def latest(self, warn: Callable[[str], None]) -> dict[str, Any]:
+        """Read the newest one that can be read, and remove what a killed run left unfinished.
+
+        Args:
+            warn: told of each that cannot be read.
+
+        Raises:
+            ModelError: there is none.
+        """
+        remove_unfinished(self.folder)
+        for path in reversed(self.paths()):
+            try:
+                return load_checkpoint(path)
+            except ModelError as error:
+                warn(str(error))
+        raise ModelError(f"{self.folder}: no checkpoint to resume from; start without --resume.")
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
@@ -33,8 +82,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no checkpoint to resume from; start without --resume.") from None
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ModelError(f"{path}: not a readable checkpoint; resume from an earlier one.") from error
     return state

@@ -46,7 +46,7 @@ def build_networks(config: TrainingConfig, device: torch.device) -> Networks:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         g_hr = SRResDNet.from_config(config.g_hr)
-        both = config.mode == "unpaired"
+        both = config.mode != "generator-only"
         g_lr = DegradationNet.from_config(config.g_lr) if both else None
         d_hr = PatchDiscriminator.from_config(config.d_hr) if both else None
         d_lr = PatchDiscriminator.from_config(config.d_lr) if both else None

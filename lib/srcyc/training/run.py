@@ -3,194 +3,221 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 
-from srcyc._version import __version__
 from srcyc.config import TrainingConfig
-from srcyc.data.domains import AssignedScan, Domain, ManifestEntry, assign_domains, split_by_person
-from srcyc.data.patches import (
-    SimulatedPatches,
-    TrainingScan,
-    UnpairedPatches,
-    check_sizes,
-    load_training_scan,
-)
-from srcyc.errors import ConfigError, DataError, OutputError
-from srcyc.inference.model_file import ModelCard, PublishedModel, find_model, load_model, publish_model
+from srcyc.data.domains import AssignedScan, ManifestEntry
+from srcyc.data.gathering import TrainingSet, gather
+from srcyc.data.patches import AlignedPatches, Patches, Share, SimulatedPatches, UnpairedPatches
+from srcyc.data.store import ScanStore, TrainingScan
+from srcyc.device import resolve_precision
+from srcyc.errors import ConfigError, OutputError
+from srcyc.inference.model_file import PublishedModel, find_model, load_model, publish_model
 from srcyc.networks import SRResDNet
-from srcyc.training.networks import build_networks
-from srcyc.training.trainer import Progress, Trainer
-from srcyc.training.validation import Score, prepare_cases
-
-MODEL_NAME = "model.safetensors"
-CONFIG_NAME = "config.yaml"
+from srcyc.training.distributed import Processes
+from srcyc.training.networks import Networks, build_networks
+from srcyc.training.publishing import make_card
+from srcyc.training.recorder import Recorder
+from srcyc.training.report import write_report
+from srcyc.training.run_folder import RunFolder
+from srcyc.training.signals import StopRequest
+from srcyc.training.stability import CollapseError
+from srcyc.training.step import TrainingStep
+from srcyc.training.trainer import Progress, State, Trainer
+from srcyc.training.validation import Score, Validator
 
 
 @dataclass(frozen=True)
-class TrainingSet:
-    """The scans of a run.
+class Outcome:
+    """What a run came to.
 
     Attributes:
-        lr: LR scans to train on; empty in generator-only mode.
-        hr: HR scans to train on.
-        validation: HR scans of held-back persons.
-        left_out: scans that are not used, each with its reason.
+        model: the best model.
+        state: where the run ended.
+        validator: what it was judged by, for comparing it with other models.
+        report: files of the report.
     """
 
-    lr: list[AssignedScan]
-    hr: list[AssignedScan]
-    validation: list[AssignedScan]
-    left_out: list[AssignedScan]
+    model: Path
+    state: State
+    validator: Validator
+    report: list[Path]
+
+    @property
+    def got_worse(self) -> bool:
+        """Whether the model that training started from was better on the held-back scans (False if unknown)."""
+        return self.state.best < self.state.initial
 
 
-def gather(
-    config: TrainingConfig,
-    lr: Sequence[Path],
-    hr: Sequence[Path],
-    manifest: dict[Path, ManifestEntry] | None = None,
-) -> TrainingSet:
-    """Find the scans, assign domains, and hold persons back.
-
-    LR scans of a held-back person are left out too: nothing of that person is trained on.
+def with_initial_model(config: TrainingConfig) -> tuple[TrainingConfig, PublishedModel | None]:
+    """Give the settings with the network of the model that training starts from, and that model.
 
     Raises:
-        DataError: a domain that the mode needs has no scan, or nobody would be left to train on.
-    """
-    scans = assign_domains(lr, domain=Domain.LR, manifest=manifest)
-    scans += assign_domains(hr, domain=Domain.HR, manifest=manifest)
-    of_domain = {domain: [scan for scan in scans if scan.domain is domain] for domain in Domain}
-    left_out = of_domain[Domain.NEITHER]
-    training, validation = split_by_person(
-        of_domain[Domain.HR], config.data.validation_fraction, config.seed, config.data.held_back
-    )
-    held_back = {scan.person for scan in validation}
-    used_lr = [scan for scan in of_domain[Domain.LR] if scan.person not in held_back]
-    left_out += [
-        replace(scan, reason=f"{scan.person} is held back for validation")
-        for scan in of_domain[Domain.LR]
-        if scan.person in held_back
-    ]
-    if not training:
-        raise DataError("no HR scan to train on: give at least two persons' thin-slice scans with --hr.")
-    if config.mode == "unpaired" and not used_lr:
-        raise DataError(
-            "no LR scan to train on: give thick-slice scans with --lr, or train with --set mode=generator-only."
-        )
-    return TrainingSet(used_lr if config.mode == "unpaired" else [], training, validation, left_out)
-
-
-def train(
-    config: TrainingConfig,
-    scans: TrainingSet,
-    folder: Path,
-    *,
-    device: torch.device,
-    resume: bool = False,
-    report: Callable[[Progress], None],
-) -> Path:
-    """Train and publish the best model.
-
-    Args:
-        config: of the run.
-        scans: from :func:`gather`.
-        folder: gets the configuration, checkpoint, history and the published model.
-        device: where to train.
-        resume: go on from the folder's checkpoint.
-        report: called at each validation.
-
-    Returns:
-        the published model's path.
-
-    Raises:
-        InputError: scans, configuration or folder cannot be used (see the message).
-        SRCycError: training broke down.
+        ModelError: there is no such model, or it is of another schema.
+        ConfigError: a network that does not fit volumes.
     """
     initial = load_model(find_model(config.initial_model)) if config.initial_model else None
     if initial is not None:
-        # Fine-tuning keeps the network it starts from, whatever the configuration says of a new one.
+        # Fine-tuning keeps the network it starts from, whatever the settings say of a new one.
         config = config.model_copy(update={"g_hr": initial.card.network})
-    if config.g_hr.spatial_dims != 3:
-        raise ConfigError("g_hr.spatial_dims is 2; training on volumes needs 3.")
-    lr = [load_training_scan(scan.path) for scan in scans.lr]
-    hr = [load_training_scan(scan.path) for scan in scans.hr]
-    check_sizes(hr, config.data, lr=False)
-    check_sizes(lr, config.data, lr=True)
-    held_back = [load_training_scan(scan.path) for scan in scans.validation]
+    for name in ("g_hr", "g_lr", "d_hr", "d_lr"):
+        if getattr(config, name).spatial_dims != 3:
+            raise ConfigError(f"{name}.spatial_dims is 2; training on volumes needs 3.")
+    return config, initial
+
+
+def begin(
+    run: RunFolder,
+    config: TrainingConfig,
+    lr: Sequence[Path],
+    hr: Sequence[Path],
+    manifest: dict[Path, ManifestEntry] | None,
+) -> TrainingSet:
+    """Gather the scans of a new run and write down what it is.
+
+    Raises:
+        OutputError: the folder holds a run already, or cannot be written.
+        InputError: scans or settings cannot be used (see the message).
+    """
+    if run.holds_a_run:
+        raise OutputError(
+            f"{run.path}: already holds a training run; add --resume, or choose another folder."
+        )
+    try:
+        config, initial = with_initial_model(config)
+        scans = gather(config, lr, hr, manifest, run.store)
+        run.begin(config, scans, initial)
+    except BaseException:
+        run.remove_if_nothing_began()
+        raise
+    return scans
+
+
+def train(
+    run: RunFolder,
+    processes: Processes,
+    *,
+    config: TrainingConfig | None = None,
+    resume: bool = False,
+    report: Callable[[Progress], None],
+    warn: Callable[[str], None],
+    stop: StopRequest | None = None,
+) -> Outcome:
+    """Train the run that was begun in a folder, to its end.
+
+    Args:
+        run: begun by the first process.
+        processes: all of them call this.
+        config: the run's, of which those settings may differ that change no step; default: as begun.
+        resume: go on from the newest checkpoint.
+        report: called at each report, in the first process.
+        warn: told what is unusual.
+        stop: by which the run can be asked to stop from another thread; signals do so too.
+
+    Raises:
+        InputError: scans, settings or folder cannot be used (see the message).
+        CollapseError: training broke down; the last checkpoint and the best model are kept.
+        StoppedError: it was asked to stop, and everything is saved.
+    """
+    begun, scans, initial = run.reopen()
+    config = config or begun
+    device = processes.device
     networks = build_networks(config, device)
     if initial is not None:
         networks.g_hr.load_state_dict(initial.network.state_dict())
         networks.ema_hr.module.load_state_dict(initial.network.state_dict())
-    batches: SimulatedPatches | UnpairedPatches
-    if config.mode == "generator-only":
-        batches = SimulatedPatches(hr, config.data, config.g_hr.interpolation, config.seed, config.steps)
-    else:
-        batches = UnpairedPatches(lr, hr, config.data, config.seed, config.steps)
+    if not processes.is_first:
+        # The first process prepares what is not prepared yet.
+        processes.wait()
+    batches = make_batches(config, scans, run.store, processes.share)
+    hr, lr = _load(run.store, scans.hr), _load(run.store, scans.lr)
+    validator = _validator(config, scans, run.store, networks, processes)
+    if processes.is_first:
+        processes.wait()
 
     def publish(network: SRResDNet, step: int, score: Score | None) -> None:
-        card = _card(config, initial, hr, lr, step, score)
-        publish_model(network, card, folder / MODEL_NAME, overwrite=True)
+        card = make_card(config, initial, hr, lr, step, score)
+        publish_model(network, card, run.model, overwrite=True)
 
-    cases = prepare_cases(held_back, config.validation, networks.g_hr)
-    trainer = Trainer(config, networks, batches, cases, folder, device, publish, report)
-    _claim(folder, config, trainer, resume=resume)
-    trainer.run()
-    return folder / MODEL_NAME
-
-
-def _claim(folder: Path, config: TrainingConfig, trainer: Trainer, *, resume: bool) -> None:
-    """Make the folder this run's own, or take the run in it up again."""
-    if resume:
-        trainer.resume()
-        return
-    if trainer.checkpoint.exists() or (folder / MODEL_NAME).exists():
-        raise OutputError(f"{folder}: already holds a training run; add --resume, or choose another folder.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be written ({error.strerror}); choose another folder."
-        ) from error
-
-
-def _card(
-    config: TrainingConfig,
-    initial: PublishedModel | None,
-    hr: Sequence[TrainingScan],
-    lr: Sequence[TrainingScan],
-    step: int,
-    score: Score | None,
-) -> ModelCard:
-    sizes = [min(scan.spacing) for scan in hr]
-    factors = [scan.factor for scan in lr] or list(config.data.factor_range)
-    if initial is not None:
-        sizes += initial.card.spacing_range
-        factors += initial.card.factor_range
-    metrics: dict[str, object] = {"mode": config.mode, "step": step}
-    if initial is not None:
-        metrics["started_from"] = {"name": initial.card.name, "sha256": initial.sha256}
-    if score is not None:
-        metrics |= {
-            "validation_psnr": round(score.psnr, 3),
-            "validation_gain_over_cubic": round(score.gain, 3),
-        }
-    default = f"{len(hr)} HR and {len(lr)} LR scans"
-    return ModelCard(
-        name=config.card.name,
-        title=config.card.title,
-        network=config.g_hr,
-        spacing_range=(round(min(sizes), 3), round(max(sizes), 3)),
-        factor_range=(round(min(factors), 2), round(max(factors), 2)),
-        contrasts=config.card.contrasts,
-        trained_on=config.card.trained_on or default,
-        metrics=metrics,
-        licence=config.card.licence,
-        created=datetime.now(timezone.utc).date().isoformat(),
-        software=f"srcyc {__version__}",
+    trainer = Trainer(
+        config,
+        networks,
+        TrainingStep(networks, config, processes, resolve_precision(config.precision, device)),
+        batches,
+        validator,
+        run.checkpoints(config),
+        lambda step: Recorder(run.path, step),
+        processes,
+        scans=[f"{scan.name} {scan.image.shape} {scan.sigma:.9g}" for scan in (*lr, *hr)],
+        on_best=publish,
+        report=report,
     )
+    if resume:
+        trainer.resume(warn)
+    # Faster algorithms that add up in another order each time would make a resumed run another one.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        try:
+            trainer.run(stop or StopRequest())
+        except CollapseError as error:
+            if processes.is_first:
+                _report(run, config, validator, [f"the run broke down: {error}"])
+            raise
+    if not processes.is_first:
+        return Outcome(run.model, trainer.state, validator, [])
+    early = trainer.state.done < config.steps
+    why = [f"ended early: no better model for {trainer.state.stale} validations"] if early else []
+    return Outcome(run.model, trainer.state, validator, _report(run, config, validator, why))
+
+
+def make_batches(config: TrainingConfig, scans: TrainingSet, store: ScanStore, share: Share) -> Patches:
+    """Give the batches of a run: real pairs, unrelated scans, or simulated pairs.
+
+    Raises:
+        ConfigError: the batch cannot be shared equally by the processes.
+    """
+    settings = (config.data, config.g_hr.interpolation, config.seed, config.steps, share)
+    if scans.pairs:
+        pairs = [(store.get(lr.path), store.get(hr.path)) for lr, hr in scans.pairs]
+        return AlignedPatches(pairs, *settings)
+    if config.mode == "unpaired":
+        return UnpairedPatches(_load(store, scans.lr), _load(store, scans.hr), *settings)
+    return SimulatedPatches(_load(store, scans.hr), *settings)
+
+
+def _load(store: ScanStore, scans: Sequence[AssignedScan]) -> list[TrainingScan]:
+    return [store.get(scan.path) for scan in scans]
+
+
+def _validator(
+    config: TrainingConfig, scans: TrainingSet, store: ScanStore, networks: Networks, processes: Processes
+) -> Validator:
+    """Give what the first process judges by; the others judge nothing.
+
+    Raises:
+        ConfigError: the key metric cannot be measured on these scans.
+    """
+    hr = scans.validation_hr if processes.is_first else []
+    lr = scans.validation_lr if processes.is_first else []
+    validator = Validator(
+        _load(store, hr), _load(store, lr), config.validation, networks.g_hr, processes.device
+    )
+    needs_lr = config.validation.key_metric == "cycle"
+    if processes.is_first and hr and not (validator.real if needs_lr else validator.simulated):
+        kind, remedy = (
+            ("LR", "give LR scans of more persons") if needs_lr else ("HR", "set validation.thicknesses")
+        )
+        raise ConfigError(
+            f"validation.key_metric {config.validation.key_metric} cannot be measured on the held-back {kind} scans; "
+            f"{remedy}, or choose another key_metric."
+        )
+    return validator
+
+
+def _report(run: RunFolder, config: TrainingConfig, validator: Validator, notes: list[str]) -> list[Path]:
+    if not run.model.exists():
+        return []
+    pictures = validator.pictures(load_model(run.model).network.to(validator.device))
+    return write_report(run.path, config, pictures, notes)

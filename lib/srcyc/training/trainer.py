@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
+import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from srcyc.config import TrainingConfig
-from srcyc.device import resolve_precision
-from srcyc.errors import ConfigError, SRCycError
+from srcyc.data.patches import Batch
+from srcyc.errors import ConfigError, DataError
 from srcyc.networks import SRResDNet
-from srcyc.training.checkpoint import load_checkpoint, save_checkpoint
+from srcyc.training.checkpoint import Checkpoints
+from srcyc.training.distributed import Processes
 from srcyc.training.networks import Networks
-from srcyc.training.step import GeneratorOnlyStep, UnpairedStep, learning_rate_scale
-from srcyc.training.validation import Case, Score, validate
+from srcyc.training.optimisation import learning_rate_scale
+from srcyc.training.recorder import Recorder
+from srcyc.training.signals import StoppedError, StopRequest, listening
+from srcyc.training.stability import StabilityMonitor, check_weights
+from srcyc.training.step import TrainingStep
+from srcyc.training.validation import Score, Validator
 
-CHECKPOINT_NAME = "checkpoint.pt"
-HISTORY_NAME = "history.csv"
+#: Settings that change nothing about the steps, so a run may be resumed with others.
+FREE_SETTINGS = frozenset(
+    {"checkpoint_every", "keep_checkpoints", "early_stopping", "stability", "card", "data.workers"}
+)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run reports at each validation.
+    """What a run reports.
 
     Attributes:
         step: steps done.
         steps: steps in all.
         terms: mean of each loss term since the last report, unweighted.
-        score: on held-back persons, or None without any.
-        best: whether this is the best so far.
-        seconds: since the run (or its resumption) began.
+        score: on held-back persons, or None where this is no validation.
+        best: whether it is the best so far.
+        seconds: of training up to here, over all resumptions.
+        remaining: seconds to the last step, as it goes now.
     """
 
     step: int
@@ -48,106 +56,192 @@ class Progress:
     score: Score | None
     best: bool
     seconds: float
+    remaining: float
+
+
+@dataclass
+class State:
+    """Where a run is.
+
+    Attributes:
+        done: steps.
+        seconds: of training.
+        initial: key metric before the first step, or NaN.
+        best: of the key metric so far, or NaN.
+        best_step: where that was.
+        stale: validations since then.
+    """
+
+    done: int = 0
+    seconds: float = 0.0
+    initial: float = math.nan
+    best: float = math.nan
+    best_step: int = 0
+    stale: int = 0
 
 
 class Trainer:
     """Runs the steps of one configuration and never loses more than a checkpoint interval.
 
+    Of several processes the first one validates and writes; the others take their share of each step.
+
     Args:
         config: of the run.
         networks: from :func:`~srcyc.training.networks.build_networks`.
+        step: one optimisation step on them.
         batches: one batch per step (see :mod:`srcyc.data.patches`).
-        cases: validation cases; empty: the last step counts as the best.
-        folder: for checkpoint and history; exists.
-        device: where the networks are.
+        validator: without any case, the last step counts as the best.
+        checkpoints: of the run.
+        recorder: of the run.
+        processes: of the run.
+        scans: one line per scan that is trained on; a checkpoint of other scans is refused.
         on_best: called with the moving average of G_HR, the step and the score whenever it is the best so far.
-        report: called at each validation.
+        report: called at each report.
     """
 
     def __init__(
         self,
         config: TrainingConfig,
         networks: Networks,
-        batches: Dataset[Any],
-        cases: Sequence[Case],
-        folder: Path,
-        device: torch.device,
+        step: TrainingStep,
+        batches: Dataset[Batch],
+        validator: Validator,
+        checkpoints: Checkpoints,
+        recorder: Callable[[int], Recorder],
+        processes: Processes,
+        scans: list[str],
         on_best: Callable[[SRResDNet, int, Score | None], None],
         report: Callable[[Progress], None],
     ) -> None:
         self.config = config
         self.networks = networks
+        self.step = step
         self.batches = batches
-        self.cases = cases
-        self.folder = folder
-        self.device = device
-        dtype = resolve_precision(config.precision, device)
-        # fp16 would need loss scaling; a GPU without bf16 trains in fp32.
-        self.dtype = torch.float32 if dtype == torch.float16 else dtype
+        self.validator = validator
+        self.checkpoints = checkpoints
+        self.open_recorder = recorder
+        self.processes = processes
+        self.scans = scans
         self.on_best = on_best
         self.report = report
-        kind = GeneratorOnlyStep if config.mode == "generator-only" else UnpairedStep
-        self.step: GeneratorOnlyStep | UnpairedStep = kind(networks, config, self._autocast)
-        self.done = 0
-        self.best_gain = -math.inf
+        self.state = State()
+        self.monitor = StabilityMonitor(config)
+        self._sums: dict[str, Tensor] = {}
+        self._since = 0
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
+    # -- resuming ------------------------------------------------------------------------------------------------
 
-    @property
-    def checkpoint(self) -> Path:
-        """Where the state of the run is kept."""
-        return self.folder / CHECKPOINT_NAME
-
-    def resume(self) -> None:
-        """Go on from the checkpoint.
+    def resume(self, warn: Callable[[str], None]) -> None:
+        """Go on from the newest readable checkpoint.
 
         Raises:
-            ModelError: it cannot be read.
+            ModelError: there is none.
             ConfigError: it belongs to another configuration.
+            DataError: it was trained on other scans.
         """
-        state = load_checkpoint(self.checkpoint)
-        if state["config"] != self._config_text():
-            raise ConfigError(
-                f"{self.checkpoint}: written by a run with another configuration; resume with the same "
-                "configuration, or choose another output folder."
+        saved = self.checkpoints.latest(warn)
+        check_same_config(json.loads(saved["config"]), self.config, self.checkpoints.folder)
+        if changed := sorted(set(saved["scans"]) ^ set(self.scans)):
+            raise DataError(
+                f"{self.checkpoints.folder}: this run was trained on other scans ({changed[0]} is one that differs); "
+                "bring the scans back, or start a new run with initial_model set to this one's model."
             )
         for name, network in self.networks.named():
-            network.load_state_dict(state["networks"][name])
-        self.step.load_state_dict(state["step"])
-        self.done, self.best_gain = state["done"], state["best_gain"]
+            network.load_state_dict(saved["networks"][name])
+        self.step.load_state_dict(saved["step"])
+        self.monitor.load_state_dict(saved["monitor"])
+        self.state = State(**saved["state"])
+        self._sums = {name: value.to(self.processes.device) for name, value in saved["sums"].items()}
+        self._since = saved["since"]
 
-    def run(self) -> None:
-        """Train from where the run is to its last step.
+    def save(self) -> Path | None:
+        """Write a checkpoint of everything; the first process does."""
+        if not self.processes.is_first:
+            return None
+        state = {
+            "config": json.dumps(self.config.model_dump(mode="json")),
+            "scans": self.scans,
+            "networks": {name: network.state_dict() for name, network in self.networks.named()},
+            "step": self.step.state_dict(),
+            "monitor": self.monitor.state_dict(),
+            "state": vars(self.state),
+            "sums": self._sums,
+            "since": self._since,
+        }
+        return self.checkpoints.save(self.state.done, state)
+
+    # -- running -------------------------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done, or no better model has come for too long."""
+        patience = self.config.early_stopping
+        exhausted = bool(self.validator) and 0 < patience <= self.state.stale
+        return self.state.done >= self.config.steps or bool(self.processes.largest(int(exhausted)))
+
+    def run(self, stop: StopRequest) -> None:
+        """Train from where the run is to its end.
 
         Raises:
-            SRCycError: a loss is not finite; the checkpoint and the best model before it are kept.
+            CollapseError: training broke down; the last checkpoint and the best model are kept.
+            StoppedError: it was asked to stop, and everything is saved.
+            OutputError: the disk is full or cannot be written; earlier checkpoints are intact.
         """
-        started = time.monotonic()
-        if self.done == 0 and self.cases:
-            # What training starts from, to be seen beside what it leads to; not a candidate for the best.
-            self.report(Progress(0, self.config.steps, {}, self._score(), best=False, seconds=0.0))
-        sums: dict[str, Tensor] = {}
-        since = 0
-        for batch in self._loader():
-            terms = self.step(_to(batch, self.device), learning_rate_scale(self.done, self.config))
-            self._update_averages()
-            self.done += 1
-            since += 1
-            for name, value in terms.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value
-            last = self.done == self.config.steps
-            if last or self.done % self.config.validate_every == 0:
-                means = {name: float(value) / since for name, value in sums.items()}
-                sums, since = {}, 0
-                self._check_finite(means)
-                self._validate(means, time.monotonic() - started)
-            if last or self.done % self.config.checkpoint_every == 0:
-                self._save()
+        with listening(stop):
+            if not self.processes.is_first:
+                self._run(stop, None)
+                return
+            with closing(self.open_recorder(self.state.done)) as recorder:
+                self._run(stop, recorder)
 
-    def _loader(self) -> Iterable[Any]:
-        steps = range(self.done, self.config.steps)
-        return DataLoader(self.batches, batch_size=None, sampler=steps, num_workers=self.config.workers)
+    def _run(self, stop: StopRequest, recorder: Recorder | None) -> None:
+        before, started, first = self.state.seconds, time.monotonic(), self.state.done
+        if first == 0 and recorder is not None:
+            self._score_the_start(recorder)
+        if self.finished:
+            return
+        for batch in self._loader():
+            state, config = self.state, self.config
+            scale = learning_rate_scale(state.done, config.optimiser, config.steps)
+            terms = self.step(to_device(batch, self.processes.device), scale)
+            self._update_averages()
+            state.done += 1
+            self._since += 1
+            for name, value in terms.items():
+                self._sums[name] = self._sums[name] + value if name in self._sums else value
+            state.seconds = before + time.monotonic() - started
+
+            last = state.done == config.steps
+            asked = self.processes.largest(stop.number)
+            due = last or state.done % config.validate_every == 0
+            save = last or asked or state.done % config.checkpoint_every == 0
+            if due or state.done % config.report_every == 0:
+                speed = (time.monotonic() - started) / (state.done - first)
+                self._report(recorder, due, scale, remaining=speed * (config.steps - state.done))
+            if save:
+                check_weights(state.done, self.networks.named())
+                self.save()
+            if asked and not last:
+                raise StoppedError(
+                    f"stopped by {signal.Signals(asked).name} after step {state.done} of {config.steps}, everything is "
+                    "saved; go on with --resume.",
+                    asked,
+                )
+            if due and self.finished:
+                if not save:
+                    self.save()
+                return
+
+    def _loader(self) -> Iterable[Batch]:
+        steps = range(self.state.done, self.config.steps)
+        workers = min(self.config.data.workers, len(steps))
+        return DataLoader(
+            self.batches,
+            batch_size=None,
+            sampler=steps,
+            num_workers=workers,
+            worker_init_fn=_leave_signals_to_the_trainer,
+        )
 
     def _update_averages(self) -> None:
         networks = self.networks
@@ -155,66 +249,85 @@ class Trainer:
         if networks.g_lr is not None and networks.ema_lr is not None:
             networks.ema_lr.update_parameters(networks.g_lr)
 
-    def _check_finite(self, means: dict[str, float]) -> None:
-        broken = [name for name, value in means.items() if not math.isfinite(value)]
-        if broken:
-            raise SRCycError(
-                f"step {self.done}: the loss {', '.join(broken)} is not finite; the last checkpoint and the best "
-                "model are kept: lower optimiser.learning_rate, or set precision=fp32."
+    def _report(self, recorder: Recorder | None, due: bool, scale: float, remaining: float) -> None:
+        state = self.state
+        means = self.processes.mean({name: float(value) / self._since for name, value in self._sums.items()})
+        self._sums, self._since = {}, 0
+        self.monitor.check(state.done, means)
+        if recorder is None:
+            return
+        score, best = self._validate(recorder) if due else (None, False)
+        rate = scale * self.config.optimiser.learning_rate
+        recorder.report(state.done, state.seconds, means, rate, score)
+        self.report(Progress(state.done, self.config.steps, means, score, best, state.seconds, remaining))
+
+    def _score_the_start(self, recorder: Recorder) -> None:
+        """What training starts from, to be seen beside what it leads to; not a candidate for the best."""
+        if self.validator:
+            score = self.validator.score(*self._averages())
+            self.state.initial = score.key(self.config.validation.key_metric)
+            recorder.report(0, 0.0, {}, 0.0, score)
+            self.report(Progress(0, self.config.steps, {}, score, False, 0.0, math.nan))
+
+    def _validate(self, recorder: Recorder) -> tuple[Score | None, bool]:
+        """Score the moving averages and publish them if they are the best so far."""
+        check_weights(self.state.done, self.networks.named())
+        state = self.state
+        g_hr, g_lr = self._averages()
+        score = self.validator.score(g_hr, g_lr) if self.validator else None
+        key = score.key(self.config.validation.key_metric) if score else math.nan
+        # Nothing is worse than a key metric that is no number; anything is better than none at all.
+        best = score is None or (not math.isnan(key) and not key <= state.best)
+        state.stale = 0 if best else state.stale + 1
+        if best:
+            state.best, state.best_step = key, state.done
+            self.on_best(g_hr, state.done, score)
+            recorder.pictures(state.done, self.validator.pictures(g_hr))
+        return score, best
+
+    def _averages(self) -> tuple[SRResDNet, Any]:
+        averages = self.networks.ema_lr
+        return _module(self.networks.ema_hr), averages.module if averages is not None else None
+
+
+def check_same_config(saved: dict[str, Any], config: TrainingConfig, folder: Path) -> None:
+    """Refuse to go on with settings under which the steps would be others.
+
+    Raises:
+        ConfigError: names the setting and both values.
+    """
+    now, then = _flat(config.model_dump(mode="json")), _flat(saved)
+    for key in sorted(now.keys() | then.keys()):
+        if key in FREE_SETTINGS or key.split(".")[0] in FREE_SETTINGS:
+            continue
+        if now.get(key) != then.get(key):
+            raise ConfigError(
+                f"{folder}: was written with another configuration ({key} was {then.get(key)!r}, now "
+                f"{now.get(key)!r}); resume with the same, or start a new run from this one's model (initial_model)."
             )
 
-    def _validate(self, terms: dict[str, float], seconds: float) -> None:
-        score = self._score() if self.cases else None
-        best = score is None or score.gain > self.best_gain
-        if best:
-            self.best_gain = score.gain if score else -math.inf
-            self.on_best(self._averaged(), self.done, score)
-        progress = Progress(self.done, self.config.steps, terms, score, best, seconds)
-        self._write_history(progress)
-        self.report(progress)
 
-    def _averaged(self) -> SRResDNet:
-        network: SRResDNet = self.networks.ema_hr.module  # type: ignore[assignment]
-        return network.eval()
-
-    def _score(self) -> Score:
-        return validate(self._averaged(), self.cases, self.device)
-
-    def _write_history(self, progress: Progress) -> None:
-        row: dict[str, float] = {
-            "step": progress.step,
-            "seconds": round(progress.seconds, 1),
-            **progress.terms,
-        }
-        if progress.score is not None:
-            row |= {"psnr": progress.score.psnr, "cubic_psnr": progress.score.cubic_psnr}
-        path = self.folder / HISTORY_NAME
-        new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-
-    def _save(self) -> None:
-        state = {
-            "config": self._config_text(),
-            "networks": {name: network.state_dict() for name, network in self.networks.named()},
-            "step": self.step.state_dict(),
-            "done": self.done,
-            "best_gain": self.best_gain,
-        }
-        save_checkpoint(state, self.checkpoint)
-
-    def _config_text(self) -> str:
-        return json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
-def _to(batch: Any, device: torch.device) -> Any:
+def _module(average: nn.Module) -> SRResDNet:
+    network: SRResDNet = average.module  # type: ignore[assignment]
+    return network
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach every process of a group; a batch that is being drawn is still needed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move the tensors of a batch; images in the layout that convolutions are fastest in."""
-    if not is_dataclass(batch) or isinstance(batch, type):
-        raise TypeError(f"a batch is a dataclass, not {type(batch).__name__}")
-    moved = {}
+    moved: dict[str, Any] = {}
     for field in fields(batch):
         value = getattr(batch, field.name)
         if isinstance(value, Tensor):

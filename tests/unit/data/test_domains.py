@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 
 from srcyc.data.domains import (
-    AssignedScan,
     Domain,
     assign_domains,
     domain_of_spacing,
+    draw_held_back,
     person_of,
     read_manifest,
-    split_by_person,
 )
-from srcyc.errors import ConfigError, DataError
+from srcyc.errors import ConfigError, OutputError
 
 
 def scan(path: Path, spacing: tuple[float, float, float]) -> Path:
@@ -80,22 +79,51 @@ def test_person_of() -> None:
     assert person_of(Path("data/scan.v2.nii.gz")) == "scan"
 
 
-def scans(*persons: str) -> list[AssignedScan]:
-    return [AssignedScan(Path(f"{i}.nii"), Domain.HR, "", p, (1, 1, 1)) for i, p in enumerate(persons)]
+def test_the_spacing_may_come_from_elsewhere(tmp_path: Path) -> None:
+    assert assign_domains([tmp_path / "a.nii"], spacing_of=lambda _: (1, 1, 5))[0].domain is Domain.LR
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_no_person_is_on_both_sides(seed: int) -> None:
-    training, validation = split_by_person(scans("a", "a", "b", "b", "c", "d", "e"), 0.4, seed)
-    assert {s.person for s in training}.isdisjoint({s.person for s in validation})
-    assert len({s.person for s in validation}) == 2
-    assert split_by_person(scans("a", "a", "b", "b", "c", "d", "e"), 0.4, seed) == (training, validation)
+def test_a_full_disk_is_no_fault_of_the_scan() -> None:
+    def full(path: Path) -> tuple[float, float, float]:
+        raise OutputError(f"{path}: cannot be written (no space); free some space.")
+
+    with pytest.raises(OutputError):
+        assign_domains([Path("a.nii")], spacing_of=full)
 
 
-def test_named_persons_are_held_back_and_one_person_cannot_be_split() -> None:
-    assert {s.person for s in split_by_person(scans("a", "b", "c"), 0.3, 0, ["b"])[1]} == {"b"}
-    with pytest.raises(DataError, match="held_back names zoe"):
-        split_by_person(scans("a", "b"), 0.3, 0, ["zoe"])
-    assert split_by_person(scans("a"), 0.0, 0) == (scans("a"), [])
-    with pytest.raises(DataError, match="validation_fraction=0"):
-        split_by_person(scans("a", "a"), 0.2, 0)
+HR, LR = set("abcdefghij"), set("ghijklmnop")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_of_each_domain_the_fraction_is_held_back(seed: int) -> None:
+    held_back = draw_held_back(HR, LR, 0.3, seed)
+    assert held_back == draw_held_back(HR, LR, 0.3, seed)
+    assert len(held_back & HR) == 3
+    assert len(held_back & LR) >= 3
+    assert draw_held_back(HR, set(), 0.3, seed) == held_back & HR
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(
+    ("hr", "lr", "expected"),
+    [
+        ("ab", "", 1),
+        ("ab", "a", 1),  # never a, the only one with an LR scan
+        ("a", "", 0),
+        ("a", "a", 0),
+        ("a", "ab", 1),  # b: HR has nobody but a
+        ("a", "bc", 1),
+        ("ab", "ab", 1),
+        ("ab", "cd", 2),
+    ],
+)
+def test_a_domains_last_person_is_never_held_back(seed: int, hr: str, lr: str, expected: int) -> None:
+    held_back = draw_held_back(set(hr), set(lr), 0.2, seed)
+    assert len(held_back) == expected
+    assert not set(hr) <= held_back
+    assert not lr or not set(lr) <= held_back
+
+
+def test_nobody_is_held_back_by_a_fraction_of_zero_and_seeds_differ() -> None:
+    assert draw_held_back(HR, LR, 0, 0) == frozenset()
+    assert len({draw_held_back(HR, set(), 0.2, seed) for seed in range(10)}) > 3

@@ -8,6 +8,7 @@ import SimpleITK as sitk
 
 from srcyc.errors import ConfigError, SRCycError
 from srcyc.evaluation.benchmark import CORRECTED, CUBIC, TRILINEAR, compare, interpolation
+from srcyc.evaluation.lpips import LPIPS
 from srcyc.simulation import simulate_thick
 from srcyc.volume import Volume
 
@@ -67,6 +68,24 @@ def test_scores_rank_interpolation_below_a_better_method(scan):
     assert scores["oracle"].warnings == ["made of the truth"]
     assert comparison.axis == 2
     assert all(score.alignment.ok for score in comparison.scores)
+
+
+def test_lpips_is_measured_when_asked_for_whatever_the_intensity_unit(scan, shared_dir):
+    lpips = LPIPS(shared_dir / "data" / "perceptual" / "lpips_vgg16_alexnet_fp16.npz")
+    found = []
+    for unit in (scan, replace(scan, data=900 * scan.data - 300)):
+        comparison = compare(unit, 4.0, {}, lpips=lpips)
+        found.append([score.lpips for score in comparison.scores])
+    linear, cubic, _ = found[0]
+    assert 0.01 < cubic < linear < 0.7
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+    assert [score.lpips for score in compare(scan, 4.0, {}).scores] == [None] * 3
+
+
+def test_a_scan_too_small_for_lpips_is_judged_by_the_rest(phantom, shared_dir):
+    lpips = LPIPS(shared_dir / "data" / "perceptual" / "lpips_vgg16_alexnet_fp16.npz")
+    scores = compare(Volume(phantom((24, 24, 40)), np.eye(4)), 4.0, {}, lpips=lpips).scores
+    assert all(score.lpips is None and score.psnr > 10 for score in scores)
 
 
 def test_the_truth_itself_is_consistent_also_with_a_gap(scan):

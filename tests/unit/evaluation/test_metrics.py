@@ -96,3 +96,12 @@ def test_a_mirrored_result_is_flagged(head, axis):
     found = alignment(np.flip(head, axis), head)
     assert axis in found.flipped
     assert not found.ok
+
+
+def test_an_image_that_is_not_finite_is_never_perfect(head):
+    mask, peak = evaluation_mask(head), data_range(head)
+    broken = head.copy()
+    broken[20, 24, 18] = np.nan
+    assert math.isnan(psnr(broken, head, mask, peak))
+    broken[20, 24, 18] = np.inf
+    assert psnr(broken, head, mask, peak) == -math.inf

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,6 +48,29 @@ def test_the_files_hold_every_score_and_what_it_means(rows, tmp_path):
     assert len(document["scores"]) == len(rows)
     assert {"mask", "data_range", "psnr", "ssim"} <= set(document["definitions"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv", "metrics.json"]
+
+
+def test_lpips_is_empty_unless_measured(rows, tmp_path):
+    assert all(row.lpips is None and row.delta_lpips is None for row in rows)
+    assert all(mean.lpips is None for mean in means_of(rows))
+    write_report(tmp_path, rows, report_of(rows, models=[], figures=[]))
+    with (tmp_path / "metrics.csv").open(encoding="utf-8") as stream:
+        assert all(line["lpips"] == line["delta_lpips"] == "" for line in csv.DictReader(stream))
+
+
+def test_lpips_is_averaged_over_the_scans_that_have_it_beside_cubic(phantom):
+    found = []
+    comparison = compare(Volume(phantom((24, 24, 30)), np.eye(4)), 3.0, {})
+    for scan, offset in (("one", 0.0), ("two", 0.2)):
+        scores = [replace(s, lpips=0.1 * n + offset) for n, s in enumerate(comparison.scores, 1)]
+        found += rows_of(replace(comparison, scores=scores), scan=scan, thickness=3.0, gap=0.0)
+    found += rows_of(comparison, scan="small", thickness=3.0, gap=0.0)
+    cubic_at = [mean.method for mean in means_of(found)].index(CUBIC)
+    means = means_of(found)
+    assert [mean.lpips for mean in means] == pytest.approx([0.2, 0.3, 0.4])
+    assert means[cubic_at].delta_lpips == 0
+    assert means[0].delta_lpips == pytest.approx(-0.1 * cubic_at)
+    assert means[0].scans == 3
 
 
 def test_a_perfect_score_is_valid_json(rows):

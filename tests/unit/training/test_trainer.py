@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import csv
 import math
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,45 +14,52 @@ from torch import Tensor
 from srcyc.config import (
     DegradationNetConfig,
     DiscriminatorConfig,
-    LossWeights,
     LowResolutionDiscriminatorConfig,
-    OptimiserConfig,
     PatchConfig,
     SRResDNetConfig,
     TrainingConfig,
     ValidationConfig,
 )
-from srcyc.data.patches import SimulatedPatches, TrainingScan, UnpairedPatches
-from srcyc.errors import ConfigError, SRCycError
+from srcyc.data.patches import Patches, SimulatedPatches, UnpairedPatches
+from srcyc.data.store import TrainingScan
+from srcyc.errors import ConfigError, DataError
+from srcyc.networks import SRResDNet
+from srcyc.training.checkpoint import Checkpoints
+from srcyc.training.distributed import Processes
 from srcyc.training.networks import build_networks
-from srcyc.training.step import UnpairedStep, learning_rate_scale
-from srcyc.training.trainer import HISTORY_NAME, Progress, Trainer
-from srcyc.training.validation import prepare_cases
+from srcyc.training.recorder import HISTORY_NAME, Recorder
+from srcyc.training.signals import StoppedError, StopRequest
+from srcyc.training.stability import CollapseError
+from srcyc.training.step import TrainingStep
+from srcyc.training.trainer import Progress, Trainer
+from srcyc.training.validation import Score, Validator
 
 CPU = torch.device("cpu")
+Scans = dict[str, list[TrainingScan]]
 
 
-def config(mode: str, steps: int = 6, **changes: object) -> TrainingConfig:
-    return TrainingConfig(
-        mode=mode,  # type: ignore[arg-type]
-        steps=steps,
-        checkpoint_every=2,
-        validate_every=2,
-        precision="fp32",
-        pool_size=2,
-        data=PatchConfig(size=16, batch_size=1, least_slices=4, factor_range=(2, 4)),
-        g_hr=SRResDNetConfig(features=4, depth=1),
-        g_lr=DegradationNetConfig(features=4, blocks=1, head_kernel=3),
-        d_hr=DiscriminatorConfig(features=4, layers=2),
-        d_lr=LowResolutionDiscriminatorConfig(features=4, layers=1),
-        optimiser=OptimiserConfig(warm_up=2),
-        validation=ValidationConfig(thicknesses=(3.0,), crop=32),
-        **changes,  # type: ignore[arg-type]
-    )
+def config(mode: str, steps: int = 6, **changes: Any) -> TrainingConfig:
+    values: dict[str, Any] = {
+        "mode": mode,
+        "steps": steps,
+        "report_every": 2,
+        "checkpoint_every": 2,
+        "validate_every": 2,
+        "precision": "fp32",
+        "pool_size": 2,
+        "data": PatchConfig(size=16, batch_size=1, least_slices=4, factor_range=(2, 4), workers=0),
+        "g_hr": SRResDNetConfig(features=4, depth=1),
+        "g_lr": DegradationNetConfig(features=4, blocks=1, head_kernel=3),
+        "d_hr": DiscriminatorConfig(features=4, layers=2),
+        "d_lr": LowResolutionDiscriminatorConfig(features=4, layers=1),
+        "optimiser": {"warm_up": 2, "learning_rate": 1e-3},
+        "validation": ValidationConfig(thicknesses=(3.0,), crop=32),
+    }
+    return TrainingConfig.model_validate({**values, **changes})
 
 
 @pytest.fixture(scope="module")
-def scans(phantom) -> dict[str, list[TrainingScan]]:  # type: ignore[no-untyped-def]
+def scans(phantom: Callable[..., np.ndarray]) -> Scans:
     def scan(shape: tuple[int, int, int], thick: float, seed: int) -> TrainingScan:
         return TrainingScan(f"scan{seed}", phantom(shape, seed)[0], (1, 1, thick), 0.01)
 
@@ -59,156 +69,205 @@ def scans(phantom) -> dict[str, list[TrainingScan]]:  # type: ignore[no-untyped-
     }
 
 
-def trainer(
-    settings: TrainingConfig,
-    scans: dict[str, list[TrainingScan]],
-    folder: Path,
-    reports: list[Progress] | None = None,
-) -> Trainer:
-    folder.mkdir(exist_ok=True)
-    networks = build_networks(settings, CPU)
-    if settings.mode == "generator-only":
-        batches = SimulatedPatches(scans["hr"], settings.data, "cubic", settings.seed, settings.steps)
-    else:
-        batches = UnpairedPatches(scans["lr"], scans["hr"], settings.data, settings.seed, settings.steps)  # type: ignore[assignment]
-    cases = prepare_cases(scans["hr"][:1], settings.validation, networks.g_hr)
-    report = reports.append if reports is not None else lambda progress: None
-    return Trainer(settings, networks, batches, cases, folder, CPU, lambda *_: None, report)
+class Run(Trainer):
+    """A trainer on phantoms that remembers what it reports and publishes."""
+
+    def __init__(self, settings: TrainingConfig, scans: Scans, folder: Path, *, held_back: int = 1) -> None:
+        folder.mkdir(exist_ok=True)
+        processes = Processes()
+        networks = build_networks(settings, CPU)
+        plan = (settings.data, settings.g_hr.interpolation, settings.seed, settings.steps)
+        batches: Patches = (
+            UnpairedPatches(scans["lr"], scans["hr"], *plan)
+            if settings.mode == "unpaired"
+            else SimulatedPatches(scans["hr"], *plan)
+        )
+        self.reports: list[Progress] = []
+        self.published: list[int] = []
+        super().__init__(
+            settings,
+            networks,
+            TrainingStep(networks, settings, processes),
+            batches,
+            Validator(scans["hr"][:held_back], [], settings.validation, networks.g_hr, CPU),
+            Checkpoints(folder / "checkpoints", settings.keep_checkpoints),
+            lambda step: Recorder(folder, step),
+            processes,
+            [scan.name for scan in scans["hr"]],
+            self._publish,
+            self.reports.append,
+        )
+
+    def _publish(self, network: SRResDNet, step: int, score: Score | None) -> None:
+        self.published.append(step)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return {
+            f"{name}.{key}": value
+            for name, network in self.networks.named()
+            for key, value in network.state_dict().items()
+        }
+
+    def go(self, stop: StopRequest | None = None) -> Run:
+        self.run(stop or StopRequest())
+        return self
 
 
-def weights(run: Trainer) -> dict[str, Tensor]:
-    return {
-        f"{name}.{key}": value
-        for name, network in run.networks.named()
-        for key, value in network.state_dict().items()
-    }
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / HISTORY_NAME).open() as file:
+        return [
+            {name: cell for name, cell in row.items() if name != "seconds"} for row in csv.DictReader(file)
+        ]
 
 
-@pytest.mark.parametrize("mode", ["generator-only", "unpaired"])
-def test_resuming_equals_never_having_stopped(
-    mode: str, scans: dict[str, list[TrainingScan]], tmp_path: Path
-) -> None:
-    class Stop(Exception):
-        pass
+def test_resuming_equals_never_having_stopped_at_any_step(scans: Scans, tmp_path: Path) -> None:
+    for mode in ("generator-only", "paired", "unpaired"):
+        settings = config(mode)
+        straight = Run(settings, scans, tmp_path / mode).go()
+        for at in (1, 2, 3, 5):
+            folder = tmp_path / f"{mode}-{at}"
+            stop = StopRequest()
+            stopped = Run(settings, scans, folder)
+            step, done = stopped.step, []
 
-    settings = config(mode)
-    straight = trainer(settings, scans, tmp_path / "straight")
-    straight.run()
+            def last_step(
+                batch: Any, scale: float, *, step: Any = step, done: Any = done, at: int = at, stop: Any = stop
+            ) -> Any:
+                done.append(1)
+                if len(done) == at:
+                    stop.stop()
+                return step(batch, scale)
 
-    stopped = trainer(settings, scans, tmp_path / "stopped")
-
-    def stop_late(progress: Progress) -> None:
-        if progress.step == 4:
-            raise Stop
-
-    stopped.report = stop_late
-    with pytest.raises(Stop):
-        stopped.run()
-    resumed = trainer(settings, scans, tmp_path / "stopped")
-    resumed.resume()
-    assert resumed.done == 2, "stopped before the checkpoint of step 4 was written"
-    resumed.run()
-
-    expected, found = weights(straight), weights(resumed)
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        assert torch.equal(value, found[name]), name
+            stopped.step = last_step  # type: ignore[assignment]
+            last_step.state_dict = step.state_dict  # type: ignore[attr-defined]
+            with pytest.raises(StoppedError, match=f"after step {at} of 6"):
+                stopped.go(stop)
+            resumed = Run(settings, scans, folder)
+            resumed.resume(pytest.fail)
+            assert resumed.state.done == at
+            resumed.go()
+            expected, found = straight.weights, resumed.weights
+            assert expected.keys() == found.keys()
+            for name, value in expected.items():
+                assert torch.equal(value, found[name]), (mode, at, name)
+            assert rows_of(folder) == rows_of(tmp_path / mode), (mode, at)
 
 
-def test_a_seed_gives_the_same_run_and_another_seed_another(
-    scans: dict[str, list[TrainingScan]], tmp_path: Path
-) -> None:
-    runs = []
-    for index, seed in enumerate((3, 3, 4)):
-        run = trainer(config("unpaired", steps=2, seed=seed), scans, tmp_path / str(index))
-        run.run()
-        runs.append(weights(run))
+def test_a_seed_gives_the_same_run_and_another_seed_another(scans: Scans, tmp_path: Path) -> None:
+    runs = [
+        Run(config("unpaired", steps=2, seed=seed), scans, tmp_path / str(index)).go().weights
+        for index, seed in enumerate((3, 3, 4))
+    ]
     assert all(torch.equal(value, runs[1][name]) for name, value in runs[0].items())
     assert not torch.equal(runs[0]["g_hr.resdnet.head.conv.bias"], runs[2]["g_hr.resdnet.head.conv.bias"])
 
 
-def test_all_four_networks_learn_from_a_step(scans: dict[str, list[TrainingScan]], tmp_path: Path) -> None:
-    run = trainer(config("unpaired", steps=1), scans, tmp_path)
-    before = {name: value.clone() for name, value in weights(run).items()}
-    run.run()
-    after = weights(run)
-    for network in ("g_hr", "g_lr", "d_hr", "d_lr"):
-        changed = [
-            name
-            for name in before
-            if name.startswith(f"{network}.") and not torch.equal(before[name], after[name])
-        ]
-        assert changed, network
+def test_loader_processes_change_nothing(scans: Scans, tmp_path: Path) -> None:
+    alone = config("unpaired", steps=4)
+    ahead = alone.model_copy(update={"data": alone.data.model_copy(update={"workers": 2})})
+    first, second = Run(alone, scans, tmp_path / "0").go(), Run(ahead, scans, tmp_path / "2").go()
+    assert all(torch.equal(value, second.weights[name]) for name, value in first.weights.items())
 
 
-def test_the_discriminators_are_not_touched_by_the_generators_step(
-    scans: dict[str, list[TrainingScan]], tmp_path: Path
-) -> None:
-    settings = config("unpaired", steps=1)
-    run = trainer(settings, scans, tmp_path)
-    step = run.step
-    assert isinstance(step, UnpairedStep)
-    loss = step._generator_pass(run.batches[0])[1][0]
-    for discriminator in (step.d_hr, step.d_lr):
-        discriminator.requires_grad_(False)
-    loss = step._generator_pass(run.batches[0])[1][0]
-    loss.backward()
-    assert all(p.grad is None for d in (step.d_hr, step.d_lr) for p in d.parameters())
-    assert all(p.grad is not None for p in step.g_lr.parameters())
-
-
-def test_switched_off_terms_are_absent_and_cost_no_pass(
-    scans: dict[str, list[TrainingScan]], tmp_path: Path
-) -> None:
-    settings = config(
-        "unpaired", steps=1, losses=LossWeights(lambda_adversarial=0, lambda_identity=0, lambda_cycle=1)
-    )
-    run = trainer(settings, scans, tmp_path)
-    calls = 0
-
-    def count(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-
-    run.networks.g_hr.resdnet.register_forward_hook(count)
-    terms = run.step(run.batches[0], 1.0)  # type: ignore[arg-type]
-    assert set(terms) == {"cycle_hr", "cycle_lr"}
-    assert calls == 2, "fake_hr and rec_hr, no identity"
-
-
-def test_generator_only_training_learns(scans: dict[str, list[TrainingScan]], tmp_path: Path) -> None:
-    reports: list[Progress] = []
-    run = trainer(config("generator-only", steps=60), scans, tmp_path, reports)
-    run.run()
-    gains = [progress.score.gain for progress in reports if progress.score]
+def test_generator_only_training_learns(scans: Scans, tmp_path: Path) -> None:
+    run = Run(config("generator-only", steps=60, validate_every=20), scans, tmp_path).go()
+    gains = [progress.score.key("psnr") for progress in run.reports if progress.score]
     assert gains[-1] > gains[0] + 0.05
-    assert (tmp_path / HISTORY_NAME).read_text().splitlines()[0].startswith("step,seconds,content")
-    assert any(progress.best for progress in reports)
+    assert run.state.initial == gains[0]
+    assert run.state.best == max(gains[1:])
+    assert run.state.best_step in run.published
 
 
-def test_a_loss_that_is_not_finite_stops_with_a_reason(
-    scans: dict[str, list[TrainingScan]], tmp_path: Path
-) -> None:
-    run = trainer(config("generator-only"), scans, tmp_path)
+def test_the_last_checkpoints_are_kept(scans: Scans, tmp_path: Path) -> None:
+    Run(config("generator-only", steps=7, keep_checkpoints=2), scans, tmp_path).go()
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000006.pt", "step-00000007.pt"]
+
+
+def test_training_ends_early_when_nothing_gets_better(scans: Scans, tmp_path: Path) -> None:
+    # With a learning rate of practically 0 no validation after the first is better.
+    settings = config(
+        "generator-only", steps=40, early_stopping=3, optimiser={"learning_rate": 1e-30, "warm_up": 0}
+    )
+    run = Run(settings, scans, tmp_path).go()
+    assert run.published == [2]
+    assert run.state.done == 2 + 3 * 2
+    again = Run(settings, scans, tmp_path)
+    again.resume(pytest.fail)
+    assert again.go().state.done == run.state.done, "a run that ended early stays ended"
+
+
+def test_without_anybody_held_back_the_last_step_is_published(scans: Scans, tmp_path: Path) -> None:
+    run = Run(config("generator-only"), scans, tmp_path, held_back=0).go()
+    assert run.published[-1] == 6
+    assert math.isnan(run.state.best)
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_reason(scans: Scans, tmp_path: Path) -> None:
+    run = Run(config("generator-only"), scans, tmp_path)
     with torch.no_grad():
         run.networks.g_hr.resdnet.head.conv.bias.fill_(math.nan)  # type: ignore[union-attr, operator]
-    with pytest.raises(SRCycError, match="step 2: the loss content is not finite"):
-        run.run()
+    with pytest.raises(CollapseError, match="step 2: the loss content is not finite"):
+        run.go()
+    assert not (tmp_path / "checkpoints").exists()
+    assert run.published == []
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(
-    scans: dict[str, list[TrainingScan]], tmp_path: Path
+def test_weights_that_are_not_finite_are_never_saved(scans: Scans, tmp_path: Path) -> None:
+    """The losses are those before the step: a step that breaks the weights shows in them one report later."""
+    run = Run(config("generator-only", report_every=5, validate_every=5), scans, tmp_path)
+    step = run.step
+
+    def breaking(batch: Any, scale: float) -> Any:
+        terms = step(batch, scale)
+        if run.state.done == 3:
+            with torch.no_grad():
+                run.networks.g_hr.alpha.fill_(math.nan)
+        return terms
+
+    run.step = breaking  # type: ignore[assignment]
+    breaking.state_dict = step.state_dict  # type: ignore[attr-defined]
+    with pytest.raises(CollapseError, match="step 4: the weights of g_hr are not finite"):
+        run.go()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002.pt"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({"steps": 8}, "steps was 2, now 8"),
+        ({"optimiser": {"learning_rate": 1e-5, "warm_up": 2}}, "optimiser.learning_rate was 0.001, now 1e-05"),
+        ({"keep_checkpoints": 5, "checkpoint_every": 1}, None),
+    ],
+)
+def test_only_settings_that_change_no_step_may_change(
+    scans: Scans, tmp_path: Path, changes: dict[str, Any], refused: str | None
 ) -> None:
-    trainer(config("generator-only", steps=2), scans, tmp_path).run()
-    with pytest.raises(ConfigError, match="another configuration"):
-        trainer(config("generator-only", steps=4), scans, tmp_path).resume()
+    Run(config("generator-only", steps=2), scans, tmp_path).go()
+    other = Run(config("generator-only", **{"steps": 2, **changes}), scans, tmp_path)
+    if refused is None:
+        other.resume(pytest.fail)
+        return
+    with pytest.raises(ConfigError, match=refused):
+        other.resume(pytest.fail)
 
 
-def test_the_learning_rate_warms_up_and_decays() -> None:
-    settings = TrainingConfig(steps=1000, optimiser=OptimiserConfig(warm_up=100, final_fraction=0.02))
-    scales = [learning_rate_scale(step, settings) for step in range(1001)]
-    assert scales[0] == pytest.approx(0.01)
-    assert max(scales) == pytest.approx(1.0)
-    assert scales.index(max(scales)) in (99, 100)
-    assert scales[-1] == pytest.approx(0.02)
-    assert all(a >= b for a, b in pairwise(scales[100:]))
+def test_a_checkpoint_of_other_scans_is_refused(scans: Scans, tmp_path: Path) -> None:
+    Run(config("generator-only", steps=2), scans, tmp_path).go()
+    other = Run(config("generator-only", steps=2), {**scans, "hr": scans["lr"] + scans["hr"]}, tmp_path)
+    with pytest.raises(DataError, match="other scans"):
+        other.resume(pytest.fail)
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(scans: Scans, tmp_path: Path) -> None:
+    straight = Run(config("generator-only"), scans, tmp_path).go()
+    newest = tmp_path / "checkpoints" / "step-00000006.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    told: list[str] = []
+    resumed = Run(config("generator-only"), scans, tmp_path)
+    resumed.resume(told.append)
+    assert resumed.state.done == 4
+    assert len(told) == 1 and "step-00000006.pt: not a readable checkpoint" in told[0]
+    resumed.go()
+    assert all(torch.equal(value, resumed.weights[name]) for name, value in straight.weights.items())

@@ -1,0 +1,209 @@
+"""Scans ready for training: read and normalised once, kept on disk, and from there on memory-mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from srcyc.errors import DataError, OutputError, VolumeError
+from srcyc.files import write_text, written
+from srcyc.geometry import Grid, working_order
+from srcyc.intensity import robust_scaling
+from srcyc.noise import estimate_noise
+from srcyc.volume import read_volume
+
+Array = npt.NDArray[np.float32]
+
+#: Part of every entry's key: raised when what an entry holds, or how a scan is prepared, changes.
+_FORMAT = 1
+#: Voxels written at a time.
+_BLOCK = 2**22
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingScan:
+    """A scan ready for drawing patches.
+
+    Pickling a scan of a :class:`ScanStore` passes on where its voxels lie, not the voxels, so that worker processes
+    share one copy.
+
+    Attributes:
+        name: file name.
+        image: ``(I, J, K)`` normalised intensity, thick axis last.
+        spacing: mm per axis of ``image``.
+        sigma: noise standard deviation, normalised intensity.
+        grid: of ``image`` in the world; default: along the world's axes, from the spacing.
+    """
+
+    name: str
+    image: Array
+    spacing: tuple[float, float, float]
+    sigma: float
+    grid: Grid = None  # type: ignore[assignment]  # never None once made
+    _file: Path | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Lay a grid where none is given."""
+        if self.grid is None:
+            i, j, k = self.image.shape
+            object.__setattr__(self, "grid", Grid((i, j, k), np.diag([*self.spacing, 1.0])))
+
+    @property
+    def factor(self) -> float:
+        """Thick spacing over in-plane spacing."""
+        return self.spacing[2] / min(self.spacing)
+
+    @classmethod
+    def mapped(cls, name: str, file: Path, grid: Grid, sigma: float) -> TrainingScan:
+        """Give a scan whose image is memory-mapped from a ``.npy`` file.
+
+        Raises:
+            OSError, ValueError: the file is not a float32 array of the grid's shape.
+        """
+        scan = cls(name, _map(file, grid.shape), grid.spacing, sigma, grid)
+        # Not an argument of __init__: a copy with another image (dataclasses.replace) must not refer to this file.
+        object.__setattr__(scan, "_file", file)
+        return scan
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave mapped voxels where they are."""
+        return {**self.__dict__, "image": self.image if self._file is None else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Map them again.
+
+        Raises:
+            DataError: the file of a mapped scan is gone or another one.
+        """
+        if state["image"] is None:
+            try:
+                state["image"] = _map(state["_file"], state["grid"].shape)
+            except (OSError, ValueError) as error:
+                raise DataError(
+                    f"{state['_file']}: the prepared copy of {state['name']} is gone; start again."
+                ) from error
+        self.__dict__.update(state)
+
+
+class ScanStore:
+    """Prepared scans in a folder: hundreds of volumes are trained on without holding them in memory.
+
+    An entry is a pair of files, ``KEY.npy`` with the normalised voxels and ``KEY.json`` with the rest. The key covers
+    the scan's path, size and time of modification, so a scan that changed is read again. Processes may share a
+    folder: each writes complete files, and those of one key are equal.
+
+    Args:
+        folder: made when the first scan is put into it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, path: Path) -> TrainingScan:
+        """Give a scan, reading and normalising it the first time; a damaged entry is made again.
+
+        Args:
+            path: volume file or DICOM series directory.
+
+        Raises:
+            VolumeError: the scan cannot be read.
+            OutputError: the folder cannot be written, or the disk is full.
+        """
+        key = _key(path)
+        scan = self._load(path, key)
+        if scan is None:
+            self._put(path, key)
+            scan = self._load(path, key)
+        if scan is None:
+            raise OutputError(f"{self.folder}: what was written cannot be read again; choose another folder.")
+        return scan
+
+    def _load(self, path: Path, key: str) -> TrainingScan | None:
+        try:
+            entry = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
+            i, j, k = (int(n) for n in entry["shape"])
+            grid = Grid((i, j, k), np.array(entry["affine"], dtype=np.float64).reshape(4, 4))
+            return TrainingScan.mapped(path.name, self.folder / f"{key}.npy", grid, float(entry["sigma"]))
+        except (OSError, ValueError, LookupError, TypeError):
+            # Missing, or cut off by whatever happened to the disk.
+            return None
+
+    def _put(self, path: Path, key: str) -> None:
+        image, grid, sigma = _prepare(path)
+        with written(self.folder / f"{key}.npy") as stream:
+            header = {"descr": "<f4", "fortran_order": False, "shape": grid.shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            rows = max(1, _BLOCK // (image.shape[1] * image.shape[2]))
+            for start in range(0, len(image), rows):
+                stream.write(np.ascontiguousarray(image[start : start + rows], dtype="<f4").data)
+        entry = {"shape": grid.shape, "affine": grid.affine.tolist(), "sigma": sigma, "scan": str(path)}
+        # Written last: where it stands, the voxels are complete.
+        write_text(self.folder / f"{key}.json", json.dumps(entry, indent=1))
+
+
+def load_training_scan(path: Path) -> TrainingScan:
+    """Read and normalise one scan into memory, thick axis last.
+
+    Raises:
+        VolumeError: the scan cannot be read.
+    """
+    image, grid, sigma = _prepare(path)
+    return TrainingScan(path.name, np.ascontiguousarray(image), grid.spacing, sigma, grid)
+
+
+def _prepare(path: Path) -> tuple[Array, Grid, float]:
+    """Read and normalise: a view with the thick axis last, its grid, its noise."""
+    volume = read_volume(path)
+    order = working_order(volume.grid)
+    scaling = robust_scaling(volume.data)
+    image = volume.data[0]
+    # In place: a large scan is held once.
+    image -= np.float32(scaling.offset)
+    image /= np.float32(scaling.scale)
+    image = image.transpose(order)
+    sigma = float(estimate_noise(torch.from_numpy(image)[None, None], 3, ignore_empty=True))
+    return image, volume.grid.permuted(order), sigma
+
+
+def _map(file: Path, shape: tuple[int, int, int]) -> Array:
+    # Copy on write: PyTorch takes no read-only arrays, and nothing can get back into the file.
+    image = np.load(file, mmap_mode="c", allow_pickle=False)
+    if image.shape != shape or image.dtype != np.dtype("<f4"):
+        raise ValueError(f"{file}: not a float32 array of {shape}")
+    return np.asarray(image)
+
+
+def _key(path: Path) -> str:
+    """Name a scan in its present state.
+
+    Raises:
+        VolumeError: it does not exist, or cannot be listed.
+    """
+    try:
+        state = [str(path.resolve()), str(_FORMAT)]
+        for file in _files_of(path):
+            status = file.stat()
+            state += [file.name, str(status.st_size), str(status.st_mtime_ns)]
+    except OSError as error:
+        read_volume(path)  # has a sentence for what is missing
+        raise VolumeError(
+            f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions."
+        ) from error
+    return hashlib.sha256("\0".join(state).encode()).hexdigest()[:32]
+
+
+def _files_of(path: Path) -> list[Path]:
+    """List the files that a scan is stored in."""
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.is_file())
+    if path.suffix.lower() == ".mhd":
+        # MetaImage keeps the voxels in a file beside the header.
+        return [path, *sorted(file for file in path.parent.glob(f"{path.stem}.*raw"))]
+    return [path]

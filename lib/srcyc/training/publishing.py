@@ -1,0 +1,99 @@
+"""What is published: the card of a run's model, and that none takes the place of a better one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from srcyc._version import __version__
+from srcyc.config import TrainingConfig
+from srcyc.data.store import TrainingScan
+from srcyc.inference.model_file import ModelCard, PublishedModel, load_model, publish_model
+from srcyc.training.validation import Score, Validator
+
+
+def make_card(
+    config: TrainingConfig,
+    initial: PublishedModel | None,
+    hr: Sequence[TrainingScan],
+    lr: Sequence[TrainingScan],
+    step: int,
+    score: Score | None,
+) -> ModelCard:
+    """Say what a model is: what it was trained on, in which range, and how it did on held-back persons."""
+    sizes = [min(scan.spacing) for scan in hr]
+    factors = [scan.factor for scan in lr] or list(config.data.factor_range)
+    if initial is not None:
+        sizes += initial.card.spacing_range
+        factors += initial.card.factor_range
+    metrics: dict[str, object] = {"mode": config.mode, "step": step}
+    if initial is not None:
+        metrics["started_from"] = {"name": initial.card.name, "sha256": initial.sha256}
+    if score is not None:
+        metrics |= {f"validation_{name}": round(value, 4) for name, value in score.as_row().items()}
+    default = f"{len(hr)} HR and {len(lr)} LR scans"
+    return ModelCard(
+        name=config.card.name,
+        title=config.card.title,
+        network=config.g_hr,
+        spacing_range=(round(min(sizes), 3), round(max(sizes), 3)),
+        factor_range=(round(min(factors), 2), round(max(factors), 2)),
+        contrasts=config.card.contrasts,
+        trained_on=config.card.trained_on or default,
+        metrics=metrics,
+        licence=config.card.licence,
+        created=datetime.now(timezone.utc).date().isoformat(),
+        software=f"srcyc {__version__}",
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a model was published, and why.
+
+    Attributes:
+        published: it was.
+        reason: one clause.
+    """
+
+    published: bool
+    reason: str
+
+
+def publish_if_better(
+    candidate: Path, target: Path, validator: Validator, metric: str, *, even_if_worse: bool = False
+) -> Verdict:
+    """Put a model in a place, unless a better one is there.
+
+    Both are scored on the same held-back scans, as they are now: a number on an old card was measured on others.
+
+    Args:
+        candidate: model file.
+        target: where to publish; what is there is replaced whole or not at all.
+        validator: of the run.
+        metric: key metric, larger is better.
+        even_if_worse: replace whatever is there.
+
+    Raises:
+        ModelError: a file is no model.
+        OutputError: the place cannot be written.
+    """
+    new = load_model(candidate)
+    if not target.exists():
+        reason = "nothing was published there yet"
+    elif even_if_worse:
+        reason = "as told, without comparing it with the model that was there"
+    elif not validator or (metric == "cycle" and not validator.simulated):
+        return Verdict(False, "nobody is held back, so it cannot be compared with the model that is there")
+    else:
+        # The forward cycle needs this run's G_LR and says nothing about a model trained with another.
+        metric = "psnr" if metric == "cycle" else metric
+        own, other = (validator.score(model.network).key(metric) for model in (new, load_model(target)))
+        comparison = f"{metric} against cubic {own:+.4g}, the model there {other:+.4g}"
+        if not own > other:
+            return Verdict(False, f"it is not better on the held-back scans ({comparison})")
+        reason = f"it is better on the held-back scans ({comparison})"
+    publish_model(new.network, new.card, target, overwrite=True)
+    return Verdict(True, reason)

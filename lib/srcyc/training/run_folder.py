@@ -1,0 +1,142 @@
+"""The folder of a run: what lies where in it, and that only one process at a time works there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from srcyc.config import TrainingConfig
+from srcyc.data.domains import AssignedScan, Domain
+from srcyc.data.gathering import TrainingSet
+from srcyc.data.store import ScanStore
+from srcyc.errors import DataError, ModelError, OutputError
+from srcyc.files import remove_unfinished, write_text
+from srcyc.inference.model_file import PublishedModel, load_model, publish_model
+from srcyc.training.checkpoint import Checkpoints
+from srcyc.training.settings import checked, read_yaml
+
+MODEL_NAME = "model.safetensors"
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        #: The best model so far.
+        self.model = path / MODEL_NAME
+        #: A copy of the model that the run started from.
+        self.initial_model = path / "initial.safetensors"
+        self.config = path / "config.yaml"
+        self.scans = path / "scans.json"
+        self.store = ScanStore(path / "prepared-scans")
+
+    def checkpoints(self, config: TrainingConfig) -> Checkpoints:
+        """Give the run's checkpoints."""
+        return Checkpoints(self.path / "checkpoints", config.keep_checkpoints)
+
+    @property
+    def holds_a_run(self) -> bool:
+        """Whether a run was begun here."""
+        return self.config.exists() or self.model.exists()
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep others out; a killed process holds nothing.
+
+        Raises:
+            OutputError: another process is training here, or the folder cannot be written.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise OutputError(
+                f"{self.path}: another process is training here; wait for it, stop it, or choose another folder."
+            ) from None
+        except OSError as error:
+            reason = error.strerror or error
+            raise OutputError(f"{self.path}: cannot be written ({reason}); choose another folder.") from error
+        try:
+            for folder in (self.path, self.store.folder):
+                remove_unfinished(folder)
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, config: TrainingConfig, scans: TrainingSet, initial: PublishedModel | None) -> None:
+        """Write down what the run is, so that it can be taken up again from the folder alone.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if initial is not None:
+            publish_model(initial.network, initial.card, self.initial_model, overwrite=True)
+        write_text(self.scans, json.dumps(_as_document(scans), indent=1))
+        # Written last: where it stands, there is a run.
+        write_text(self.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+    def reopen(self) -> tuple[TrainingConfig, TrainingSet, PublishedModel | None]:
+        """Read what :meth:`begin` wrote.
+
+        Raises:
+            ModelError: there is no run.
+            ConfigError: the settings cannot be read.
+            DataError: the list of scans cannot be read.
+        """
+        if not self.config.exists():
+            raise ModelError(f"{self.path}: no run to resume, no checkpoint; start without --resume.")
+        config = checked(read_yaml(self.config), str(self.config))
+        try:
+            scans = _from_document(json.loads(self.scans.read_text(encoding="utf-8")))
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise DataError(f"{self.scans}: the list of scans cannot be read; start a new run.") from error
+        return config, scans, load_model(self.initial_model) if self.initial_model.exists() else None
+
+    def remove_prepared_scans(self) -> None:
+        """Remove the copies of the scans, which only a running training needs."""
+        shutil.rmtree(self.store.folder, ignore_errors=True)
+
+    def remove_if_nothing_began(self) -> None:
+        """Leave no trace of a run that was refused before it began."""
+        if self.holds_a_run:
+            return
+        self.remove_prepared_scans()
+        (self.path / ".lock").unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+
+
+_LISTS = ("lr", "hr", "validation_hr", "validation_lr", "left_out")
+
+
+def _as_document(scans: TrainingSet) -> dict[str, Any]:
+    def entry(scan: AssignedScan) -> dict[str, Any]:
+        return {**asdict(scan), "path": str(scan.path.resolve()), "domain": scan.domain.value}
+
+    document: dict[str, Any] = {name: [entry(scan) for scan in getattr(scans, name)] for name in _LISTS}
+    return {**document, "pairs": [[entry(lr), entry(hr)] for lr, hr in scans.pairs]}
+
+
+def _from_document(document: dict[str, Any]) -> TrainingSet:
+    def scan(entry: dict[str, Any]) -> AssignedScan:
+        spacing = tuple(entry["spacing"]) if entry["spacing"] else None
+        return AssignedScan(
+            Path(entry["path"]), Domain(entry["domain"]), entry["reason"], entry["person"], spacing
+        )
+
+    lists = {name: [scan(entry) for entry in document[name]] for name in _LISTS}
+    return TrainingSet(**lists, pairs=[(scan(lr), scan(hr)) for lr, hr in document["pairs"]])

@@ -1,0 +1,65 @@
+"""Being asked to stop: the step is finished and everything saved before the program goes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from srcyc.errors import SRCycError
+
+#: SIGTERM is what a scheduler, a container or a shutting-down system sends; SIGINT is Ctrl-C.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StoppedError(SRCycError):
+    """The run was asked to stop and has saved everything.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class StopRequest:
+    """Whether somebody wants the run to stop.
+
+    Attributes:
+        number: of the signal that came, 0 as long as none has.
+    """
+
+    number: int = 0
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Ask for it; a thread that runs a training is asked in this way."""
+        self.number = int(number)
+
+
+@contextmanager
+def listening(request: StopRequest) -> Iterator[None]:
+    """Let SIGTERM and SIGINT ask ``request`` to stop; a second one acts as it did before (main thread only)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        request.stop(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            # None: set by a program that embeds Python; it cannot be set again from here.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    for number in _SIGNALS:
+        signal.signal(number, asked)
+    try:
+        yield
+    finally:
+        restore()

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from srcyc.config import TrainingConfig, ValidationConfig
+from srcyc.errors import OutputError
+from srcyc.geometry import Grid
+from srcyc.training.recorder import Recorder
+from srcyc.training.report import write_report
+from srcyc.training.validation import Picture, Score
+
+
+def config(**validation: object) -> TrainingConfig:
+    return TrainingConfig(mode="unpaired", steps=400, validation=ValidationConfig(**validation))  # type: ignore[arg-type]
+
+
+def record(folder: Path, scores: dict[int, Score], steps: int = 400) -> None:
+    recorder = Recorder(folder)
+    for step in range(0, steps + 1, 50):
+        terms = {"cycle_hr": 1 / (1 + step), "d_hr": 1.2, "d_lr": 1.1} if step else {}
+        recorder.report(step, 3600 + step, terms, 1e-3 * bool(step), scores.get(step))
+    recorder.close()
+
+
+SCORES = {
+    0: Score(29.0, 30.0, 0.85, 0.9, cycle=0.5, consistency=0.25),
+    100: Score(31.0, 30.0, 0.94, 0.9, cycle=0.3, consistency=0.2),
+    200: Score(32.5, 30.0, 0.93, 0.9, cycle=0.4, consistency=0.1),
+    300: Score(math.nan, 30.0, 0.5, 0.9, cycle=0.6, consistency=0.1),
+    400: Score(32.0, 30.0, 0.91, 0.9, cycle=0.45, consistency=0.1),
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(phantom) -> list[Picture]:  # type: ignore[no-untyped-def]
+    truth = phantom((40, 44, 36))[0]
+    blurred = (truth + np.roll(truth, 1, 2) + np.roll(truth, -1, 2)) / 3
+    affine = np.array([[0.0, 0.0, 1.0, 3.0], [-1.0, 0.0, 0.0, 40.0], [0.0, -1.0, 0.0, 9.0], [0, 0, 0, 1]])
+    half = 0.5 * (truth + blurred)
+    return [
+        Picture("head.nii.gz at 3 mm", blurred, half, truth, Grid((40, 44, 36), affine)) for _ in range(2)
+    ]
+
+
+def text(folder: Path) -> str:
+    return (folder / "report" / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_report_says_what_came_out(tmp_path: Path, pictures: list[Picture]) -> None:
+    record(tmp_path, SCORES)
+    (tmp_path / "model.safetensors").touch()
+    files = write_report(tmp_path, config(), pictures, notes=["a note"])
+    report = text(tmp_path)
+    assert "step 200, by PSNR 2.50 dB better than cubic" in report
+    assert "| PSNR, dB | 32.50 | 30.00 | +2.50 | 29.00 |" in report
+    assert "| SSIM | 0.9300 | 0.9000 | +0.0300 | 0.8500 |" in report
+    assert "| consistency | 0.1000 | 0.2500 |" in report
+    assert "LPIPS" not in report
+    for fact in ("mode: unpaired", "steps: 400", "1:06:40", "model.safetensors", "- a note"):
+        assert fact in report
+    shown = re.findall(r"!\[.*\]\((.*)\)", report)
+    assert ["report.md", *shown] == [path.name for path in files]
+    assert shown == ["curves.png", "head.nii.gz_at_3_mm.png", "head.nii.gz_at_3_mm_2.png"]
+    for path in files[1:]:
+        image = matplotlib.image.imread(path)
+        assert min(image.shape[:2]) > 500
+        assert image[..., :3].std() > 0.05
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == sorted(p.name for p in files)
+
+
+@pytest.mark.parametrize(("metric", "step"), [("psnr", 200), ("ssim", 100), ("cycle", 100)])
+def test_the_best_is_the_one_by_the_key_metric_and_never_the_start(
+    tmp_path: Path, metric: str, step: int
+) -> None:
+    better_start = {**SCORES, 0: Score(40.0, 30.0, 0.99, 0.9, cycle=0.01, consistency=0.01)}
+    record(tmp_path, better_start)
+    write_report(tmp_path, config(key_metric=metric), [])
+    assert f"best model: of step {step}," in text(tmp_path)
+
+
+def test_a_model_worse_than_cubic_is_called_so(tmp_path: Path) -> None:
+    record(tmp_path, {400: Score(29.0, 30.0)})
+    write_report(tmp_path, config(), [])
+    assert "PSNR 1.00 dB worse than cubic" in text(tmp_path)
+
+
+def test_a_run_without_held_back_scans_has_a_report_too(tmp_path: Path) -> None:
+    record(tmp_path, {}, steps=100)
+    files = write_report(tmp_path, config(), [])
+    assert [path.name for path in files] == ["report.md", "curves.png"]
+    assert "no person was held back" in text(tmp_path)
+    assert "steps: 100 of 400" in text(tmp_path)
+
+
+def test_losses_that_are_zero_or_not_finite_can_be_drawn(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    for step, value in enumerate((1.0, 0.0, math.nan, -1.0), 1):
+        recorder.report(step, 1.0, {"content": value}, 1e-3)
+    recorder.close()
+    assert len(write_report(tmp_path, config(), [])) == 2
+
+
+def test_a_report_is_written_over_an_earlier_one(tmp_path: Path) -> None:
+    for steps in (100, 200):
+        record(tmp_path, SCORES, steps)
+        write_report(tmp_path, config(), [])
+    assert "steps: 200" in text(tmp_path)
+    assert len(list((tmp_path / "report").iterdir())) == 2
+
+
+def test_an_unwritable_place_and_a_missing_history_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"history\.csv: cannot be read"):
+        write_report(tmp_path, config(), [])
+    other = tmp_path / "other"
+    other.mkdir()
+    record(other, {})
+    (other / "report").write_text("")
+    with pytest.raises(OutputError, match="report: cannot be created"):
+        write_report(other, config(), [])
