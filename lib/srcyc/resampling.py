@@ -27,29 +27,41 @@ def _source_positions(n_in: int, n_out: int) -> Matrix:
     return (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
 
 
+def interpolation_matrix(position: Matrix, n: int, mode: Interpolation) -> Matrix:
+    """Interpolation of ``n`` samples at any positions, ``(len(position), n)``.
+
+    Args:
+        position: in sample indices.
+        n: number of samples.
+        mode: ``"linear"``, beyond the outer samples the edge value holds; or ``"cubic"``, the interpolating B-spline,
+            mirrored about the outer voxel faces (Unser, Aldroubi, Eden: B-spline signal processing, IEEE Trans. Signal
+            Processing 41(2), 1993).
+    """
+    if mode == "linear":
+        position = np.clip(position, 0, n - 1)
+        low = np.minimum(np.floor(position).astype(int), max(n - 2, 0))
+        weight = position - low
+        matrix = np.zeros((len(position), n))
+        rows = np.arange(len(position))
+        matrix[rows, low] = 1 - weight
+        matrix[rows, np.minimum(low + 1, n - 1)] += weight
+        return matrix
+    # Solved, not filtered: recursive filters (SciPy's too) truncate the mirrored boundary, which with two slices is
+    # an intensity error of 6e-4. The spline's values at the samples must be the samples: S c = x.
+    at_samples = _spline_basis(np.arange(n, dtype=np.float64), n)
+    return np.linalg.solve(at_samples.T, _spline_basis(position, n).T).T
+
+
 @lru_cache(maxsize=64)
 def linear_matrix(n_in: int, n_out: int) -> Matrix:
-    """Linear interpolation, ``(n_out, n_in)``; beyond the outer voxel centres the edge value holds."""
-    position = np.clip(_source_positions(n_in, n_out), 0, n_in - 1)
-    low = np.minimum(np.floor(position).astype(int), max(n_in - 2, 0))
-    weight = position - low
-    matrix = np.zeros((n_out, n_in))
-    rows = np.arange(n_out)
-    matrix[rows, low] = 1 - weight
-    matrix[rows, np.minimum(low + 1, n_in - 1)] += weight
-    return matrix
+    """Linear interpolation over the same field of view, ``(n_out, n_in)``: see :func:`interpolation_matrix`."""
+    return interpolation_matrix(_source_positions(n_in, n_out), n_in, "linear")
 
 
 @lru_cache(maxsize=64)
 def cubic_matrix(n_in: int, n_out: int) -> Matrix:
-    """Interpolating cubic B-spline, ``(n_out, n_in)``, mirrored about the outer voxel faces.
-
-    Unser, Aldroubi, Eden: B-spline signal processing, IEEE Trans. Signal Processing 41(2), 1993.
-    """
-    # Solved, not filtered: recursive filters (SciPy's too) truncate the mirrored boundary, which with two slices is
-    # an intensity error of 6e-4. The spline's values at the samples must be the samples: S c = x.
-    at_samples = _spline_basis(np.arange(n_in, dtype=np.float64), n_in)
-    return np.linalg.solve(at_samples.T, _spline_basis(_source_positions(n_in, n_out), n_in).T).T
+    """Cubic B-spline over the same field of view, ``(n_out, n_in)``: see :func:`interpolation_matrix`."""
+    return interpolation_matrix(_source_positions(n_in, n_out), n_in, "cubic")
 
 
 def _spline_basis(position: Matrix, n: int) -> Matrix:

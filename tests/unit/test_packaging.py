@@ -110,7 +110,7 @@ def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_wheel_holds_every_module_model_and_card(repository: Path, wheel: Path) -> None:
+def test_wheel_holds_every_module_model_card_and_preset(repository: Path, wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     expected = {"srcyc/py.typed"}
@@ -127,6 +127,8 @@ def test_wheel_holds_every_module_model_and_card(repository: Path, wheel: Path) 
     expected |= {
         f"srcyc/models/{path.name}" for path in models.glob("*") if path.suffix in (".safetensors", ".md")
     }
+    presets = repository / "lib" / "srcyc" / "training" / "presets"
+    expected |= {f"srcyc/training/presets/{path.name}" for path in presets.glob("*.yaml")}
     assert expected <= inside
     top_level = {name.partition("/")[0] for name in inside if ".dist-info/" not in name}
     assert top_level == set(SOURCES), "nothing else may land in a user's site-packages"

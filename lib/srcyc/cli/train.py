@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srcyc.cli.console import EXIT_INTERRUPTED, EXIT_TERMINATED, Console
+from srcyc.cli.console import EXIT_INTERRUPTED, EXIT_TERMINATED, Console, sentence_of
 from srcyc.cli.domains import Manifest, domain_table
 from srcyc.cli.options import Device
 from srcyc.errors import ConfigError
@@ -83,9 +83,10 @@ def train(
     1 training broke down, 130 or 143 stopped by Ctrl-C or SIGTERM.
     """
     from srcyc.device import resolve_device
-    from srcyc.training.distributed import processes
+    from srcyc.training.distributed import LostProcessError, processes
     from srcyc.training.run_folder import RunFolder
     from srcyc.training.signals import StoppedError
+    from srcyc.training.stability import CollapseError
 
     if check and resume:
         raise ConfigError("--check looks at a run that has not begun; leave --resume out.")
@@ -109,6 +110,11 @@ def train(
             command.console.error(str(error))
             interrupted = error.number == signal.SIGINT
             raise typer.Exit(EXIT_INTERRUPTED if interrupted else EXIT_TERMINATED) from error
+        except (CollapseError, ConfigError, LostProcessError) as error:
+            if team.is_first:
+                raise
+            # The first process says the same, or what is behind it.
+            raise typer.Exit(sentence_of(error)[1]) from error
 
 
 class _Training:
@@ -134,6 +140,7 @@ class _Training:
         from srcyc.training.trainer import check_same_config
 
         config = load_settings(*self._given, base=base)
+        self.team.share.items(config.data.batch_size)  # refuses a batch that cannot be shared
         if base is not None:
             check_same_config(base.model_dump(mode="json"), config, self.run.path)
         return config
@@ -180,11 +187,12 @@ class _Training:
         """Begin a run, or take it up again, and train it to its end."""
         from srcyc.training.run import begin, train
 
-        if self.team.is_first:
-            if not resume:
-                begin(self.run, self.settings(), lr, hr, _manifest(manifest))
-            elif lr or hr or manifest:
-                self.console.say("resuming with the scans that the run was begun with")
+        if not resume:
+            settings = self.settings()
+            if self.team.is_first:
+                begin(self.run, settings, lr, hr, _manifest(manifest))
+        elif lr or hr or manifest:
+            self.console.say("resuming with the scans that the run was begun with")
         self.team.wait()
         base, scans, _ = self.run.reopen()
         config = self.settings(base) if resume else base

@@ -139,19 +139,21 @@ def assign_domains(
         except SRCycError as error:
             assigned.append(AssignedScan(path, Domain.NEITHER, str(error), person, None))
             continue
+        chosen, reason = domain_of_spacing(spacing)
         if entry.domain is not None:
-            scan = AssignedScan(path, entry.domain, "the manifest says so", person, spacing)
+            chosen, reason = entry.domain, f"{reason}; the manifest says so"
         elif domain is not None:
-            scan = AssignedScan(path, domain, "given as such", person, spacing)
-        else:
-            by_spacing, reason = domain_of_spacing(spacing)
-            scan = AssignedScan(path, by_spacing, reason, person, spacing)
-        assigned.append(scan)
+            chosen, reason = domain, f"{reason}; given as such"
+        assigned.append(AssignedScan(path, chosen, reason, person, spacing))
     return assigned
 
 
 def domain_of_spacing(spacing: Sequence[float]) -> tuple[Domain, str]:
-    """Assign by spacing (mm): one thick axis is LR, thin on all axes is HR."""
+    """Assign by spacing (mm): one thick axis is LR, thin on all axes is HR.
+
+    Returns:
+        the domain, and the spacing and what it means in words.
+    """
     finest, coarsest = min(spacing), max(spacing)
     text = " x ".join(f"{s:.3g}" for s in spacing) + " mm"
     if coarsest / finest >= LR_LEAST_FACTOR:

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
-from scipy.interpolate import BSpline
 from torch import Tensor
 
 from srcyc.acquisition import slice_profile_matrix
-from srcyc.resampling import Interpolation, Matrix, apply_along, mirrored
+from srcyc.resampling import Interpolation, Matrix, apply_along, interpolation_matrix
 
 
 @dataclass(frozen=True)
@@ -96,20 +94,4 @@ def _interpolation_matrix(window: Window, mode: Interpolation) -> Matrix:
     """Interpolation at the fine voxels' centres, ``(fine, before + slices + after)``; edges as in resampling."""
     n = window.before + window.slices + window.after
     position = (np.arange(window.fine) + 0.5) / window.factor - 0.5 + window.before
-    if mode == "linear":
-        return np.stack([np.interp(position, np.arange(n), sample) for sample in np.eye(n)], axis=1)
-    # The spline's values at the samples must be the samples: S c = x.
-    at_samples = _spline_basis(np.arange(n, dtype=np.float64), n)
-    return np.linalg.solve(at_samples.T, _spline_basis(position, n).T).T
-
-
-def _spline_basis(position: npt.NDArray[np.float64], n: int) -> Matrix:
-    """Values of the ``n`` cubic B-splines, mirrored about the outer faces, ``(len(position), n)``."""
-    spline = BSpline.basis_element(np.arange(-2.0, 3.0), extrapolate=False)
-    base = np.floor(position).astype(int)
-    basis = np.zeros((len(position), n))
-    for index in (base + offset for offset in range(-1, 3)):
-        np.add.at(
-            basis, (np.arange(len(position)), mirrored(index, n)), np.nan_to_num(spline(position - index))
-        )
-    return basis
+    return interpolation_matrix(position, n, mode)

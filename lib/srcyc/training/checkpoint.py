@@ -44,22 +44,30 @@ class Checkpoints:
             old.unlink(missing_ok=True)
         return path
 
-    def latest(self, warn: Callable[[str], None]) -> dict[str, Any]:
+    def latest(self, warn: Callable[[str], None]) -> dict[str, Any] | None:
         """Read the newest one that can be read, and remove what a killed run left unfinished.
 
         Args:
             warn: told of each that cannot be read.
 
+        Returns:
+            its state, or None if the run ended before it wrote one.
+
         Raises:
-            ModelError: there is none.
+            ModelError: none can be read.
         """
         remove_unfinished(self.folder)
-        for path in reversed(self.paths()):
+        paths = self.paths()
+        for path in reversed(paths):
             try:
                 return load_checkpoint(path)
             except ModelError as error:
                 warn(str(error))
-        raise ModelError(f"{self.folder}: no checkpoint to resume from; start without --resume.")
+        if paths:
+            raise ModelError(
+                f"{self.folder}: no checkpoint can be read; start a new run from the model beside it (initial_model)."
+            )
+        return None
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:

@@ -13,9 +13,25 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from srcyc.data.patches import Share
+from srcyc.errors import SRCycError
 
 #: The others wait while the first process reads hundreds of scans; torchrun ends them if it fails.
-_PATIENCE = timedelta(days=1)
+_PATIENCE = timedelta(hours=2)
+
+
+class LostProcessError(SRCycError):
+    """Another process of the run has ended; it, or torchrun, says why."""
+
+
+@contextmanager
+def _talking() -> Iterator[None]:
+    """Tell the failure of a message to the other processes from all other failures."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostProcessError(
+            "another process of this run has ended, so this one does too; go on with --resume."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -24,6 +40,8 @@ class Processes:
 
     Gradients are averaged here and not by DistributedDataParallel: a step runs each network several times before it
     looks at a gradient, once for every loss term, and only the sum is worth sending.
+
+    Every message to the others raises :class:`LostProcessError` if one of them has ended.
 
     Attributes:
         rank: number of this process, from 0.
@@ -51,7 +69,8 @@ class Processes:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        dist.all_reduce(flat)
+        with _talking():
+            dist.all_reduce(flat)
         flat /= self.world
         for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
@@ -62,7 +81,8 @@ class Processes:
             return images
         images = images.contiguous()
         parts = [torch.empty_like(images) for _ in range(self.world)]
-        dist.all_gather(parts, images)
+        with _talking():
+            dist.all_gather(parts, images)
         return torch.cat(parts)
 
     def own(self, images: Tensor) -> Tensor:
@@ -74,7 +94,8 @@ class Processes:
         if self.world == 1 or not values:
             return values
         numbers = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
-        dist.all_reduce(numbers)
+        with _talking():
+            dist.all_reduce(numbers)
         return dict(zip(values, (numbers / self.world).tolist(), strict=True))
 
     def largest(self, value: int) -> int:
@@ -82,13 +103,15 @@ class Processes:
         if self.world == 1:
             return value
         number = torch.tensor(value, device=self.device)
-        dist.all_reduce(number, op=dist.ReduceOp.MAX)
+        with _talking():
+            dist.all_reduce(number, op=dist.ReduceOp.MAX)
         return int(number)
 
     def wait(self) -> None:
         """Go on when every process has come here."""
         if self.world > 1:
-            dist.barrier()
+            with _talking():
+                dist.barrier()
 
 
 @contextmanager

@@ -42,15 +42,22 @@ class StopRequest:
 
 @contextmanager
 def listening(request: StopRequest) -> Iterator[None]:
-    """Let SIGTERM and SIGINT ask ``request`` to stop; a second one acts as it did before (main thread only)."""
+    """Let SIGTERM and SIGINT ask ``request`` to stop (main thread only).
+
+    A second Ctrl-C acts as it did before: somebody is impatient. A second SIGTERM says nothing new: a process group
+    and torchrun each send their own; who has waited long enough sends SIGKILL.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     previous = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def asked(number: int, frame: FrameType | None) -> None:
+        if request.number == signal.SIGINT == number:
+            restore()
+            signal.raise_signal(number)
+            return
         request.stop(number)
-        restore()
 
     def restore() -> None:
         for number, handler in previous.items():

@@ -89,7 +89,9 @@ def check_weights(step: int, networks: Iterable[tuple[str, nn.Module]]) -> None:
         CollapseError: names the network.
     """
     for name, network in networks:
-        finite = [torch.isfinite(value).all() for value in network.state_dict().values()]
+        # Counters, which may lie on another device, are always finite.
+        weights = (value for value in network.state_dict().values() if value.is_floating_point())
+        finite = [torch.isfinite(value).all() for value in weights]
         if not bool(torch.stack(finite).all()):
             raise CollapseError(
                 f"step {step}: the weights of {name} are not finite; {_KEPT}: start again from them with a lower "

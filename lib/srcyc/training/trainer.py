@@ -132,14 +132,19 @@ class Trainer:
     # -- resuming ------------------------------------------------------------------------------------------------
 
     def resume(self, warn: Callable[[str], None]) -> None:
-        """Go on from the newest readable checkpoint.
+        """Go on from the newest readable checkpoint, or from the start if the run ended before it wrote one.
 
         Raises:
-            ModelError: there is none.
+            ModelError: no checkpoint can be read.
             ConfigError: it belongs to another configuration.
             DataError: it was trained on other scans.
         """
         saved = self.checkpoints.latest(warn)
+        if saved is None:
+            warn(
+                f"{self.checkpoints.folder}: no checkpoint was written yet, so the run begins at its first step."
+            )
+            return
         check_same_config(json.loads(saved["config"]), self.config, self.checkpoints.folder)
         if changed := sorted(set(saved["scans"]) ^ set(self.scans)):
             raise DataError(
@@ -254,6 +259,9 @@ class Trainer:
         means = self.processes.mean({name: float(value) / self._since for name, value in self._sums.items()})
         self._sums, self._since = {}, 0
         self.monitor.check(state.done, means)
+        if due:
+            # In every process: the others would wait for one that stops alone.
+            check_weights(state.done, self.networks.named())
         if recorder is None:
             return
         score, best = self._validate(recorder) if due else (None, False)
@@ -271,7 +279,6 @@ class Trainer:
 
     def _validate(self, recorder: Recorder) -> tuple[Score | None, bool]:
         """Score the moving averages and publish them if they are the best so far."""
-        check_weights(self.state.done, self.networks.named())
         state = self.state
         g_hr, g_lr = self._averages()
         score = self.validator.score(g_hr, g_lr) if self.validator else None

@@ -22,7 +22,7 @@ from srcyc.config import (
 )
 from srcyc.data.patches import Patches, SimulatedPatches, UnpairedPatches
 from srcyc.data.store import TrainingScan
-from srcyc.errors import ConfigError, DataError
+from srcyc.errors import ConfigError, DataError, ModelError
 from srcyc.networks import SRResDNet
 from srcyc.training.checkpoint import Checkpoints
 from srcyc.training.distributed import Processes
@@ -163,6 +163,7 @@ def test_a_seed_gives_the_same_run_and_another_seed_another(scans: Scans, tmp_pa
     assert not torch.equal(runs[0]["g_hr.resdnet.head.conv.bias"], runs[2]["g_hr.resdnet.head.conv.bias"])
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than cores
 def test_loader_processes_change_nothing(scans: Scans, tmp_path: Path) -> None:
     alone = config("unpaired", steps=4)
     ahead = alone.model_copy(update={"data": alone.data.model_copy(update={"workers": 2})})
@@ -271,3 +272,21 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(scans: Scans, tmp
     assert len(told) == 1 and "step-00000006.pt: not a readable checkpoint" in told[0]
     resumed.go()
     assert all(torch.equal(value, resumed.weights[name]) for name, value in straight.weights.items())
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_begins_again(scans: Scans, tmp_path: Path) -> None:
+    straight = Run(config("generator-only"), scans, tmp_path / "straight").go()
+    told: list[str] = []
+    again = Run(config("generator-only"), scans, tmp_path / "again")
+    again.resume(told.append)
+    assert len(told) == 1 and "no checkpoint was written yet" in told[0]
+    again.go()
+    assert all(torch.equal(value, again.weights[name]) for name, value in straight.weights.items())
+
+
+def test_if_no_checkpoint_can_be_read_nothing_is_trained_over(scans: Scans, tmp_path: Path) -> None:
+    Run(config("generator-only", steps=2), scans, tmp_path).go()
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.write_bytes(b"damaged")
+    with pytest.raises(ModelError, match="no checkpoint can be read"):
+        Run(config("generator-only", steps=2), scans, tmp_path).resume(lambda warning: None)
