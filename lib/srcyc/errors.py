@@ -7,6 +7,18 @@ class SRCycError(Exception):
     """A failure that the input did not cause; the command line exits with 1."""
 
 
+class StoppedError(SRCycError):
+    """Work was asked to stop and has saved everything; the command line exits with 128 + the signal's number.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 class InputError(SRCycError, ValueError):
     """Bad input, refused before anything is written; the command line exits with 2."""
 

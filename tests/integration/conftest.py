@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -16,6 +23,7 @@ from srcyc.cli import main
 from srcyc.config import SRResDNetConfig
 from srcyc.inference.model_file import ModelCard, publish_model
 from srcyc.networks import SRResDNet
+from srcyc.training.checkpoint import load_checkpoint
 from srcyc.volume import Volume, write_volume
 
 
@@ -91,3 +99,175 @@ def thick(phantom: Callable[..., np.ndarray]) -> Volume:
 def thick_file(thick: Volume, tmp_path: Path) -> Path:
     """The same on disk."""
     return write_volume(thick, tmp_path / "scan.nii.gz", dtype=np.int16)
+
+
+#: A training of tiny networks, a few steps per tenth of a second.
+TINY_TRAINING = """
+report_every: 2
+validate_every: 8
+checkpoint_every: 4
+precision: fp32
+pool_size: 3
+early_stopping: 0
+data: {size: 16, batch_size: 1, least_slices: 4, workers: 1}
+g_hr: {features: 4, depth: 1}
+g_lr: {features: 4, blocks: 1, head_kernel: 3}
+d_hr: {features: 4, layers: 2}
+d_lr: {features: 4, layers: 1}
+validation: {crop: 32}
+"""
+#: Longer than any tiny training takes to start, to end, or to stop.
+PATIENCE = 120.0
+
+
+class Training:
+    """`srcyc train` in processes of its own, with one folder.
+
+    Args:
+        folder: of the run.
+        given: scans and settings.
+    """
+
+    def __init__(self, folder: Path, given: Sequence[object]) -> None:
+        self.folder = folder
+        self.given = given
+        self._started: list[subprocess.Popen[str]] = []
+
+    def start(
+        self, *arguments: object, processes: int = 1, prefix: Sequence[str] = ()
+    ) -> subprocess.Popen[str]:
+        """Start it, in a process group of its own."""
+        given = [] if "--resume" in arguments else self.given
+        torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+        command = [*prefix, sys.executable, "-m", *(torchrun if processes > 1 else []), "srcyc.cli", "train"]
+        process = subprocess.Popen(
+            [*command, "-o", *map(str, (self.folder, "--device", "cpu", *given, *arguments))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+            start_new_session=True,
+            # A test that itself runs in the background ignores Ctrl-C, and its children would too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        self._started.append(process)
+        return process
+
+    def run(self, *arguments: object, **options: Any) -> Ran:
+        """Run it to its end."""
+        return self.ended(self.start(*arguments, **options))
+
+    def ended(self, process: subprocess.Popen[str]) -> Ran:
+        """Wait for its end."""
+        out, err = process.communicate(timeout=PATIENCE)
+        return Ran(process.returncode, out, err)
+
+    def waited(self, process: subprocess.Popen[str], happened: Callable[[], bool]) -> bool:
+        """Wait for something, and tell whether the process still ran when it happened."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            if happened():
+                return process.poll() is None
+            if process.poll() is not None:
+                return False
+            time.sleep(0.002)
+        raise TimeoutError(f"{self.folder}: nothing happened in {PATIENCE:g} s")
+
+    def end_all(self) -> None:
+        """Leave nothing running."""
+        for process in self._started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        return sorted((self.folder / "checkpoints").glob("*.pt"))
+
+    @property
+    def saved(self) -> int:
+        """The step of the newest checkpoint."""
+        return max((int(path.stem.removeprefix("step-")) for path in self.checkpoints), default=0)
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """What the newest checkpoint holds."""
+        return load_checkpoint(self.checkpoints[-1])
+
+    @property
+    def history(self) -> list[dict[str, str]]:
+        """The rows of history.csv, without the column that tells time."""
+        with (self.folder / "history.csv").open() as file:
+            return [
+                {name: cell for name, cell in row.items() if name != "seconds"}
+                for row in csv.DictReader(file)
+            ]
+
+    def processes(self) -> list[int]:
+        """Those that work for this folder; zombies do not."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if os.fsencode(self.folder) in entry.read_bytes().split(b"\0"):
+                    found.append(int(entry.parent.name))
+            except OSError:
+                continue
+        return found
+
+
+@pytest.fixture(scope="session")
+def training_scans(tmp_path_factory: pytest.TempPathFactory, phantom: Callable[..., np.ndarray]) -> Path:
+    """Two thin and two thick heads, and the settings of a tiny training."""
+    folder = tmp_path_factory.mktemp("training-scans")
+    (folder / "tiny.yaml").write_text(TINY_TRAINING)
+    for kind, shape, thick, persons in (("hr", (40, 44, 48), 1, "ab"), ("lr", (40, 40, 12), 4, "cd")):
+        (folder / kind).mkdir()
+        for seed, person in enumerate(persons):
+            image = nib.Nifti1Image(1000 * phantom(shape, seed)[0], np.diag([1, 1, thick, 1]))
+            nib.save(image, folder / kind / f"sub-{person}_T1w.nii.gz")
+    return folder
+
+
+@pytest.fixture
+def training(training_scans: Path, tmp_path: Path) -> Iterator[Callable[..., Training]]:
+    """Make a tiny training: ``training("name", "steps=40", "mode=paired") -> Training``."""
+    made = []
+
+    def make(name: str, *settings: str, folder: Path | None = None) -> Training:
+        given: list[object] = ["--hr", training_scans / "hr", "--config", training_scans / "tiny.yaml"]
+        if not any(setting.startswith("mode=") for setting in settings):
+            given += ["--lr", training_scans / "lr"]
+        given += [word for setting in settings for word in ("--set", setting)]
+        made.append(Training(folder or tmp_path / name, given))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end_all()
+
+
+def differences(a: Any, b: Any, place: str = "") -> Iterator[tuple[str, float]]:
+    """Give where two checkpoints differ, and by how much (tensors) or infinitely."""
+    if isinstance(a, torch.Tensor):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            yield place, float("inf")
+        elif not torch.equal(a, b):
+            yield place, float((a.double() - b.double()).abs().max())
+    elif isinstance(a, dict | list | tuple):
+        ours, theirs = (dict(x) if isinstance(x, dict) else dict(enumerate(x)) for x in (a, b))
+        if ours.keys() != theirs.keys():
+            yield place, float("inf")
+        for key in ours.keys() & theirs.keys():
+            yield from differences(ours[key], theirs[key], f"{place}/{key}")
+    elif a != b and not (a != a and b != b):
+        yield place, float("inf")
+
+
+@pytest.fixture
+def differing() -> Callable[..., dict[str, float]]:
+    """Compare two checkpoints, the time they took aside: ``differing(a, b, 1e-6) -> {place: difference}``."""
+
+    def compare(a: dict[str, Any], b: dict[str, Any], tolerance: float = 0.0) -> dict[str, float]:
+        return {place: by for place, by in differences(a, b) if by > tolerance and place != "/state/seconds"}
+
+    return compare

@@ -16,7 +16,7 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from srcyc.errors import InputError, SRCycError
+from srcyc.errors import InputError, SRCycError, StoppedError
 
 EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
@@ -109,6 +109,8 @@ def sentence_of(error: BaseException, subject: str | None = None) -> tuple[str, 
     text = " ".join(str(error).split())
     if isinstance(error, InputError):
         return _about(text, subject), EXIT_BAD_INPUT
+    if isinstance(error, StoppedError):
+        return _about(text, subject), 128 + error.number
     if isinstance(error, SRCycError):
         return _about(text, subject), EXIT_FAILURE
     if _is_out_of_memory(error):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srcyc.cli.console import EXIT_INTERRUPTED, EXIT_TERMINATED, Console, sentence_of
+from srcyc.cli.console import Console, sentence_of
 from srcyc.cli.domains import Manifest, domain_table
 from srcyc.cli.options import Device
-from srcyc.errors import ConfigError
+from srcyc.errors import ConfigError, StoppedError
 
 if TYPE_CHECKING:
     from srcyc.config import TrainingConfig
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from srcyc.training.run import Outcome
     from srcyc.training.run_folder import RunFolder
     from srcyc.training.trainer import Progress
+
+#: Seconds that the first process has to tidy up and to say why it failed.
+_LAST_WORDS = 3.0
 
 
 def train(
@@ -85,7 +88,6 @@ def train(
     from srcyc.device import resolve_device
     from srcyc.training.distributed import LostProcessError, processes
     from srcyc.training.run_folder import RunFolder
-    from srcyc.training.signals import StoppedError
     from srcyc.training.stability import CollapseError
 
     if check and resume:
@@ -106,14 +108,12 @@ def train(
                 outcome = command.train(lr or [], hr or [], manifest, resume=resume)
                 if team.is_first:
                     command.finish(outcome, publish, publish_worse)
-        except StoppedError as error:
-            command.console.error(str(error))
-            interrupted = error.number == signal.SIGINT
-            raise typer.Exit(EXIT_INTERRUPTED if interrupted else EXIT_TERMINATED) from error
-        except (CollapseError, ConfigError, LostProcessError) as error:
+        except (CollapseError, ConfigError, LostProcessError, StoppedError) as error:
             if team.is_first:
                 raise
-            # The first process says the same, or what is behind it.
+            # The first process says the same, or what is behind it; torchrun ends it as soon as another has ended.
+            if isinstance(error, LostProcessError):
+                time.sleep(_LAST_WORDS)
             raise typer.Exit(sentence_of(error)[1]) from error
 
 

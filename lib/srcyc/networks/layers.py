@@ -123,13 +123,13 @@ class Convolution(nn.Module):
         x = pad(x, self.radius, "constant" if self.transposed else "reflect")
         weight, bias = self.kernel(), self.conv.bias
         if self.modulation is None or condition is None:
-            return _CONVOLVE[self.spatial_dims](x, weight, bias)  # type: ignore[arg-type]
+            return convolve(x, weight, bias)  # type: ignore[arg-type]
         scale, shift = self.modulation(condition).chunk(2, dim=1)
         if len(condition) == 1:
             # One condition for the batch: modulating the weights is the same and spares two passes over the image.
             weight = weight * (1 + scale[0]).reshape(-1, *(1,) * (weight.ndim - 1))
-            return _CONVOLVE[self.spatial_dims](x, weight, bias * (1 + scale[0]) + shift[0])  # type: ignore[operator]
-        y = _CONVOLVE[self.spatial_dims](x, weight, bias)  # type: ignore[arg-type]
+            return convolve(x, weight, bias * (1 + scale[0]) + shift[0])  # type: ignore[operator]
+        y = convolve(x, weight, bias)  # type: ignore[arg-type]
         per_voxel = (*scale.shape, *(1,) * self.spatial_dims)
         return y * (1 + scale).reshape(per_voxel).to(y.dtype) + shift.reshape(per_voxel).to(y.dtype)
 
@@ -164,6 +164,24 @@ class Convolution(nn.Module):
         plain.weight.copy_(conv.weight)  # type: ignore[arg-type]
         plain.bias.copy_(bias)
         return plain
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Valid convolution ``(B, C_in, *spatial)`` -> ``(B, C_out, *smaller)`` with ``weight`` ``(C_out, C_in, *kernel)``.
+
+    CPU libraries compute several channels at once and waste most of their work on a layer that has one. The planes of
+    its 3D kernel are made channels of a layer with a flat kernel instead, whose results, shifted, are added up.
+    """
+    dims = weight.ndim - 2
+    if dims == 2 or len(weight) > 1 or x.is_cuda:
+        return _CONVOLVE[dims](x, weight, bias)
+    planes = weight[0].movedim(1, 0).unsqueeze(2)
+    y = F.conv3d(x, planes.contiguous(memory_format=CHANNELS_LAST[5]))
+    n = y.shape[2] - len(planes) + 1
+    total = y[:, :1, :n].to(torch.promote_types(y.dtype, torch.float32))
+    for index in range(1, len(planes)):
+        total = total + y[:, index : index + 1, index : index + n]
+    return (total + bias).to(y.dtype)
 
 
 class _ChannelsLastPReLU(torch.autograd.Function):

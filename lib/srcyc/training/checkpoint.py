@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,20 @@ from srcyc.errors import ModelError
 from srcyc.files import remove_unfinished, written
 
 _NAME = "step-{:08d}.pt"
+#: What reading bytes that are no checkpoint ends in.
+_DAMAGED = (
+    *(
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        NotImplementedError,
+    ),
+    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
+)
 
 
 class Checkpoints:
@@ -89,7 +105,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ModelError: missing, truncated or foreign file.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        # PyTorch does not look at the checksums of the archive, and reads a damaged one as other weights.
+        with zipfile.ZipFile(path) as archive:
+            intact = archive.testzip() is None
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True) if intact else {}
+    except _DAMAGED as error:
         raise ModelError(f"{path}: not a readable checkpoint; resume from an earlier one.") from error
+    if not intact or not isinstance(state, dict):
+        raise ModelError(f"{path}: not a readable checkpoint; resume from an earlier one.")
     return state

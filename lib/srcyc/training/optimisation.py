@@ -61,7 +61,9 @@ class Optimiser:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
         self.adam.load_state_dict(state["adam"])
-        self.scaler.load_state_dict(state["scaler"])
+        # Empty from a run in another type, which needed no scaling.
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
 
 
 def learning_rate_scale(step: int, config: OptimiserConfig, steps: int) -> float:

@@ -20,7 +20,7 @@ from srcyc.networks import SRResDNet
 from srcyc.training.distributed import Processes
 from srcyc.training.networks import Networks, build_networks
 from srcyc.training.publishing import make_card
-from srcyc.training.recorder import HISTORY_NAME, Recorder, read_history
+from srcyc.training.recorder import Recorder
 from srcyc.training.report import write_report
 from srcyc.training.run_folder import RunFolder
 from srcyc.training.signals import StopRequest
@@ -155,9 +155,7 @@ def train(
         on_best=publish,
         report=report,
     )
-    if resume and _was_never_saved(run, begun):
-        warn(f"{run.path}: stopped before the first checkpoint; training begins anew.")
-    elif resume:
+    if resume:
         trainer.resume(warn)
     # Faster algorithms that add up in another order each time would make a resumed run another one.
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
@@ -172,13 +170,6 @@ def train(
     early = trainer.state.done < config.steps
     why = [f"ended early: no better model for {trainer.state.stale} validations"] if early else []
     return Outcome(run.model, trainer.state, validator, _report(run, config, validator, why))
-
-
-def _was_never_saved(run: RunFolder, config: TrainingConfig) -> bool:
-    """Whether no checkpoint was due yet, rather than removed since."""
-    rows = read_history(run.path) if (run.path / HISTORY_NAME).exists() else []
-    due = min(config.checkpoint_every, config.steps)
-    return not run.checkpoints(config).paths() and all(row["step"] <= due for row in rows)
 
 
 def make_batches(config: TrainingConfig, scans: TrainingSet, store: ScanStore, share: Share) -> Patches:

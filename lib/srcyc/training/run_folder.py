@@ -71,9 +71,12 @@ class RunFolder:
             reason = error.strerror or error
             raise OutputError(f"{self.path}: cannot be written ({reason}); choose another folder.") from error
         try:
-            for folder in (self.path, self.store.folder):
+            for folder in (self.path, *(entry for entry in self.path.iterdir() if entry.is_dir())):
                 remove_unfinished(folder)
             yield
+        except BaseException:
+            self.remove_if_nothing_began()
+            raise
         finally:
             lock.release()
 
@@ -112,7 +115,7 @@ class RunFolder:
 
     def remove_if_nothing_began(self) -> None:
         """Leave no trace of a run that was refused before it began."""
-        if self.holds_a_run:
+        if self.holds_a_run or not self.path.exists():
             return
         self.remove_prepared_scans()
         (self.path / ".lock").unlink(missing_ok=True)

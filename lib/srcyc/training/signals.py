@@ -8,22 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from srcyc.errors import SRCycError
+from srcyc.errors import StoppedError
+
+__all__ = ["StopRequest", "StoppedError", "listening"]
 
 #: SIGTERM is what a scheduler, a container or a shutting-down system sends; SIGINT is Ctrl-C.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class StoppedError(SRCycError):
-    """The run was asked to stop and has saved everything.
-
-    Attributes:
-        number: of the signal.
-    """
-
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.number = number
 
 
 class StopRequest:

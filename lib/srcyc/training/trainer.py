@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from srcyc.config import TrainingConfig
 from srcyc.data.patches import Batch
+from srcyc.device import precision_name
 from srcyc.errors import ConfigError, DataError
 from srcyc.networks import SRResDNet
 from srcyc.training.checkpoint import Checkpoints
@@ -151,6 +152,11 @@ class Trainer:
                 f"{self.checkpoints.folder}: this run was trained on other scans ({changed[0]} is one that differs); "
                 "bring the scans back, or start a new run with initial_model set to this one's model."
             )
+        if saved["precision"] != self._precision:
+            warn(
+                f"this device trains in {self._precision}, the run has trained in {saved['precision']} so far: it "
+                "goes on, but not to the same weights."
+            )
         for name, network in self.networks.named():
             network.load_state_dict(saved["networks"][name])
         self.step.load_state_dict(saved["step"])
@@ -161,19 +167,26 @@ class Trainer:
 
     def save(self) -> Path | None:
         """Write a checkpoint of everything; the first process does."""
+        # Each process has the sums of its own share.
+        sums = self.processes.mean({name: float(value) for name, value in self._sums.items()})
         if not self.processes.is_first:
             return None
         state = {
             "config": json.dumps(self.config.model_dump(mode="json")),
             "scans": self.scans,
+            "precision": self._precision,
             "networks": {name: network.state_dict() for name, network in self.networks.named()},
             "step": self.step.state_dict(),
             "monitor": self.monitor.state_dict(),
             "state": vars(self.state),
-            "sums": self._sums,
+            "sums": {name: torch.tensor(value) for name, value in sums.items()},
             "since": self._since,
         }
         return self.checkpoints.save(self.state.done, state)
+
+    @property
+    def _precision(self) -> str:
+        return precision_name(self.step.dtype)
 
     # -- running -------------------------------------------------------------------------------------------------
 

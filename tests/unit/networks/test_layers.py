@@ -15,6 +15,7 @@ from srcyc.networks.layers import (
     Convolution,
     PReLU,
     check_dims,
+    convolve,
     pad,
 )
 
@@ -173,3 +174,19 @@ def test_prelu_is_torchs_in_value_and_gradient(
     # A sum of rounded products: relative to what a random sum of them comes to.
     spread = float((cotangent.double() * exact_x.detach().clamp_max(0)).norm())
     torch.testing.assert_close(grad_slope.double(), exact_grads[1], rtol=2 * rounding, atol=rounding * spread)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_a_single_output_channel_is_the_same_convolution(dtype: torch.dtype, tolerance: float) -> None:
+    """It is computed another way; values and gradients are those of a plain convolution."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 3, 9, 8, 7, dtype=dtype), torch.randn(1, 3, 5, 5, 5, dtype=dtype)
+    bias = torch.randn(1, dtype=dtype)
+    found = []
+    for function in (convolve, F.conv3d):
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
+        y = function(*leaves)
+        y.square().mean().backward()
+        found.append([y, *(leaf.grad for leaf in leaves)])
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=0, atol=tolerance)

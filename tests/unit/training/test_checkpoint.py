@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import random
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from srcyc.errors import ModelError
-from srcyc.training.checkpoint import load_checkpoint, save_checkpoint
+from srcyc.training.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 
 
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
@@ -30,8 +32,79 @@ def test_an_unreadable_checkpoint_is_refused_by_name(tmp_path: Path, content: by
 
 
 def test_a_missing_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="without --resume"):
+    with pytest.raises(ModelError, match=r"checkpoint\.pt: not a readable checkpoint"):
         load_checkpoint(tmp_path / "checkpoint.pt")
+
+
+def test_any_damage_is_noticed_or_harmless(tmp_path: Path) -> None:
+    """Cut off anywhere, or with bytes changed: an error with a name, or the state as it was saved."""
+    path, state = tmp_path / "checkpoint.pt", {"step": 3, "weights": torch.arange(300.0), "text": "abc"}
+    save_checkpoint(state, path)
+    whole = path.read_bytes()
+    rng = random.Random(0)
+    refused = 0
+    for trial in range(300):
+        damaged = bytearray(whole)
+        if trial % 3 == 0:
+            del damaged[rng.randrange(len(whole)) :]
+        else:
+            for _ in range(1 + trial % 20):
+                damaged[rng.randrange(len(whole))] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            loaded = load_checkpoint(path)
+        except ModelError:
+            refused += 1
+            continue
+        assert loaded.keys() == state.keys()
+        assert torch.equal(loaded["weights"], state["weights"]), trial
+        assert (loaded["step"], loaded["text"]) == (3, "abc")
+    assert refused > 150
+
+
+def newest(checkpoints: Checkpoints, warn: Callable[[str], None]) -> int:
+    found = checkpoints.latest(warn)
+    assert found is not None
+    step: int = found["step"]
+    return step
+
+
+def test_the_last_few_are_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    for step in (5, 10, 99_999_999, 15):
+        assert checkpoints.save(step, {"step": step}).exists()
+    assert [path.name for path in checkpoints.paths()] == ["step-00000015.pt", "step-99999999.pt"]
+
+
+def test_the_newest_readable_one_is_taken_and_the_others_are_told(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"step": step})
+    told: list[str] = []
+    assert newest(checkpoints, told.append) == 3
+    assert told == []
+    checkpoints.paths()[-1].write_bytes(b"")
+    assert newest(checkpoints, told.append) == 2
+    assert len(told) == 1 and "step-00000003.pt" in told[0]
+
+
+def test_without_a_readable_one_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=5)
+    told: list[str] = []
+    assert checkpoints.latest(told.append) is None
+    checkpoints.save(1, {}).write_bytes(b"damaged")
+    with pytest.raises(ModelError, match="no checkpoint can be read"):
+        checkpoints.latest(told.append)
+    assert len(told) == 1
+
+
+def test_what_a_killed_run_left_unfinished_is_removed(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    saved = checkpoints.save(1, {"step": 1})
+    (tmp_path / ".step-00000002.pt.0123abcd.part").write_bytes(b"half")
+    (tmp_path / "notes.part").write_text("somebody's own")
+    checkpoints.latest(pytest.fail)
+    assert {path.name for path in tmp_path.iterdir()} == {saved.name, "notes.part"}
 
 
 def test_a_pickle_is_not_run(tmp_path: Path) -> None:

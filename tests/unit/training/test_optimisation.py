@@ -62,3 +62,12 @@ def test_a_loss_that_overflows_fp16_is_scaled_down_and_its_step_left_out() -> No
     again = Optimiser([network], 0.1, OptimiserConfig(), Processes(), torch.float16)
     again.load_state_dict(optimiser.state_dict())
     assert again.scaler.get_scale() == optimiser.scaler.get_scale()
+
+
+def test_a_run_goes_on_in_a_type_that_needs_scaling() -> None:
+    network = nn.Linear(1, 1)
+    saved = Optimiser([network], 0.1, OptimiserConfig(), Processes(), torch.bfloat16).state_dict()
+    again = Optimiser([network], 0.1, OptimiserConfig(), Processes(), torch.float16)
+    fresh = again.scaler.get_scale()
+    again.load_state_dict(saved)
+    assert again.scaler.get_scale() == fresh

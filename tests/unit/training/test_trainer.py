@@ -114,6 +114,22 @@ class Run(Trainer):
         return self
 
 
+class Watched:
+    """A step that tells how many it has taken; everything else is the step's own."""
+
+    def __init__(self, step: TrainingStep, after: Callable[[int], object]) -> None:
+        self.step, self.after, self.done = step, after, 0
+
+    def __call__(self, batch: Any, scale: float) -> Any:
+        terms = self.step(batch, scale)
+        self.done += 1
+        self.after(self.done)
+        return terms
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.step, name)
+
+
 def rows_of(folder: Path) -> list[dict[str, str]]:
     with (folder / HISTORY_NAME).open() as file:
         return [
@@ -129,18 +145,7 @@ def test_resuming_equals_never_having_stopped_at_any_step(scans: Scans, tmp_path
             folder = tmp_path / f"{mode}-{at}"
             stop = StopRequest()
             stopped = Run(settings, scans, folder)
-            step, done = stopped.step, []
-
-            def last_step(
-                batch: Any, scale: float, *, step: Any = step, done: Any = done, at: int = at, stop: Any = stop
-            ) -> Any:
-                done.append(1)
-                if len(done) == at:
-                    stop.stop()
-                return step(batch, scale)
-
-            stopped.step = last_step  # type: ignore[assignment]
-            last_step.state_dict = step.state_dict  # type: ignore[attr-defined]
+            stopped.step = Watched(stopped.step, lambda done, at=at, stop=stop: done == at and stop.stop())
             with pytest.raises(StoppedError, match=f"after step {at} of 6"):
                 stopped.go(stop)
             resumed = Run(settings, scans, folder)
@@ -218,17 +223,13 @@ def test_a_loss_that_is_not_finite_stops_with_a_reason(scans: Scans, tmp_path: P
 def test_weights_that_are_not_finite_are_never_saved(scans: Scans, tmp_path: Path) -> None:
     """The losses are those before the step: a step that breaks the weights shows in them one report later."""
     run = Run(config("generator-only", report_every=5, validate_every=5), scans, tmp_path)
-    step = run.step
 
-    def breaking(batch: Any, scale: float) -> Any:
-        terms = step(batch, scale)
-        if run.state.done == 3:
+    def breaking(done: int) -> None:
+        if done == 4:
             with torch.no_grad():
                 run.networks.g_hr.alpha.fill_(math.nan)
-        return terms
 
-    run.step = breaking  # type: ignore[assignment]
-    breaking.state_dict = step.state_dict  # type: ignore[attr-defined]
+    run.step = Watched(run.step, breaking)
     with pytest.raises(CollapseError, match="step 4: the weights of g_hr are not finite"):
         run.go()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002.pt"]
@@ -238,7 +239,10 @@ def test_weights_that_are_not_finite_are_never_saved(scans: Scans, tmp_path: Pat
     ("changes", "refused"),
     [
         ({"steps": 8}, "steps was 2, now 8"),
-        ({"optimiser": {"learning_rate": 1e-5, "warm_up": 2}}, "optimiser.learning_rate was 0.001, now 1e-05"),
+        (
+            {"optimiser": {"learning_rate": 1e-5, "warm_up": 2}},
+            "optimiser.learning_rate was 0.001, now 1e-05",
+        ),
         ({"keep_checkpoints": 5, "checkpoint_every": 1}, None),
     ],
 )
@@ -290,3 +294,15 @@ def test_if_no_checkpoint_can_be_read_nothing_is_trained_over(scans: Scans, tmp_
         path.write_bytes(b"damaged")
     with pytest.raises(ModelError, match="no checkpoint can be read"):
         Run(config("generator-only", steps=2), scans, tmp_path).resume(lambda warning: None)
+
+
+def test_another_precision_is_told(scans: Scans, tmp_path: Path) -> None:
+    settings = config("generator-only", steps=4)
+    Run(settings, scans, tmp_path).go()
+    other = Run(settings, scans, tmp_path)
+    other.step.dtype = torch.bfloat16
+    told: list[str] = []
+    other.resume(told.append)
+    assert told == [
+        "this device trains in bf16, the run has trained in fp32 so far: it goes on, but not to the same weights."
+    ]

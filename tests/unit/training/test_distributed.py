@@ -1,0 +1,72 @@
+"""What several processes do together, with real ones over gloo; trainings are in tests/integration."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from srcyc.training.distributed import Processes, processes
+
+TOGETHER = """
+import sys
+import torch
+from torch import nn
+from srcyc.training.distributed import LostProcessError, processes
+
+with processes(torch.device("cpu")) as team:
+    rank, world = team.rank, team.world
+    assert world == 2 and team.is_first == (rank == 0) and (team.share.rank, team.share.world) == (rank, 2)
+    a, b, unused = (nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(1)))
+    a.grad, b.grad = torch.full((2, 3), float(rank)), torch.arange(4.0) * (rank + 1)
+    team.average_gradients([a, unused, b])
+    assert torch.equal(a.grad, torch.full((2, 3), 0.5)) and torch.equal(b.grad, torch.arange(4.0) * 1.5)
+    assert unused.grad is None
+    images = torch.arange(6.0).reshape(3, 1, 2) + 10 * rank
+    whole = team.gather(images.transpose(1, 2))
+    assert whole.shape == (6, 2, 1) and whole[:, 0, 0].tolist() == [0, 2, 4, 10, 12, 14]
+    assert torch.equal(team.own(whole), images.transpose(1, 2))
+    assert team.mean({"x": float(rank), "y": 3.0}) == {"x": 0.5, "y": 3.0}
+    assert team.mean({}) == {}
+    assert team.largest(15 * rank) == 15
+    team.wait()
+    if rank:
+        sys.exit(7)
+    try:
+        team.wait()
+    except LostProcessError as error:
+        sys.stdout.write(f"first: {error}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="torchrun with gloo is used on Linux")
+def test_two_processes_do_it_together(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    script = tmp_path / "together.py"
+    script.write_text(TOGETHER)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert "AssertionError" not in done.stderr, done.stderr
+    assert "exitcode  : 7" in done.stderr, done.stderr
+    assert "first: another process of this run has ended" in done.stdout
+
+
+def test_one_process_needs_no_messages() -> None:
+    with processes(torch.device("cpu")) as team:
+        assert team == Processes()
+        assert team.is_first
+        parameter = nn.Parameter(torch.ones(2))
+        parameter.grad = torch.tensor([1.0, 2.0])
+        team.average_gradients([parameter])
+        assert parameter.grad.tolist() == [1, 2]
+        images = torch.rand(2, 1, 3)
+        assert torch.equal(team.own(team.gather(images)), images)
+        assert team.mean({"x": 2.0}) == {"x": 2.0}
+        assert team.largest(9) == 9
+        team.wait()
+        assert not torch.distributed.is_initialized()
