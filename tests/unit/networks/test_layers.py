@@ -176,7 +176,7 @@ def test_prelu_is_torchs_in_value_and_gradient(
     torch.testing.assert_close(grad_slope.double(), exact_grads[1], rtol=2 * rounding, atol=rounding * spread)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
 def test_a_single_output_channel_is_the_same_convolution(dtype: torch.dtype, tolerance: float) -> None:
     """It is computed another way; values and gradients are those of a plain convolution."""
     torch.manual_seed(0)
