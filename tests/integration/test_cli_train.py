@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,30 @@ def test_a_run_is_not_overwritten_and_is_resumed_from_its_folder_alone(
     ran = train("run", *ALONE, "--resume", "--set", "steps=9")
     assert ran.code == 2
     assert "steps was 4, now 9" in ran.sentence
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_trained_over(train: Srcyc, tmp_path: Path) -> None:
+    assert train("run", *ALONE).code == 0
+    model = tmp_path / "run" / "model.safetensors"
+    before = model.read_bytes()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    ran = train("run", *ALONE, "--resume")
+    assert ran.code == 2
+    assert "its checkpoints were removed" in ran.sentence
+    assert model.read_bytes() == before
+
+
+def test_a_manifest_names_the_scans_and_the_persons(train: Srcyc, scans: Path, tmp_path: Path) -> None:
+    table = tmp_path / "scans.csv"
+    rows = [("hr/sub-a", "HR", "anna"), ("hr/sub-b", "HR", "bert"), ("lr/sub-c", "LR", "anna")]
+    table.write_text(
+        "path,domain,person\n" + "".join(f"{scans / p}_T1w.nii.gz,{d},{who}\n" for p, d, who in rows)
+    )
+    ran = train("run", "--manifest", table, "--set", "data.held_back=[bert]", "--check", hr=None)
+    assert ran.code == 0, ran.err
+    trained, held_back = ran.out.split("held back for validation:")
+    assert trained.count("anna") == 2
+    assert "bert" in held_back and "anna" not in held_back.split("training")[0]
 
 
 def test_check_tells_what_would_be_and_writes_nothing(train: Srcyc, scans: Path, tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from srcyc.training.run_folder import RunFolder
     from srcyc.training.trainer import Progress
 
+    #: What a manifest says of the scans it names.
+    Entries = dict[Path, ManifestEntry] | None
+
 #: Seconds that the first process has to tidy up and to say why it failed.
 _LAST_WORDS = 3.0
 
@@ -82,8 +85,8 @@ def train(
     """Train the networks on your own scans.
 
     The folder gets checkpoints, history.csv, TensorBoard events, the best model so far, and in the end a report.
-    Ctrl-C and SIGTERM save everything; --resume goes on exactly there. Exit code: 0 trained to the end, 2 bad input,
-    1 training broke down, 130 or 143 stopped by Ctrl-C or SIGTERM.
+    Ctrl-C, SIGTERM and a lost terminal save everything; --resume goes on exactly there. Exit code: 0 trained to the
+    end, 2 bad input, 1 training broke down, 128 + the signal's number if stopped by one.
     """
     from srcyc.device import resolve_device
     from srcyc.training.distributed import LostProcessError, processes
@@ -92,8 +95,13 @@ def train(
 
     if check and resume:
         raise ConfigError("--check looks at a run that has not begun; leave --resume out.")
-    if not resume and not hr and manifest is None:
-        raise ConfigError("no thin-slice scans given: name them with --hr.")
+    entries = _manifest(manifest)
+    if entries and not hr and not lr:
+        lr, hr = _scans_of(entries)
+    if not resume and not hr:
+        raise ConfigError(
+            "no thin-slice scans given: name them with --hr, or in a manifest with the domain HR."
+        )
     if publish is not None and publish.suffix != ".safetensors":
         raise ConfigError(f"--publish {publish}: a model file's name ends in .safetensors.")
     with processes(resolve_device(device)) as team:
@@ -101,11 +109,11 @@ def train(
             Console(quiet=not team.is_first), RunFolder(output), team, settings or [], preset, config
         )
         if check:
-            command.check(lr or [], hr or [], manifest)
+            command.check(lr or [], hr or [], entries)
             return
         try:
             with command.claimed():
-                outcome = command.train(lr or [], hr or [], manifest, resume=resume)
+                outcome = command.train(lr or [], hr or [], entries, resume=resume)
                 if team.is_first:
                     command.finish(outcome, publish, publish_worse)
         except (CollapseError, ConfigError, LostProcessError, StoppedError) as error:
@@ -154,7 +162,7 @@ class _Training:
         with self.run.claimed():
             yield
 
-    def check(self, lr: list[Path], hr: list[Path], manifest: Path | None) -> None:
+    def check(self, lr: list[Path], hr: list[Path], manifest: Entries) -> None:
         """Tell what a run would be and take."""
         from srcyc.data.gathering import gather
         from srcyc.data.store import ScanStore
@@ -164,7 +172,7 @@ class _Training:
         config, _ = with_initial_model(self.settings())
         with tempfile.TemporaryDirectory(prefix="srcyc-check-") as folder:
             store = ScanStore(Path(folder))
-            scans = gather(config, lr, hr, _manifest(manifest), store)
+            scans = gather(config, lr, hr, manifest, store)
             self._tell(scans, config)
             found = estimate(config, scans, store, self.team.device)
         say = self.console.say
@@ -183,14 +191,14 @@ class _Training:
             say(f"memory: {found.memory / 1e9:.1f} GB at most so far")
         say("checked only: nothing was trained, nothing is written.")
 
-    def train(self, lr: list[Path], hr: list[Path], manifest: Path | None, *, resume: bool) -> Outcome:
+    def train(self, lr: list[Path], hr: list[Path], manifest: Entries, *, resume: bool) -> Outcome:
         """Begin a run, or take it up again, and train it to its end."""
         from srcyc.training.run import begin, train
 
         if not resume:
             settings = self.settings()
             if self.team.is_first:
-                begin(self.run, settings, lr, hr, _manifest(manifest))
+                begin(self.run, settings, lr, hr, manifest)
         elif lr or hr or manifest:
             self.console.say("resuming with the scans that the run was begun with")
         self.team.wait()
@@ -279,10 +287,21 @@ def progress_line(progress: Progress) -> str:
     return "  ".join(part for part in parts if part)
 
 
-def _manifest(path: Path | None) -> dict[Path, ManifestEntry] | None:
+def _manifest(path: Path | None) -> Entries:
     from srcyc.data.domains import read_manifest
 
     return read_manifest(path) if path else None
+
+
+def _scans_of(entries: dict[Path, ManifestEntry]) -> tuple[list[Path], list[Path]]:
+    """Give the LR and the HR scans that a manifest names."""
+    from srcyc.data.domains import Domain
+
+    lr, hr = (
+        [path for path, entry in entries.items() if entry.domain is domain]
+        for domain in (Domain.LR, Domain.HR)
+    )
+    return lr, hr
 
 
 def _duration(seconds: float) -> str:

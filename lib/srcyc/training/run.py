@@ -14,13 +14,13 @@ from srcyc.data.gathering import TrainingSet, gather
 from srcyc.data.patches import AlignedPatches, Patches, Share, SimulatedPatches, UnpairedPatches
 from srcyc.data.store import ScanStore, TrainingScan
 from srcyc.device import resolve_precision
-from srcyc.errors import ConfigError, OutputError
+from srcyc.errors import ConfigError, ModelError, OutputError
 from srcyc.inference.model_file import PublishedModel, find_model, load_model, publish_model
 from srcyc.networks import SRResDNet
 from srcyc.training.distributed import Processes
 from srcyc.training.networks import Networks, build_networks
 from srcyc.training.publishing import make_card
-from srcyc.training.recorder import Recorder
+from srcyc.training.recorder import HISTORY_NAME, Recorder, read_history
 from srcyc.training.report import write_report
 from srcyc.training.run_folder import RunFolder
 from srcyc.training.signals import StopRequest
@@ -156,6 +156,7 @@ def train(
         report=report,
     )
     if resume:
+        _check_nothing_was_removed(run, config)
         trainer.resume(warn)
     # Faster algorithms that add up in another order each time would make a resumed run another one.
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
@@ -170,6 +171,20 @@ def train(
     early = trainer.state.done < config.steps
     why = [f"ended early: no better model for {trainer.state.stale} validations"] if early else []
     return Outcome(run.model, trainer.state, validator, _report(run, config, validator, why))
+
+
+def _check_nothing_was_removed(run: RunFolder, config: TrainingConfig) -> None:
+    """Refuse to begin again in the place of a run whose checkpoints are gone.
+
+    Raises:
+        ModelError: its history is longer than that of a run that was stopped before its first checkpoint.
+    """
+    rows = read_history(run.path) if (run.path / HISTORY_NAME).exists() else []
+    first = min(config.checkpoint_every, config.steps)
+    if not run.checkpoints(config).paths() and any(row["step"] > first for row in rows):
+        raise ModelError(
+            f"{run.path}: its checkpoints were removed; start a new run with initial_model set to {run.model}."
+        )
 
 
 def make_batches(config: TrainingConfig, scans: TrainingSet, store: ScanStore, share: Share) -> Patches:

@@ -104,10 +104,14 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 def _number_or_yaml(text: str) -> Any:
     try:
-        # YAML reads 1e-4 as a string.
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
         return text
+    try:
+        # YAML reads 1e-4 as a string.
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any, setting: str) -> None:

@@ -8,12 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from srcyc.errors import StoppedError
-
-__all__ = ["StopRequest", "StoppedError", "listening"]
-
-#: SIGTERM is what a scheduler, a container or a shutting-down system sends; SIGINT is Ctrl-C.
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: SIGTERM is what a scheduler, a container or a shutting-down system sends; SIGINT is Ctrl-C; SIGHUP, which Windows
+#: does not have, comes when the terminal goes away.
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
 class StopRequest:
@@ -32,7 +29,7 @@ class StopRequest:
 
 @contextmanager
 def listening(request: StopRequest) -> Iterator[None]:
-    """Let SIGTERM and SIGINT ask ``request`` to stop (main thread only).
+    """Let SIGTERM, SIGINT and SIGHUP ask ``request`` to stop (main thread only); what is ignored (nohup) stays so.
 
     A second Ctrl-C acts as it did before: somebody is impatient. A second SIGTERM says nothing new: a process group
     and torchrun each send their own; who has waited long enough sends SIGKILL.
@@ -40,7 +37,8 @@ def listening(request: StopRequest) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.getsignal(number) for number in _SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    previous = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
 
     def asked(number: int, frame: FrameType | None) -> None:
         if request.number == signal.SIGINT == number:
@@ -54,7 +52,7 @@ def listening(request: StopRequest) -> Iterator[None]:
             # None: set by a program that embeds Python; it cannot be set again from here.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    for number in _SIGNALS:
+    for number in previous:
         signal.signal(number, asked)
     try:
         yield

@@ -19,14 +19,14 @@ from torch.utils.data import DataLoader, Dataset
 from srcyc.config import TrainingConfig
 from srcyc.data.patches import Batch
 from srcyc.device import precision_name
-from srcyc.errors import ConfigError, DataError
+from srcyc.errors import ConfigError, DataError, StoppedError
 from srcyc.networks import SRResDNet
 from srcyc.training.checkpoint import Checkpoints
 from srcyc.training.distributed import Processes
 from srcyc.training.networks import Networks
 from srcyc.training.optimisation import learning_rate_scale
 from srcyc.training.recorder import Recorder
-from srcyc.training.signals import StoppedError, StopRequest, listening
+from srcyc.training.signals import StopRequest, listening
 from srcyc.training.stability import StabilityMonitor, check_weights
 from srcyc.training.step import TrainingStep
 from srcyc.training.validation import Score, Validator
@@ -341,8 +341,9 @@ def _module(average: nn.Module) -> SRResDNet:
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach every process of a group; a batch that is being drawn is still needed."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

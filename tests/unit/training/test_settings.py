@@ -81,3 +81,16 @@ def test_a_mistake_is_one_sentence_that_names_it(
     with pytest.raises(ConfigError, match=sentence) as raised:
         load_settings(preset, file, single)
     assert str(raised.value).endswith(".") and "\n" not in str(raised.value)
+
+
+def test_single_settings_are_numbers_lists_and_words() -> None:
+    given = [
+        "optimiser.learning_rate=1e-4",
+        "data.held_back=[sub-e, anne]",
+        "card.name=tree",
+        "card.title=1 e",
+    ]
+    found = load_settings(single=given)
+    assert found.optimiser.learning_rate == 1e-4
+    assert found.data.held_back == ("sub-e", "anne")
+    assert (found.card.name, found.card.title) == ("tree", "1 e")

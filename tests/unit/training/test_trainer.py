@@ -22,13 +22,13 @@ from srcyc.config import (
 )
 from srcyc.data.patches import Patches, SimulatedPatches, UnpairedPatches
 from srcyc.data.store import TrainingScan
-from srcyc.errors import ConfigError, DataError, ModelError
+from srcyc.errors import ConfigError, DataError, ModelError, StoppedError
 from srcyc.networks import SRResDNet
 from srcyc.training.checkpoint import Checkpoints
 from srcyc.training.distributed import Processes
 from srcyc.training.networks import build_networks
 from srcyc.training.recorder import HISTORY_NAME, Recorder
-from srcyc.training.signals import StoppedError, StopRequest
+from srcyc.training.signals import StopRequest
 from srcyc.training.stability import CollapseError
 from srcyc.training.step import TrainingStep
 from srcyc.training.trainer import Progress, Trainer
