@@ -20,7 +20,7 @@ _UNFINISHED = ".part"
 def written(path: Path) -> Iterator[BinaryIO]:
     """Open a stream whose content becomes ``path`` at the end of the block, also after a power cut.
 
-    What stood there before stays if anything goes wrong, and nothing partial is left.
+    Missing folders are made. What stood there before stays if anything goes wrong, and nothing partial is left.
 
     Raises:
         OutputError: the place cannot be written, or the disk is full.

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from srcyc.config import (
     DegradationNetConfig,
     DiscriminatorConfig,
+    LossWeights,
     PatchConfig,
     SRResDNetConfig,
     TrainingConfig,
@@ -38,9 +39,9 @@ def test_configurations_are_frozen() -> None:
     ("key", "value"),
     [
         ("steps", 0),
-        ("mode", "paired"),
+        ("mode", "cyclegan"),
         ("adversarial", "wgan"),
-        ("precision", "fp16"),
+        ("precision", "int8"),
         ("pool_size", -1),
         ("g_hr.spatial_dims", 1),
         ("g_hr.features", 0),
@@ -99,9 +100,10 @@ def test_naming_one_key_of_a_section_leaves_its_other_defaults() -> None:
     assert changed.d_hr.model_dump() == default.d_hr.model_dump() | {"features": 8}
 
 
-def test_the_papers_weights_are_the_default() -> None:
-    losses = TrainingConfig().losses
-    assert (losses.lambda_adversarial, losses.lambda_cycle, losses.lambda_identity) == (1.0, 10.0, 5.0)
+def test_the_formulas_weights_are_the_default_but_for_the_adversary() -> None:
+    formula, ours = LossWeights(), TrainingConfig().losses
+    assert (formula.lambda_adversarial, formula.lambda_cycle, formula.lambda_identity) == (1.0, 10.0, 5.0)
+    assert ours == formula.model_copy(update={"lambda_adversarial": 0.05})
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from srcyc.errors import OutputError
-from srcyc.files import write_text, written
+from srcyc.files import remove_unfinished, write_text, written
 
 
 def test_a_file_is_there_only_when_it_is_complete(tmp_path: Path) -> None:
@@ -26,8 +26,23 @@ def test_a_failure_keeps_what_was_there_and_leaves_nothing_partial(tmp_path: Pat
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"absent.a\.txt: cannot be written"):
-        write_text(tmp_path / "absent" / "a.txt", "")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OutputError, match=r"file.a\.txt: cannot be written"):
+        write_text(tmp_path / "file" / "a.txt", "")
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    assert write_text(tmp_path / "new" / "deep" / "a.txt", "x").read_text() == "x"
+
+
+def test_what_a_killed_process_was_writing_can_be_removed(tmp_path: Path) -> None:
+    kept = write_text(tmp_path / "a.txt", "x")
+    with written(tmp_path / "b.txt"):
+        (unfinished,) = (path for path in tmp_path.iterdir() if path != kept)
+        copy = unfinished.read_bytes()
+    unfinished.write_bytes(copy)  # as if the process had been killed
+    remove_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]
 
 
 def test_text_is_utf8(tmp_path: Path) -> None:

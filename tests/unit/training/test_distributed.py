@@ -44,6 +44,7 @@ with processes(torch.device("cpu")) as team:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="torchrun with gloo is used on Linux")
+@pytest.mark.slow
 def test_two_processes_do_it_together(tmp_path) -> None:  # type: ignore[no-untyped-def]
     script = tmp_path / "together.py"
     script.write_text(TOGETHER)

@@ -137,6 +137,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         ]
 
 
+@pytest.mark.slow
 def test_resuming_equals_never_having_stopped_at_any_step(scans: Scans, tmp_path: Path) -> None:
     for mode in ("generator-only", "paired", "unpaired"):
         settings = config(mode)
