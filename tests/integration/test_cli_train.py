@@ -38,18 +38,20 @@ def save(path: Path, image: np.ndarray, thick: float) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory, phantom: Callable[..., np.ndarray]) -> Path:
-    folder = tmp_path_factory.mktemp("scans")
-    (folder / "tiny.yaml").write_text(TINY)
-    for kind, shape, thick, persons in (("hr", (40, 44, 48), 1, "ab"), ("lr", (40, 40, 12), 4, "cd")):
-        for seed, person in enumerate(persons):
-            save(folder / kind / f"sub-{person}_T1w.nii.gz", phantom(shape, seed)[0], thick)
-    return folder
+@pytest.fixture
+def scans(training_scans: Path) -> Path:
+    return training_scans
 
 
 @pytest.fixture
-def train(srcyc: Srcyc, scans: Path, tmp_path: Path) -> Srcyc:
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def train(srcyc: Srcyc, scans: Path, tiny: Path, tmp_path: Path) -> Srcyc:
     """`srcyc train` with tiny networks on the HR phantoms, into ``tmp_path / name``."""
 
     def run(name: str, *arguments: object, hr: object = scans / "hr") -> object:
@@ -60,7 +62,7 @@ def train(srcyc: Srcyc, scans: Path, tmp_path: Path) -> Srcyc:
             "-o",
             tmp_path / name,
             "--config",
-            scans / "tiny.yaml",
+            tiny,
             "--device",
             "cpu",
             *arguments,
@@ -180,8 +182,8 @@ def test_check_tells_what_would_be_and_writes_nothing(train: Srcyc, scans: Path,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_quick_run_needs_one_scan_only(srcyc: Srcyc, scans: Path, tmp_path: Path) -> None:
-    small = ["--config", scans / "tiny.yaml", "--device", "cpu"]
+def test_a_quick_run_needs_one_scan_only(srcyc: Srcyc, scans: Path, tiny: Path, tmp_path: Path) -> None:
+    small = ["--config", tiny, "--device", "cpu"]
     one = ["--hr", scans / "hr" / "sub-a_T1w.nii.gz"]
     ran = srcyc("train", "--preset", "quick", *one, "-o", tmp_path / "quick", *small)
     assert ran.code == 0

@@ -19,22 +19,11 @@ from torch.utils.data import Dataset
 from srcyc.config import PatchConfig
 from srcyc.data.augmentation import ContrastCurve, draw_contrast, draw_orientation, orient
 from srcyc.data.pairs import Placement, gain_of_pair
-from srcyc.data.store import Array, TrainingScan, load_training_scan
+from srcyc.data.store import Array, TrainingScan
 from srcyc.data.windows import Window
 from srcyc.errors import ConfigError, DataError
 from srcyc.intensity import FOREGROUND
 from srcyc.resampling import Interpolation
-
-__all__ = [
-    "AlignedPatches",
-    "Batch",
-    "Patches",
-    "Share",
-    "SimulatedPatches",
-    "TrainingScan",
-    "UnpairedPatches",
-    "load_training_scan",
-]
 
 #: A patch is redrawn this many times at most until this share of it is not background.
 _DRAWS, _LEAST_FOREGROUND = 12, 0.25

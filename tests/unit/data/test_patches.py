@@ -17,9 +17,9 @@ from srcyc.data.patches import (
     Patches,
     Share,
     SimulatedPatches,
-    TrainingScan,
     UnpairedPatches,
 )
+from srcyc.data.store import TrainingScan
 from srcyc.errors import ConfigError, DataError
 from srcyc.resampling import resample
 
