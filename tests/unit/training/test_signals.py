@@ -12,9 +12,10 @@ from srcyc.training.signals import StopRequest, listening
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background and ignore it."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Signals do what they usually do, also where the tests run in the background or under nohup and ignore them."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
