@@ -76,7 +76,7 @@ def begin(
     hr: Sequence[Path],
     manifest: dict[Path, ManifestEntry] | None,
 ) -> TrainingSet:
-    """Gather the scans of a new run and write down what it is.
+    """Gather the scans of a new run and write down what it is, inside :meth:`RunFolder.claimed`.
 
     Raises:
         OutputError: the folder holds a run already, or cannot be written.
@@ -86,13 +86,9 @@ def begin(
         raise OutputError(
             f"{run.path}: already holds a training run; add --resume, or choose another folder."
         )
-    try:
-        config, initial = with_initial_model(config)
-        scans = gather(config, lr, hr, manifest, run.store)
-        run.begin(config, scans, initial)
-    except BaseException:
-        run.remove_if_nothing_began()
-        raise
+    config, initial = with_initial_model(config)
+    scans = gather(config, lr, hr, manifest, run.store)
+    run.begin(config, scans, initial)
     return scans
 
 
