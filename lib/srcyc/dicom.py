@@ -96,6 +96,27 @@ def read_dicom_folder(folder: Path) -> RawVolume:
             5 % from their mean, a leaning stack (gantry tilt), files that cannot be read or decoded.
         OSError: the folder cannot be listed.
     """
+    slices, affine = _stack(folder)
+    voxels = _voxels(slices)
+    thicknesses = {s.thickness for s in slices}
+    thickness = thicknesses.pop() if len(thicknesses) == 1 else None
+    return RawVolume(voxels, affine, voxels.dtype, thickness)
+
+
+def read_dicom_header(folder: Path) -> tuple[tuple[int, int, int], npt.NDArray[np.float64]]:
+    """Read shape and affine (voxel index -> RAS mm) of the one image series in a folder, without its pixels.
+
+    Raises:
+        VolumeError: as :func:`read_dicom_folder`, except for pixels that cannot be decoded.
+        OSError: the folder cannot be listed.
+    """
+    slices, affine = _stack(folder)
+    rows, columns = slices[0].size
+    return (columns, rows, len(slices)), affine
+
+
+def _stack(folder: Path) -> tuple[list[_Slice], npt.NDArray[np.float64]]:
+    """Give the slices of the one series in a folder, in order, and where they lie."""
     series = _series_in(folder)
     if not series:
         raise VolumeError(
@@ -109,10 +130,11 @@ def read_dicom_folder(folder: Path) -> RawVolume:
     (headers,) = series.values()
     slices = _ordered([s for file, header in headers for s in _slices(file, header)], folder)
     affine = _affine(slices, folder)
-    voxels = _voxels(slices)
-    thicknesses = {s.thickness for s in slices}
-    thickness = thicknesses.pop() if len(thicknesses) == 1 else None
-    return RawVolume(voxels, affine, voxels.dtype, thickness)
+    if len({s.rescale for s in slices}) > 1 and any(s.rescale for s in slices):
+        raise VolumeError(
+            f"{slices[0].file}: the frames have different rescale slopes; export the scan as single-frame DICOM."
+        )
+    return slices, affine
 
 
 # -- headers -------------------------------------------------------------------------------------------------
@@ -313,10 +335,6 @@ def _text(part: _Slice) -> str:
 
 def _voxels(slices: Sequence[_Slice]) -> npt.NDArray[Any]:
     """Decode the slices in the given order as ``(I, J, K)``; the dtype holds every slice's own."""
-    if len({s.rescale for s in slices}) > 1 and any(s.rescale for s in slices):
-        raise VolumeError(
-            f"{slices[0].file}: the frames have different rescale slopes; export the scan as single-frame DICOM."
-        )
     decoded: dict[Path, npt.NDArray[Any]] = {}
     planes = []
     for part in slices:

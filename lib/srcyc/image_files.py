@@ -13,6 +13,7 @@ import errno
 import gzip
 import io
 import logging
+import math
 import os
 import re
 import sys
@@ -31,12 +32,15 @@ import SimpleITK as sitk
 from nibabel.imageglobals import LoggingOutputSuppressor
 
 from srcyc.errors import VolumeError
+from srcyc.geometry import check_affine
 
 #: ITK and DICOM world axes (left, posterior, superior) to ours (right, anterior, superior); its own inverse.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 _ITK_FORMATS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
 _NIFTI_SUFFIXES = (".nii.gz", ".nii")
+_NIFTI_HEADER_BYTES = 540  # of the second version; the first has 348
+_LONGEST_HEADER_LINE = 1 << 16
 _MILLIMETRES_PER_UNIT = {1: 1e3, 2: 1.0, 3: 1e-3}  # the spatial codes of NIfTI's xyzt_units
 
 _log = logging.getLogger(__name__)
@@ -85,6 +89,53 @@ def decode(path: Path) -> RawVolume:
     return _decode_nifti(path) if suffix in _NIFTI_SUFFIXES else _decode_itk(path, _ITK_FORMATS[str(suffix)])
 
 
+def decode_header(path: Path) -> tuple[tuple[int, int, int], npt.NDArray[np.float64]]:
+    """Read shape and affine (voxel index -> RAS mm) of one file of a known suffix, without its voxels.
+
+    Raises:
+        VolumeError: as :func:`decode`, except for damage that only the voxels show.
+        OSError: the file cannot be opened.
+    """
+    suffix = volume_suffix(path)
+    if suffix in _NIFTI_SUFFIXES:
+        return _decode_nifti_header(path)
+    _, shape, affine = _itk_reader(path, _ITK_FORMATS[str(suffix)])
+    return shape, affine
+
+
+def detached_data(path: Path) -> str | None:
+    """Give the name of the file that holds the voxels of an NRRD or MetaImage header, None if it holds them itself.
+
+    A header may name any file of the machine: whoever reads scans of strangers refuses such a one.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    image_io = _ITK_FORMATS.get(volume_suffix(path) or "")
+    if image_io is None:
+        return None
+    field = "datafile" if image_io == "NrrdImageIO" else "elementdatafile"
+    with path.open("rb") as stream:
+        while line := stream.readline(_LONGEST_HEADER_LINE):
+            text = line.decode("latin-1").strip()
+            if len(line) == _LONGEST_HEADER_LINE:  # no header of ours to judge has such a line
+                return "unknown"
+            if image_io == "NrrdImageIO" and not text:  # a blank line ends the header
+                break
+            key, value = (*re.split("[:=]", text, maxsplit=1), "")[:2]
+            key = re.sub(r"\s", "", key).lower()
+            if image_io == "NrrdImageIO":
+                if field not in key or key.startswith("#"):
+                    continue
+            # MetaIO also takes a field that begins within a line.
+            elif field not in key and field not in value.lower():
+                continue
+            elif key == field and value.strip().lower() == "local":
+                return None
+            return value.strip()
+    return None
+
+
 def encode(voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], path: Path) -> None:
     """Write ``(I, J, K)`` voxels in their own dtype; an ``.mhd`` header gets its ``.raw`` beside it.
 
@@ -104,22 +155,53 @@ def encode(voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], path: Path
 def _decode_nifti(path: Path) -> RawVolume:
     raw = _file_bytes(path)
     header = _nifti_header(raw, path)
-    shape = _volume_shape(tuple(int(n) for n in header.get_data_shape()), path)
+    shape = _nifti_shape(header, path)
+    _require_bytes(len(raw), header, shape, path)
     dtype = header.get_data_dtype()
-    _require_scalar(path, complex_=dtype.kind == "c", components=len(dtype.fields or (0,)))
-    offset = int(header.get_data_offset())
-    needed = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if len(raw) < needed:
-        raise VolumeError(
-            f"{path}: truncated, the header promises {needed} bytes and {len(raw)} are there; copy the file again."
-        )
-    count = int(np.prod(shape, dtype=np.int64))
-    voxels = np.frombuffer(raw, dtype=dtype, count=count, offset=offset).reshape(shape, order="F")
+    voxels = np.frombuffer(raw, dtype=dtype, count=math.prod(shape), offset=int(header.get_data_offset()))
+    voxels = voxels.reshape(shape, order="F")
     stored = dtype.newbyteorder("=")
     slope, intercept = header.get_slope_inter()
     if slope is not None and (slope, intercept) != (1.0, 0.0):
         voxels = voxels * np.float64(slope) + np.float64(intercept or 0.0)
         stored = np.dtype(np.float64 if stored == np.float64 else np.float32)
+    return RawVolume(voxels, _nifti_affine(header, path), stored)
+
+
+def _decode_nifti_header(path: Path) -> tuple[tuple[int, int, int], npt.NDArray[np.float64]]:
+    with path.open("rb") as stream:
+        packed = stream.read(2) == b"\x1f\x8b"
+    try:
+        with gzip.open(path) if packed else path.open("rb") as stream:
+            raw = stream.read(_NIFTI_HEADER_BYTES)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise VolumeError(
+            f"{path}: truncated or damaged gzip data ({path.stat().st_size} bytes); copy the file again."
+        ) from error
+    header = _nifti_header(raw, path)
+    shape = _nifti_shape(header, path)
+    if not packed:
+        _require_bytes(path.stat().st_size, header, shape, path)
+    return shape, _nifti_affine(header, path)
+
+
+def _nifti_shape(header: nib.Nifti1Header, path: Path) -> tuple[int, int, int]:
+    """Give the shape, after the checks that the header allows."""
+    shape = _volume_shape(tuple(int(n) for n in header.get_data_shape()), path)
+    dtype = header.get_data_dtype()
+    _require_scalar(path, complex_=dtype.kind == "c", components=len(dtype.fields or (0,)))
+    return shape
+
+
+def _require_bytes(there: int, header: nib.Nifti1Header, shape: tuple[int, int, int], path: Path) -> None:
+    needed = int(header.get_data_offset()) + math.prod(shape) * header.get_data_dtype().itemsize
+    if there < needed:
+        raise VolumeError(
+            f"{path}: truncated, the header promises {needed} bytes and {there} are there; copy the file again."
+        )
+
+
+def _nifti_affine(header: nib.Nifti1Header, path: Path) -> npt.NDArray[np.float64]:
     try:
         affine = np.array(header.get_best_affine(), dtype=np.float64)
     except Exception as error:  # nibabel raises several unrelated types for an unusable quaternion
@@ -127,7 +209,7 @@ def _decode_nifti(path: Path) -> RawVolume:
             f"{path}: unusable orientation in the header ({error}); repair its qform."
         ) from error
     affine[:3] *= _MILLIMETRES_PER_UNIT.get(int(header["xyzt_units"]) % 8, 1.0)
-    return RawVolume(voxels, affine, stored)
+    return affine
 
 
 def _file_bytes(path: Path) -> bytes:
@@ -185,6 +267,23 @@ def _encode_nifti(voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], pat
 
 
 def _decode_itk(path: Path, image_io: str) -> RawVolume:
+    reader, shape, affine = _itk_reader(path, image_io)
+    try:
+        with quiet_itk():
+            image = reader.Execute()
+    except RuntimeError as error:
+        raise VolumeError(
+            f"{path}: truncated or damaged, its voxels ({' x '.join(map(str, shape))}) cannot be read; "
+            "copy the file again (an .mhd together with its data file)."
+        ) from error
+    voxels = sitk.GetArrayFromImage(image).reshape(shape[::-1]).T  # ITK arrays run z, y, x
+    return RawVolume(voxels, affine, voxels.dtype)
+
+
+def _itk_reader(
+    path: Path, image_io: str
+) -> tuple[sitk.ImageFileReader, tuple[int, int, int], npt.NDArray[np.float64]]:
+    """Read and check a header; give the reader, ready for the voxels, the shape, and the affine to RAS mm."""
     with path.open("rb"):  # a permission problem gets its own sentence; ITK would call it an unknown format
         pass
     reader = sitk.ImageFileReader()
@@ -195,28 +294,20 @@ def _decode_itk(path: Path, image_io: str) -> RawVolume:
             reader.ReadImageInformation()
     except RuntimeError as error:
         raise VolumeError(_itk_header_problem(path, str(error))) from error
-    size = tuple(int(n) for n in reader.GetSize())
-    shape = _volume_shape(size, path)
+    shape = _volume_shape(tuple(int(n) for n in reader.GetSize()), path)
     _require_spacing(path, image_io)
     pixel = reader.GetPixelIDValue()
     complex_ = pixel in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
     _require_scalar(
         path, complex_=complex_, components=1 if complex_ else int(reader.GetNumberOfComponents())
     )
-    try:
-        with quiet_itk():
-            image = reader.Execute()
-    except RuntimeError as error:
-        raise VolumeError(
-            f"{path}: truncated or damaged, its voxels ({' x '.join(map(str, shape))}) cannot be read; "
-            "copy the file again (an .mhd together with its data file)."
-        ) from error
-    direction = np.array(reader.GetDirection(), dtype=np.float64).reshape(len(size), len(size))
+    axes = len(reader.GetSize())
+    direction = np.array(reader.GetDirection(), dtype=np.float64).reshape(axes, axes)
     affine = np.eye(4)
     affine[:3, :3] = direction[:3, :3] * np.array(reader.GetSpacing()[:3])
     affine[:3, 3] = reader.GetOrigin()[:3]
-    voxels = sitk.GetArrayFromImage(image).reshape(shape[::-1]).T  # ITK arrays run z, y, x
-    return RawVolume(voxels, LPS_TO_RAS @ affine, voxels.dtype)
+    # Before the voxels: ITK has no good word for some singular ones when it reads them.
+    return reader, shape, check_affine(LPS_TO_RAS @ affine, name=str(path))
 
 
 def _itk_header_problem(path: Path, message: str) -> str:

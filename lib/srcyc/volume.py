@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from srcyc.dicom import is_dicom_file, is_dicom_folder, read_dicom_folder
+from srcyc.dicom import is_dicom_file, is_dicom_folder, read_dicom_folder, read_dicom_header
 from srcyc.errors import InputError, OutputError, VolumeError
 from srcyc.geometry import Grid, check_affine
-from srcyc.image_files import RawVolume, decode, encode, known_suffixes, volume_suffix
+from srcyc.image_files import decode, decode_header, encode, known_suffixes, volume_suffix
 
 #: Smallest number of voxels along an axis.
 MINIMUM_SIZE = 2
@@ -85,27 +85,26 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
             at least two voxels along each axis.
     """
     path = Path(path)
-    try:
-        raw = _read_raw(path)
-    except OSError as error:
-        raise VolumeError(
-            f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions."
-        ) from error
-    except MemoryError as error:
-        raise VolumeError(
-            f"{path}: too large for this machine's memory; crop it or use another machine."
-        ) from error
-    affine = check_affine(raw.affine, name=str(path))
-    if min(raw.voxels.shape) < MINIMUM_SIZE:
-        size = " x ".join(map(str, raw.voxels.shape))
-        raise VolumeError(
-            f"{path}: {size} voxels; at least {MINIMUM_SIZE} along each axis are needed, give all slices of the scan."
-        )
-    if shear := _shear(affine):
-        raise VolumeError(
-            f"{path}: the voxel axes are sheared by {shear:.3g} degrees; resample it onto an orthogonal grid first."
-        )
-    return Volume(_float32(raw.voxels, path), affine, raw.stored_dtype, raw.slice_thickness, path)
+    with _explained(path):
+        _require_readable(path)
+        raw = read_dicom_folder(path) if path.is_dir() else decode(path)
+    grid = _checked_grid(raw.voxels.shape, raw.affine, path)
+    return Volume(_float32(raw.voxels, path), grid.affine, raw.stored_dtype, raw.slice_thickness, path)
+
+
+def read_grid(path: str | os.PathLike[str]) -> Grid:
+    """Read the place of a volume in the world from its header alone: for lists of many scans.
+
+    Voxels are not looked at: a file that passes may still turn out truncated or not finite.
+
+    Raises:
+        VolumeError: what :func:`read_volume` refuses and a header shows.
+    """
+    path = Path(path)
+    with _explained(path):
+        _require_readable(path)
+        shape, affine = read_dicom_header(path) if path.is_dir() else decode_header(path)
+    return _checked_grid(shape, affine, path)
 
 
 def write_volume(
@@ -201,9 +200,25 @@ def find_volumes(folder: str | os.PathLike[str]) -> list[Path]:
 # -- reading -------------------------------------------------------------------------------------------------
 
 
-def _read_raw(path: Path) -> RawVolume:
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn the system's errors while reading into sentences."""
+    try:
+        yield
+    except OSError as error:
+        raise VolumeError(
+            f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions."
+        ) from error
+    except MemoryError as error:
+        raise VolumeError(
+            f"{path}: too large for this machine's memory; crop it or use another machine."
+        ) from error
+
+
+def _require_readable(path: Path) -> None:
+    """Refuse what is neither a folder nor a non-empty file of a known kind."""
     if path.is_dir():
-        return read_dicom_folder(path)
+        return
     if not path.exists():
         raise VolumeError(f"{path}: no such file or folder; check the path.")
     if is_dicom_file(path):
@@ -214,7 +229,22 @@ def _read_raw(path: Path) -> RawVolume:
         )
     if path.stat().st_size == 0:
         raise VolumeError(f"{path}: the file is empty; copy it again.")
-    return decode(path)
+
+
+def _checked_grid(shape: tuple[int, ...], affine: npt.ArrayLike, path: Path) -> Grid:
+    """Give the grid if it is regular, orthogonal and thick enough."""
+    matrix = check_affine(affine, name=str(path))
+    i, j, k = shape
+    if min(i, j, k) < MINIMUM_SIZE:
+        size = " x ".join(map(str, shape))
+        raise VolumeError(
+            f"{path}: {size} voxels; at least {MINIMUM_SIZE} along each axis are needed, give all slices of the scan."
+        )
+    if shear := _shear(matrix):
+        raise VolumeError(
+            f"{path}: the voxel axes are sheared by {shear:.3g} degrees; resample it onto an orthogonal grid first."
+        )
+    return Grid((i, j, k), matrix)
 
 
 def _shear(affine: npt.NDArray[np.float64]) -> float:

@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from srcyc.dicom import is_dicom_file, is_dicom_folder
 from srcyc.errors import VolumeError
-from srcyc.volume import read_volume
+from srcyc.volume import read_grid, read_volume
 
 ROWS, COLUMNS, SLICES = 5, 7, 4
 SPACING = (0.9, 0.8)  # between rows, between columns
@@ -91,13 +91,22 @@ def expected_voxels() -> np.ndarray:
 
 @pytest.fixture
 def refused(capfd: pytest.CaptureFixture[str]) -> Callable[..., None]:
-    """Asserts that a folder is refused in one sentence that names it, with nothing else on stderr."""
+    """Asserts that a folder is refused in one sentence that names it, with nothing else on stderr.
 
-    def check(folder: Path, *words: str) -> None:
+    What its headers show, the reader of headers refuses in the same words.
+    """
+
+    def check(folder: Path, *words: str, headers_show_it: bool = True) -> None:
         capfd.readouterr()
         with pytest.raises(VolumeError) as caught:
             read_volume(folder)
         sentence = str(caught.value)
+        if headers_show_it:
+            with pytest.raises(VolumeError) as again:
+                read_grid(folder)
+            assert str(again.value) == sentence
+        else:
+            assert min(read_grid(folder).shape) > 1
         assert str(folder) in sentence
         assert "\n" not in sentence
         for word in words:
@@ -120,6 +129,9 @@ def test_oblique_series(tmp_path: Path) -> None:
     assert volume.slice_thickness == 5.0
     assert volume.stored_dtype == np.int16
     assert volume.source == folder
+    grid = read_grid(folder)
+    assert grid.shape == volume.shape
+    np.testing.assert_array_equal(grid.affine, volume.affine)
 
 
 def test_order_comes_from_positions_not_names_or_numbers(tmp_path: Path) -> None:
@@ -266,7 +278,7 @@ def test_truncated_slice(tmp_path: Path, refused: Callable[..., None], keep: int
     folder = save(tmp_path / "series", make_series())
     victim = folder / "IM0001.dcm"
     victim.write_bytes(victim.read_bytes()[:keep])
-    refused(folder, "IM0001.dcm", "copy")
+    refused(folder, "IM0001.dcm", "copy", headers_show_it=keep >= 0)
 
 
 @pytest.mark.parametrize(
@@ -388,6 +400,7 @@ def sample_series(sample_data: Path) -> Path:
 def test_shipped_series(sample_series: Path) -> None:
     check_against_pydicom(sample_series)
     volume = read_volume(sample_series)
+    np.testing.assert_array_equal(read_grid(sample_series).affine, volume.affine)
     assert volume.shape == (256, 256, 20)
     np.testing.assert_allclose(volume.spacing, (0.859375, 0.859375, 7.0005), atol=1e-4)
     assert volume.slice_thickness == 5.0

@@ -19,6 +19,7 @@ import typer
 from srcyc._version import __version__
 from srcyc.cli import domains, evaluate, infer, models, train
 from srcyc.cli.console import EXIT_INTERRUPTED, EXIT_TERMINATED, show_error, usage_sentence
+from srcyc.cli.plugins import add_commands
 
 app = typer.Typer(
     name="srcyc",
@@ -53,6 +54,8 @@ app.command()(train.train)
 app.command()(domains.domains)
 app.command()(models.models)
 
+#: Commands that `srcyc` has, plug-ins included once they have been looked for.
+_commands = {"infer", "evaluate", "train", "domains", "models"}
 
 #: Options that take all the paths after them, as a shell's `scans/*.nii.gz` gives them.
 _PATH_OPTIONS = ("--hr", "--lr")
@@ -74,6 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with _terminated_by_signal():
+            if not _commands.intersection(arguments[:1]):
+                # Plug-ins are looked for only where one may be meant, or where help lists them.
+                add_commands(app, _commands)
             code = app(args=spread_paths(arguments), prog_name="srcyc", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,8 +26,6 @@ from srcyc.cli.publish import publish, staging
 from srcyc.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from srcyc.inference.super_resolver import SuperResolution, SuperResolver
     from srcyc.volume import Volume
 
@@ -250,6 +248,7 @@ class _Batch:
         import json
 
         from srcyc.files import write_text
+        from srcyc.inference.output import fit_type
         from srcyc.volume import write_volume
 
         report = result.report.model_dump(mode="json")
@@ -304,32 +303,6 @@ class _ModelUnusable(Exception):
     def __init__(self, cause: InputError) -> None:
         super().__init__(str(cause))
         self.cause = cause
-
-
-def fit_type(volume: Volume, dtype: np.dtype[Any]) -> tuple[Volume, list[str]]:
-    """Bring voxels into the range of an integer type, and tell how many were outside.
-
-    Returns:
-        the volume with its values limited to the type's range, and a warning if any was outside.
-    """
-    import numpy as np
-
-    limits = np.iinfo(dtype)
-    rounded = np.rint(volume.data)
-    outside = int(np.count_nonzero((rounded < limits.min) | (rounded > limits.max)))
-    if not outside:
-        return volume, []
-    low, high = float(volume.data.min()), float(volume.data.max())
-    # The largest float32 inside the range: 2**31 - 1 itself would be rounded up, out of it.
-    top = np.float32(limits.max)
-    if int(top) > limits.max:
-        top = np.nextafter(top, np.float32(0))
-    data = np.clip(volume.data, np.float32(limits.min), top)
-    warning = (
-        f"{outside} of {volume.data.size} voxels ({low:g} to {high:g}) lie outside {dtype} "
-        f"({limits.min} to {limits.max}) and were set to its limits; leave out --keep-type to keep them."
-    )
-    return replace(volume, data=data), [warning]
 
 
 def _millimetres(volume: Volume) -> str:

@@ -89,7 +89,7 @@ def gather(
     sorting.add(hr, Domain.HR)
     if sorting.needs_lr:
         _require(sorting, Domain.LR, 1)
-    _require(sorting, Domain.HR, _persons_needed(config))
+    _require(sorting, Domain.HR, persons_needed(config))
     pairs = _pair(sorting) if sorting.paired else []
     return _split(sorting, pairs)
 
@@ -182,8 +182,8 @@ class _Sorting:
         return None
 
 
-def _persons_needed(config: TrainingConfig) -> int:
-    """Give the HR persons that a run needs; without validation one is enough."""
+def persons_needed(config: TrainingConfig) -> int:
+    """Give how many persons with HR scans a run needs; without validation one is enough."""
     if config.data.validation_fraction == 0 and not config.data.held_back:
         return 1
     return config.data.least_persons
@@ -254,7 +254,7 @@ def _pair(sorting: _Sorting) -> list[Pair]:
         sorting.used[domain] = [
             scan for scan in scans if scan.path in in_pairs or scan.person in data.held_back
         ]
-    count, needed = len(_persons(lr for lr, _ in pairs)), _persons_needed(sorting.config)
+    count, needed = len(_persons(lr for lr, _ in pairs)), persons_needed(sorting.config)
     if count < needed:
         raise DataError(
             f"{count} person(s) with an aligned pair of an LR and an HR scan, {needed} needed: give more pairs, or "

@@ -63,11 +63,17 @@ class Verdict:
 
 
 def publish_if_better(
-    candidate: Path, target: Path, validator: Validator, metric: str, *, even_if_worse: bool = False
+    candidate: Path,
+    target: Path,
+    validator: Validator,
+    metric: str,
+    *,
+    even_if_worse: bool = False,
+    incumbent: Path | None = None,
 ) -> Verdict:
-    """Put a model in a place, unless a better one is there.
+    """Put a model in a place, unless a better one is there or in use.
 
-    Both are scored on the same held-back scans, as they are now: a number on an old card was measured on others.
+    All are scored on the same held-back scans, as they are now: a number on an old card was measured on others.
 
     Args:
         candidate: model file.
@@ -75,24 +81,33 @@ def publish_if_better(
         validator: of the run.
         metric: key metric, larger is better.
         even_if_worse: replace whatever is there.
+        incumbent: model in use so far, of another name; it must be outdone too.
 
     Raises:
         ModelError: a file is no model.
         OutputError: the place cannot be written.
     """
     new = load_model(candidate)
-    if not target.exists():
+    rivals = {"the model there": target} if target.exists() else {}
+    if incumbent is not None and incumbent.resolve() != target.resolve():
+        rivals[f"{incumbent.stem} in use"] = incumbent
+    if not rivals:
         reason = "nothing was published there yet"
     elif even_if_worse:
-        reason = "as told, without comparing it with the model that was there"
+        reason = f"as told, without comparing it with {' and '.join(rivals)}"
     elif not validator or (metric == "cycle" and not validator.simulated):
-        return Verdict(False, "nobody is held back, so it cannot be compared with the model that is there")
+        return Verdict(False, f"nobody is held back, so it cannot be compared with {' and '.join(rivals)}")
     else:
         # The forward cycle needs this run's G_LR and says nothing about a model trained with another.
         metric = "psnr" if metric == "cycle" else metric
-        own, other = (validator.score(model.network).key(metric) for model in (new, load_model(target)))
-        comparison = f"{metric} against cubic {own:+.4g}, the model there {other:+.4g}"
-        if not own > other:
+        own = validator.score(new.network).key(metric)
+        others = {
+            name: validator.score(load_model(path).network).key(metric) for name, path in rivals.items()
+        }
+        comparison = ", ".join(f"{name} {score:+.4g}" for name, score in others.items())
+        comparison = f"{metric} against cubic {own:+.4g}, {comparison}"
+        # A score that is no number is not better either.
+        if not all(own > score for score in others.values()):
             return Verdict(False, f"it is not better on the held-back scans ({comparison})")
         reason = f"it is better on the held-back scans ({comparison})"
     publish_model(new.network, new.card, target, overwrite=True)

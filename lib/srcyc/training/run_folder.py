@@ -53,8 +53,11 @@ class RunFolder:
         return self.config.exists() or self.model.exists()
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def claimed(self, wait: float = 0.0) -> Iterator[None]:
         """Keep others out; a killed process holds nothing.
+
+        Args:
+            wait: seconds that another process may still need to end.
 
         Raises:
             OutputError: another process is training here, or the folder cannot be written.
@@ -62,7 +65,7 @@ class RunFolder:
         lock = FileLock(self.path / ".lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire(blocking=False)
+            lock.acquire(timeout=wait)
         except Timeout:
             raise OutputError(
                 f"{self.path}: another process is training here; wait for it, stop it, or choose another folder."

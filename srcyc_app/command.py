@@ -1,0 +1,72 @@
+"""`srcyc serve`: the server for MONAI Label's clients. Imports little: `srcyc --help` shows it too."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from srcyc.cli.console import Console
+from srcyc.errors import ConfigError
+
+
+def serve(
+    studies: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR|URL",
+            help="Folder of the scans; may be empty. Or the address of a DICOMweb server.",
+            show_default=False,
+        ),
+    ],
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="0: any that is free.")] = 8000,
+    model_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Retrained models, training runs and the log; default: `model` in the app's own folder.",
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Another name by which the server may be called; may be repeated."),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL", help="Web pages from elsewhere that may use the server; may be repeated."
+        ),
+    ] = None,
+    allow_model_files: Annotated[
+        bool, typer.Option("--allow-model-files", help="Send, take and remove model files too.")
+    ] = False,
+    max_upload: Annotated[float, typer.Option(metavar="GB", help="Largest upload.")] = 4.0,
+) -> None:
+    """Serve scans, super-resolution and training to MONAI Label's clients.
+
+    There is no login: the server listens on this machine only, unless it is told otherwise.
+    """
+    if not 0 < max_upload < float("inf"):
+        raise ConfigError(f"--max-upload {max_upload:g}: give a positive number of GB.")
+    if importlib.util.find_spec("monailabel") is None:
+        raise ConfigError('srcyc serve: MONAI Label is not installed; run pip install "srcyc[server]".')
+    from srcyc_app.server.launch import Options, run
+
+    console = Console()
+    run(
+        Options(
+            studies=studies,
+            host=host,
+            port=port,
+            model_dir=model_dir,
+            allowed_hosts=tuple(allowed_host or ()),
+            cors_origins=tuple(cors_origin or ()),
+            allow_model_files=allow_model_files,
+            max_upload_gb=max_upload,
+        ),
+        console.say,
+        console.warn,
+    )

@@ -1,0 +1,86 @@
+"""What a name from the network may be. Ids and tags become parts of paths, so each is one plain path component."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+
+from srcyc_app.refusals import Refusal, unusable
+
+_LONGEST = 200
+_SESSION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_REQUEST = re.compile(r"[A-Za-z0-9-]{8,64}")
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
+#: Separators, what Windows keeps for itself, and what a shell or a log would stumble over.
+_FORBIDDEN = frozenset('/\\:*?"<>|')
+
+
+def is_plain_component(text: str) -> bool:
+    """Tell whether a text can be a file name anywhere: no separator, no leading dot, nothing invisible."""
+    return (
+        0 < len(text.encode("utf-8", "replace")) <= _LONGEST
+        and not text.startswith(".")
+        and text == text.strip()
+        and not text.endswith(".")
+        and not any(char in _FORBIDDEN or unicodedata.category(char).startswith("C") for char in text)
+    )
+
+
+def check_image_id(text: str) -> str:
+    """Give an image id back if it is one.
+
+    Raises:
+        Refusal: 422.
+    """
+    return _checked(text, is_plain_component(text), "image id")
+
+
+def check_tag(text: str) -> str:
+    """Give a label tag back if it is one.
+
+    Raises:
+        Refusal: 422.
+    """
+    return _checked(text, is_plain_component(text), "label tag")
+
+
+def check_name(text: str, what: str = "name") -> str:
+    """Give the name of a model or a training run back if it is one: letters, digits, ``.``, ``_``, ``-``.
+
+    Raises:
+        Refusal: 422.
+    """
+    return _checked(text, bool(_NAME.fullmatch(text)), what)
+
+
+def check_request_id(text: str) -> str:
+    """Give the id that a client chose for its request back if it is one.
+
+    Raises:
+        Refusal: 422.
+    """
+    return _checked(text, bool(_REQUEST.fullmatch(text)), "request id")
+
+
+def is_session_id(text: str) -> bool:
+    """Tell whether a text is a session id (a UUID)."""
+    return bool(_SESSION.fullmatch(text))
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Tell whether a path, links followed, lies in a folder."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _checked(text: str, fine: bool, what: str) -> str:
+    if not fine:
+        raise _refused(text, what)
+    return text
+
+
+def _refused(text: str, what: str) -> Refusal:
+    shown = text if len(text) <= 60 else f"{text[:60]}…"
+    return unusable(
+        f"{what} {shown!r}: give a plain name without separators, leading dots or control characters."
+    )

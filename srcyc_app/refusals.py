@@ -1,0 +1,65 @@
+"""Requests that are refused: an HTTP status for the network, one sentence for whoever reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastapi import HTTPException
+
+from srcyc.errors import InputError
+
+
+class Refusal(HTTPException, InputError):
+    """A request that cannot be met; MONAI Label's server passes status and sentence on, scripts show the sentence.
+
+    Args:
+        status: HTTP status, 4xx.
+        sentence: names what was asked for, what is wrong with it, and what to do.
+    """
+
+    def __init__(self, status: int, sentence: str) -> None:
+        HTTPException.__init__(self, status_code=status, detail=sentence)
+
+    def __str__(self) -> str:
+        return str(self.detail)
+
+
+def not_found(sentence: str) -> Refusal:
+    """404: there is no such thing."""
+    return Refusal(404, sentence)
+
+
+def forbidden(sentence: str) -> Refusal:
+    """403: not on this server."""
+    return Refusal(403, sentence)
+
+
+def conflict(sentence: str) -> Refusal:
+    """409: not as things stand now."""
+    return Refusal(409, sentence)
+
+
+def unusable(sentence: str) -> Refusal:
+    """422: what was sent cannot be used."""
+    return Refusal(422, sentence)
+
+
+@contextmanager
+def refusing(path: Path | None = None, shown: str | None = None) -> Iterator[None]:
+    """Turn the library's complaints about input into refusals (422).
+
+    Args:
+        path: a file that its sentences name.
+        shown: how the client knows that file; where it lies on the server is none of the client's business.
+    """
+    try:
+        yield
+    except Refusal:
+        raise
+    except InputError as error:
+        sentence = str(error)
+        if path is not None and shown is not None:
+            sentence = sentence.replace(str(path), shown)
+        raise unusable(sentence) from error

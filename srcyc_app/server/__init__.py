@@ -1,0 +1,1 @@
+"""The hardened server of `srcyc serve`: MONAI Label's protocol with routes of its own."""

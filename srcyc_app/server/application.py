@@ -1,0 +1,98 @@
+"""The web application: routes, what every request has to pass, and the app's life."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.utils.app import app_instance
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from srcyc._version import __version__
+from srcyc_app.server.failures import PROBLEMS, Failures, add_handlers
+from srcyc_app.server.middleware import Journal, KnownHosts, KnownOrigins, SecureHeaders, UploadLimit
+from srcyc_app.server.replies import Json
+from srcyc_app.server.routes import background, datastore, general, infer, models, sessions
+from srcyc_app.server.services import Services
+
+_log = logging.getLogger(__name__)
+
+#: Seconds between two looks at which sessions are over.
+_TIDY = 300.0
+
+
+def create_app(allowed_hosts: Sequence[str] = (), cors_origins: Sequence[str] = ()) -> FastAPI:
+    """Make the application for the app and the studies that MONAI Label's settings name.
+
+    The app is loaded when the application starts.
+
+    Args:
+        allowed_hosts: names by which the server may be called, besides this machine's own.
+        cors_origins: pages elsewhere that may use it, as ``https://host[:port]``.
+    """
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        instance = app_instance()
+        instance.server_mode(True)
+        services = Services.of(instance)
+        app.state.services = services
+        tidying = asyncio.create_task(_tidy(instance))
+        try:
+            yield
+        finally:
+            tidying.cancel()
+            await run_in_threadpool(services.close)
+
+    def largest() -> int:
+        services: Services = app.state.services
+        return services.app.max_upload
+
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(cors_origins),
+        allow_credentials=True,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["Content-Disposition"],
+    )
+    app = FastAPI(
+        title="SRCyc",
+        description="MONAI Label's protocol; see https://docs.monai.io/projects/label. Not for diagnostic use.",
+        version=__version__,
+        # Their pages load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        default_response_class=Json,
+        responses=PROBLEMS,
+        lifespan=life,
+        middleware=[
+            Middleware(Journal),
+            Middleware(SecureHeaders),
+            Middleware(KnownHosts, hosts=allowed_hosts),
+            Middleware(KnownOrigins, origins=cors_origins),
+            *([cors] if cors_origins else []),
+            Middleware(UploadLimit, limit=largest),
+            Middleware(Failures),
+        ],
+    )
+    add_handlers(app)
+    for area in (general, infer, sessions, datastore, background, models):
+        app.include_router(area.router)
+    return app
+
+
+async def _tidy(app: MONAILabelApp) -> None:
+    """Remove sessions that are over, now and then; MONAI Label's own scheduler outlives the server."""
+    while True:
+        try:
+            await run_in_threadpool(app.cleanup_sessions)
+        except OSError as error:
+            _log.warning("sessions that are over cannot be removed: %s", error)
+        await asyncio.sleep(_TIDY)

@@ -1,0 +1,131 @@
+"""What goes wrong reaches the client as a status and one sentence; a traceback only reaches the log."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from http import HTTPStatus
+from typing import Any
+
+import requests
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from srcyc.errors import InputError, SRCycError
+from srcyc_app.server.replies import Json
+
+_log = logging.getLogger(__name__)
+
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+class Problem(BaseModel):
+    """What every refusal and failure looks like.
+
+    Attributes:
+        detail: one sentence: what, which value, what to do.
+    """
+
+    detail: str
+
+
+#: For the schema of every route.
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Problem, "description": "Refused: the request cannot be met, and why"},
+    "5XX": {"model": Problem, "description": "Failed, or not possible now"},
+}
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Let an application answer what its routes raise."""
+    app.add_exception_handler(RequestValidationError, _mistaken)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(SRCycError, _failed)
+    app.add_exception_handler(requests.RequestException, _remote)
+
+
+class Failures:
+    """ASGI middleware: answers 500 to whatever else a route raises, and logs it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except ClientDisconnect:
+            _log.info("%s %s: the client hung up", scope["method"], scope["path"])
+        except Exception as error:
+            if begun or scope["type"] != "http":
+                raise
+            status, sentence = _unexpected(error)
+            _log.exception("%s %s: %s", scope["method"], scope["path"], sentence)
+            await problem(status, sentence)(scope, receive, send)
+
+
+def problem(status: int, sentence: str, headers: Any = None) -> Response:
+    """Make the reply that says what is wrong."""
+    return Json({"detail": sentence}, status_code=status, headers=headers)
+
+
+async def _mistaken(request: Request, error: Exception) -> Response:
+    """Say the first of the mistakes that FastAPI found in a request."""
+    first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
+    place = " ".join(str(part) for part in first.get("loc", ()) if not isinstance(part, int)) or "request"
+    reason = str(first.get("msg", "not valid"))
+    more = first.get("ctx", {}).get("error") if first.get("type") == "json_invalid" else None
+    # "Input should be ..." goes on in small letters, "JSON decode error" does not.
+    reason = reason[:1].lower() + reason[1:] if reason[1:2].islower() else reason
+    return problem(422, f"{place}: {reason}{f' ({more})' if more else ''}.")
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """Answer a refusal; the framework's own phrases become sentences."""
+    status, detail, headers = 500, str(error), None
+    if isinstance(error, HTTPException):
+        status, detail, headers = error.status_code, str(error.detail), error.headers
+    if detail == HTTPStatus(status).phrase:
+        detail = {
+            404: f"{request.url.path[:100]}: there is no such address here; / lists what there is.",
+            405: f"{request.url.path[:100]}: {request.method} is not possible here.",
+        }.get(status, f"{detail}: the request cannot be met.")
+    return problem(status, detail, headers)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Answer what the library complains of: the input's fault, a full disk, or a failure."""
+    if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL:
+        return problem(507, str(error))
+    if isinstance(error, InputError):
+        return problem(422, str(error))
+    _log.error("%s", error)
+    return problem(500, str(error))
+
+
+async def _remote(request: Request, error: Exception) -> Response:
+    """Answer for the DICOMweb server."""
+    _log.error("%s", error)
+    return problem(
+        502, f"the DICOMweb server does not answer as it should ({type(error).__name__}); check it."
+    )
+
+
+def _unexpected(error: Exception) -> tuple[int, str]:
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return 507, "the server's disk is full; free some space there and try again."
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+        return 507, "the server is out of memory; ask for a coarser target_spacing, or try again later."
+    return 500, f"unexpected {type(error).__name__} on the server; its log has the rest."

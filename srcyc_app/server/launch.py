@@ -1,0 +1,261 @@
+"""From a command line's options to a server that runs: checks, socket, log, web server."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from srcyc.errors import ConfigError, OutputError, VolumeError
+
+_log = logging.getLogger(__name__)
+
+#: Seconds that replies under way have at the end.
+_GRACE = 5
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `srcyc serve` was asked for.
+
+    Attributes:
+        studies: the studies folder, or the address of a DICOMweb server.
+        host: address to listen on.
+        port: 0: any that is free.
+        model_dir: retrained models, runs, log; None: in the app's folder.
+        allowed_hosts: more names by which the server may be called.
+        cors_origins: pages elsewhere that may use it.
+        allow_model_files: send, take and remove model files.
+        max_upload_gb: largest upload.
+    """
+
+    studies: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    model_dir: Path | None = None
+    allowed_hosts: Sequence[str] = field(default=())
+    cors_origins: Sequence[str] = field(default=())
+    allow_model_files: bool = False
+    max_upload_gb: float = 4.0
+
+
+def run(options: Options, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Args:
+        options: as given.
+        say: tells the user where the server is.
+        warn: tells the user what to beware of.
+
+    Raises:
+        InputError: an option that cannot be used: folder, name, port.
+        SRCycError: the app cannot be loaded.
+    """
+    _check_names(options)
+    studies = _checked_studies(options.studies)
+    model_dir = _checked_model_dir(options.model_dir)
+    listener = _listen(options.host, options.port)
+    with listener:
+        port = listener.getsockname()[1]
+        if not _is_local(options.host):
+            warn(
+                f"the server listens on {options.host}: everybody who reaches this machine may read, change and remove "
+                "scans, for there is no login; put an authenticating reverse proxy in front of it (docs/server.md)."
+            )
+        from srcyc_app.server.logs import log_to
+        from srcyc_app.server.routes.general import LOG
+
+        log_to(model_dir / LOG)
+        _configure(options, studies, model_dir, port)
+        place = f"[{options.host}]" if ":" in options.host else options.host
+        _serve(
+            options,
+            listener,
+            lambda: say(f"SRCyc serves {studies} at http://{place}:{port} (Ctrl-C ends it)"),
+        )
+
+
+def _serve(options: Options, listener: socket.socket, ready: Callable[[], None]) -> None:
+    import uvicorn
+    from monailabel.interfaces.utils.app import app_instance
+
+    from srcyc_app.server.application import create_app
+
+    class Server(uvicorn.Server):
+        """Says when it is ready, and lets long work end before it waits for the replies."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            ready()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            application.state.services.halt()
+            await super().shutdown(sockets)
+
+    # Loaded before the web server runs: what is wrong with it is then said in one sentence.
+    app_instance()
+    application = create_app([options.host, *options.allowed_hosts], options.cors_origins)
+    config = uvicorn.Config(
+        application,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=_GRACE,
+    )
+    with _ignoring_signals():
+        Server(config).run(sockets=[listener])
+        services = application.state.services
+        services.close()
+    _log.info("the server has ended")
+    if not services.line.is_idle():
+        # Deep in a library that cannot be interrupted: Python would wait for it.
+        logging.shutdown()
+        os._exit(0)
+
+
+@contextmanager
+def _ignoring_signals() -> Iterator[None]:
+    """The web server ends gracefully on a signal, then raises it again; to end is not to fail."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _configure(options: Options, studies: str, model_dir: Path, port: int) -> None:
+    from pydantic import ValidationError
+
+    try:
+        from monailabel.config import settings
+
+        from srcyc_app.server.environment import configure
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ConfigError(f"{key}: MONAI Label cannot use its value in the environment; unset it.") from error
+    if settings.MONAI_LABEL_AUTH_ENABLE:
+        raise ConfigError(
+            "MONAI_LABEL_AUTH_ENABLE: this server has no login; unset it, and use an authenticating reverse proxy."
+        )
+    configure(
+        studies,
+        port,
+        {
+            "model_dir": str(model_dir),
+            "max_upload_gb": str(options.max_upload_gb),
+            "allow_model_files": str(options.allow_model_files).lower(),
+        },
+    )
+
+
+def _checked_studies(text: str) -> str:
+    """Give the absolute path of the studies folder, or the address as it is.
+
+    Raises:
+        VolumeError: no such folder.
+        OutputError: not writable.
+    """
+    if text.startswith(("http://", "https://")):
+        return text
+    folder = Path(text)
+    if not folder.is_dir():
+        raise VolumeError(f"{folder}: there is no such folder; make it first, or correct --studies.")
+    read_only = os.environ.get("MONAI_LABEL_DATASTORE_READ_ONLY", "").lower() in ("1", "true", "yes", "on")
+    if not read_only and not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"{folder}: cannot be written; change its permissions, or set MONAI_LABEL_DATASTORE_READ_ONLY=true."
+        )
+    return str(folder.resolve())
+
+
+def _checked_model_dir(folder: Path | None) -> Path:
+    """Make the model folder if need be, and give its absolute path.
+
+    Raises:
+        OutputError: not writable.
+    """
+    if folder is None:
+        import srcyc_app
+
+        folder = Path(srcyc_app.__file__).parent / "model"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be made ({error.strerror}); give another --model-dir."
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder}: cannot be written; give another --model-dir.")
+    return folder.resolve()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the port, before anything slow happens.
+
+    Raises:
+        OutputError: it is in use, or not this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(
+            f"--host {host!r}: not an address of this machine; give one, e.g. 127.0.0.1."
+        ) from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # Windows lets a second server share the port if it is asked to reuse it.
+        if sys.platform != "win32":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        # From now on another server is told that the port is in use.
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise OutputError(f"--port {port}: in use by another program; choose another.") from error
+        raise OutputError(f"--host {host} --port {port}: cannot be used ({error.strerror}).") from error
+    return listener
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _check_names(options: Options) -> None:
+    """Check the names that requests are compared with.
+
+    Raises:
+        ConfigError: a name or an origin that no request could have.
+    """
+    from srcyc_app.server.names import split_host
+
+    for host in options.allowed_hosts:
+        if split_host(host) != (host.lower().strip("[]"), None):
+            raise ConfigError(f"--allowed-host {host!r}: give a name without scheme, port and path.")
+    for origin in options.cors_origins:
+        parts = urlsplit(origin)
+        if (
+            parts.scheme not in ("http", "https")
+            or origin != f"{parts.scheme}://{parts.netloc}"
+            or not parts.netloc
+        ):
+            raise ConfigError(
+                f"--cors-origin {origin!r}: give scheme and host only, e.g. https://pacs.example."
+            )

@@ -1,0 +1,182 @@
+"""What every request has to pass: ASGI middleware, so that nothing of a body is read before it may be."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from srcyc_app.refusals import Refusal
+from srcyc_app.server.failures import problem
+from srcyc_app.server.names import split_host
+
+_log = logging.getLogger(__name__)
+
+#: Names by which a server on this machine may always be called.
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+#: Bytes of a body without files; of the fields beside a file.
+SMALL_BODY = 1 << 20
+
+_HARMLESS = ("GET", "HEAD", "OPTIONS")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    # Scans and what is made of them are nobody's cache's business.
+    "Cache-Control": "no-store",
+}
+
+
+class SecureHeaders:
+    """Adds the headers that keep a browser from making more of a reply than it is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+class Journal:
+    """Logs every request that may change something: when it is over, without its query."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in _HARMLESS:
+            await self._app(scope, receive, send)
+            return
+        status, start = 0, time.perf_counter()
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            seconds = time.perf_counter() - start
+            path = scope["path"][:200].encode("unicode_escape").decode()
+            _log.info("%s %s: %s, %.2f s", scope["method"], path, status or "no reply", seconds)
+
+
+class KnownHosts:
+    """Refuses requests under a name that is not the server's: a foreign page may have made its own name point here.
+
+    Args:
+        hosts: names without port, besides :data:`LOCAL_HOSTS`.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self._app = app
+        self._hosts = {host.lower().strip("[]") for host in (*LOCAL_HOSTS, *hosts)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            given = Headers(scope=scope).getlist("host")
+            name = split_host(given[0])[0] if len(given) == 1 else None
+            if name is None or name not in self._hosts:
+                shown = given[0][:100] if given else ""
+                reply = problem(
+                    400,
+                    f"host {shown!r}: the server does not go by this name; start it with --allowed-host NAME.",
+                )
+                await reply(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class KnownOrigins:
+    """Refuses what a page from elsewhere makes a browser send.
+
+    Args:
+        origins: pages that may, as ``https://host[:port]``.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        self._app = app
+        self._origins = set(origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            origin = headers.get("origin")
+            if origin is not None and origin not in self._origins and not _same(origin, headers["host"]):
+                reply = problem(
+                    403,
+                    f"origin {origin[:100]!r}: pages from there may not use this server; see --cors-origin.",
+                )
+                await reply(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class UploadLimit:
+    """Refuses bodies that are too large: at once if they say so, else when the limit has been reached.
+
+    The form parser reads a whole body before a route runs: a route would come too late.
+
+    Args:
+        limit: gives the bytes that files may have.
+    """
+
+    def __init__(self, app: ASGIApp, limit: Callable[[], int]) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        has_files = headers.get("content-type", "").lower().startswith("multipart/")
+        limit = SMALL_BODY + (self._limit() if has_files else 0)
+        said = headers.get("content-length", "0")
+        if not (said.isascii() and said.isdigit()):
+            await problem(400, f"content-length {said[:30]!r}: give a number of bytes.")(scope, receive, send)
+            return
+        if int(said) > limit:
+            # The connection stays open: a client that is cut off while it sends does not read the reply.
+            await problem(413, _too_large(limit))(scope, receive, send)
+            return
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > limit:
+                raise Refusal(413, _too_large(limit))
+            return message
+
+        await self._app(scope, counted, send)
+
+
+def _same(origin: str, host: str) -> bool:
+    """Tell whether a page comes from this server: the name and the port by which the browser called it."""
+    scheme, separator, place = origin.partition("://")
+    if not separator or scheme not in _DEFAULT_PORTS:
+        return False
+    name, port = split_host(place)
+    own_name, own_port = split_host(host)
+    default = _DEFAULT_PORTS[scheme]
+    return name is not None and (name, port or default) == (own_name, own_port or default)
+
+
+def _too_large(limit: int) -> str:
+    return f"the request is larger than the {limit / 1e6:.0f} MB that this server takes; see --max-upload."

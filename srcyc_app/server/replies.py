@@ -1,0 +1,107 @@
+"""Replies: JSON that can always be sent, and files that are removed once they have been."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+_BLOCK = 1 << 20
+
+
+class Json(JSONResponse):
+    """JSON; what the format cannot hold (infinities, broken text) becomes null or a question mark."""
+
+    def render(self, content: Any) -> bytes:
+        try:
+            return super().render(content)
+        except ValueError:
+            return super().render(_plain(content))
+
+
+class FileOnce(FileResponse):
+    """Sends a file and removes it, also if the client hangs up.
+
+    Args:
+        path: the file.
+        filename: what the client sees.
+        room: a folder that goes with it.
+    """
+
+    def __init__(self, path: Path, *, filename: str, room: Path | None = None) -> None:
+        super().__init__(path, media_type="application/octet-stream", filename=filename)
+        self._room = room
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            _remove(Path(self.path), self._room)
+
+
+class MultipartOnce(StreamingResponse):
+    """MONAI Label's reply to an inference, ``params`` and ``image``; removes the file, also if the client hangs up.
+
+    Args:
+        params: the report.
+        path: the volume.
+    """
+
+    def __init__(self, params: dict[str, Any], path: Path) -> None:
+        self._path = path
+        boundary = uuid.uuid4().hex
+        # The stock client makes this the name of its file, and reads the head as Latin-1.
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", path.name)
+        head = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="params"\r\n'
+            f"Content-Type: application/json\r\n\r\n".encode()
+            + json.dumps(_plain(params)).encode()
+            + f'\r\n--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
+            f"Content-Type: application/octet-stream\r\n\r\n".encode()
+        )
+        tail = f"\r\n--{boundary}--\r\n".encode()
+        length = len(head) + path.stat().st_size + len(tail)
+        super().__init__(
+            self._parts(head, tail),
+            media_type=f"multipart/form-data; boundary={boundary}",
+            headers={"content-length": str(length)},
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            _remove(self._path)
+
+    def _parts(self, head: bytes, tail: bytes) -> Iterator[bytes]:
+        yield head
+        with self._path.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                yield block
+        yield tail
+
+
+def _remove(path: Path, room: Path | None = None) -> None:
+    path.unlink(missing_ok=True)
+    if room is not None:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_plain(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    return value

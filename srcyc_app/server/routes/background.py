@@ -1,0 +1,128 @@
+"""Training and batch inference: begin, watch, stop."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body
+
+from srcyc_app.app import NAME
+from srcyc_app.identifiers import check_image_id
+from srcyc_app.infers.options import Options
+from srcyc_app.refusals import Refusal, not_found, unusable
+from srcyc_app.server.processes import Background
+from srcyc_app.server.services import Served, Services
+from srcyc_app.server.uploads import check_object
+
+router = APIRouter()
+
+#: Characters of a request: it becomes an argument of a process, which systems limit to 128 KiB.
+_LONGEST = 100_000
+
+Params = Annotated[dict[str, Any] | None, Body()]
+
+
+class Images(str, Enum):
+    """MONAI Label's choices; labels are not made here, so all of them mean the scans without a result."""
+
+    ALL = "all"
+    LABELED = "labeled"
+    UNLABELED = "unlabeled"
+
+
+@router.get("/train/", tags=["Train"], summary="How training is going")
+def training(served: Served, all: bool = False, check_if_running: bool = False) -> Any:
+    """The newest task, or ``all``; with ``check_if_running`` 404 unless one runs. Losses: ``train_stats`` of /info/."""
+    return _status(served.training, "training", all, check_if_running)
+
+
+@router.post("/train/", tags=["Train"], include_in_schema=False)
+def train_all(served: Served, params: Params = None, run_sync: bool = False) -> dict[str, Any]:
+    """Begin with every trainer; there is one."""
+    given = check_object(params, "params", _LONGEST)
+    own = given.get(NAME, given)
+    return {NAME: {"result": train(served, NAME, own, run_sync, enqueue=True), "detail": None}}
+
+
+@router.post("/train/{model}", tags=["Train"], summary="Begin a training, or go on with one")
+def train(
+    served: Served, model: str, params: Params = None, run_sync: bool = False, enqueue: bool = False
+) -> dict[str, Any]:
+    """Options: ``trainers`` in /info/. 429 while another one runs."""
+    request = {**check_object(params, "params", _LONGEST), "model": model}
+    _refuse_sync(run_sync)
+    if model != NAME:
+        raise not_found(f"model {model[:60]!r} is unknown; there is {NAME}.")
+    busy = Refusal(429, "a training is running already; stop it first, or wait for its end.")
+    if served.training.running() and not enqueue:
+        raise busy
+    served.app.check_training(request)
+    task = served.training.start(request, enqueue=enqueue)
+    if task is None:
+        raise busy
+    return task
+
+
+@router.delete("/train/", tags=["Train"], summary="Stop the training")
+def stop_training(served: Served) -> dict[str, Any] | None:
+    """It finishes its step and saves everything; the same request begins again from there. null if none runs."""
+    return served.training.stop()
+
+
+@router.get("/batch/infer", tags=["Infer"], summary="How batch inference is going")
+def batch(served: Served, all: bool = False, check_if_running: bool = False) -> Any:
+    """The newest task, or ``all``; ``details`` has a line for each of the last scans."""
+    return _status(served.batch, "batch inference", all, check_if_running)
+
+
+@router.post("/batch/infer/{model}", tags=["Infer"], summary="Super-resolve many scans")
+def start_batch(
+    served: Served,
+    model: str,
+    images: Images = Images.ALL,
+    params: Params = None,
+    run_sync: bool = False,
+) -> dict[str, Any]:
+    """All thick-slice scans without a result, or ``images`` in ``params``: a list of ids. 429 while one runs."""
+    request = {"images": images.value, **check_object(params, "params", _LONGEST), "model": model}
+    _refuse_sync(run_sync)
+    if model != NAME:
+        raise not_found(f"model {model[:60]!r} is unknown; there is {NAME}.")
+    _check_images(served, request["images"])
+    # MONAI Label's default is a GPU, be there one or not: the task deals with it.
+    Options.of({key: value for key, value in request.items() if key != "device"})
+    task = served.batch.start(request)
+    if task is None:
+        raise Refusal(429, "a batch inference is running already; stop it first, or wait for its end.")
+    return task
+
+
+@router.delete("/batch/infer", tags=["Infer"], summary="Stop the batch inference")
+def stop_batch(served: Served) -> dict[str, Any] | None:
+    """What is finished is kept. null if none runs."""
+    return served.batch.stop()
+
+
+def _status(background: Background, what: str, everything: bool, running: bool) -> Any:
+    tasks = background.tasks()
+    found = background.running() if running else tasks[-1] if tasks else None
+    if found is None:
+        raise not_found(f"no {what} is running now." if running else f"no {what} has been started yet.")
+    return tasks if everything and not running else found
+
+
+def _refuse_sync(run_sync: bool) -> None:
+    if run_sync:
+        raise unusable("run_sync: it would take hours; leave it out and ask for the status.")
+
+
+def _check_images(served: Services, images: Any) -> None:
+    if isinstance(images, str) and images in {choice.value for choice in Images}:
+        return
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images) or not images:
+        raise unusable("images: give all, labeled, unlabeled, or in params a list of image ids.")
+    known = set(served.app.datastore().list_images())
+    for image in images:
+        if check_image_id(image) not in known:
+            raise not_found(f"image {image!r} is unknown; /datastore/?output=all lists the images.")

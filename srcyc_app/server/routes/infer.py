@@ -1,0 +1,155 @@
+"""Super-resolve a scan: in the line, watched, and given up when the client hangs up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi.responses import FileResponse, Response
+from starlette.concurrency import run_in_threadpool
+
+from srcyc_app.app import NAME
+from srcyc_app.identifiers import check_request_id
+from srcyc_app.infers.options import Options
+from srcyc_app.refusals import Refusal, not_found, unusable
+from srcyc_app.server.jobs import Cancelled
+from srcyc_app.server.replies import FileOnce, Json, MultipartOnce
+from srcyc_app.server.services import Served, Services
+from srcyc_app.server.uploads import first, read_object, save
+
+router = APIRouter(prefix="/infer", tags=["Infer"])
+
+#: What nginx calls it; nobody is there to read it.
+_CLIENT_GONE = 499
+
+
+class Output(str, Enum):
+    """What the reply holds: the volume, the report, or both."""
+
+    IMAGE = "image"
+    JSON = "json"
+    ALL = "all"
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A request that has been checked.
+
+    Attributes:
+        request: for the app.
+        source: the scan's file, if it is not one of the datastore's.
+        request_id: under which its progress can be asked for.
+    """
+
+    request: dict[str, Any]
+    source: Path | None
+    request_id: str | None
+
+
+@router.post(
+    "/{model}",
+    summary="Super-resolve a scan",
+    response_class=FileResponse,
+    responses={
+        200: {
+            "description": "The volume, the report, or both",
+            "content": {
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                "application/json": {"schema": {"type": "object"}},
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {
+                            "params": {"type": "object"},
+                            "image": {"type": "string", "format": "binary"},
+                        },
+                    }
+                },
+            },
+        }
+    },
+)
+async def infer(
+    request: Request,
+    served: Served,
+    model: str,
+    image: str = "",
+    session_id: str = "",
+    params: Annotated[str, Form(description="a JSON object: see `config` in /info/")] = "{}",
+    file: Annotated[UploadFile | None, File()] = None,
+    label: Annotated[UploadFile | None, File(description="is not looked at")] = None,
+    output: Output | None = None,
+) -> Response:
+    """The scan is a session's, an uploaded file (a volume, or a zip of a DICOM series), or one of the datastore."""
+    with served.scratch.room() as room:
+        wanted = await run_in_threadpool(_check, served, model, image, session_id, params, file, room)
+        job = served.line.submit(
+            lambda tell: served.app.infer(
+                wanted.request,
+                progress=tell,
+                source=wanted.source,
+                shown=None if wanted.source is None else wanted.source.name,
+            ),
+            discard=lambda result: Path(result["file"]).unlink(missing_ok=True),
+            request_id=wanted.request_id,
+        )
+        try:
+            result = await job.wait(request.is_disconnected)
+        except Cancelled:
+            if await request.is_disconnected():
+                return Response(status_code=_CLIENT_GONE)
+            raise Refusal(503, "the server is ending; send the request again when it is back.") from None
+    return _reply(Path(result["file"]), result["params"], output)
+
+
+def _check(
+    served: Services,
+    model: str,
+    image: str,
+    session_id: str,
+    params: str,
+    file: UploadFile | None,
+    room: Path,
+) -> _Wanted:
+    """Refuse what can be refused before it waits in the line.
+
+    Raises:
+        Refusal: 4xx.
+    """
+    if model != NAME:
+        raise not_found(f"model {model[:60]!r} is unknown; there is {NAME}.")
+    options = read_object(params, "params")
+    given_id = first(options.pop("request_id", None))
+    request_id = None if given_id is None else check_request_id(str(given_id))
+    Options.of(options)
+    source = None
+    if session_id:
+        source = _of_session(served, session_id)
+    elif file is not None:
+        source = save(file, room)
+    elif image:
+        # The app looks it up again when its turn has come.
+        served.app.find_scan(image, served.app.datastore())
+    else:
+        raise unusable("image: give an image id or a session_id, or upload a file.")
+    return _Wanted({**options, "model": model, "image": image}, source, request_id)
+
+
+def _of_session(served: Services, session_id: str) -> Path:
+    sessions = served.app.sessions()
+    session = sessions.get_session(session_id) if sessions is not None else None
+    if session is None:
+        raise not_found(f"session {session_id[:60]!r} is unknown or over; send the scan again.")
+    return Path(session.image)
+
+
+def _reply(path: Path, params: dict[str, Any], output: Output | None) -> Response:
+    if output is Output.JSON:
+        path.unlink(missing_ok=True)
+        return Json(params)
+    if output is Output.IMAGE:
+        return FileOnce(path, filename=str(params.get("output", path.name)))
+    return MultipartOnce(params, path)

@@ -1,0 +1,93 @@
+"""Model files: told about to everybody, sent and changed only where the server was started for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, UploadFile
+from fastapi.responses import FileResponse, Response
+
+from srcyc.files import sha256, written
+from srcyc.inference.model_file import SUFFIX, load_model
+from srcyc_app.app import NAME
+from srcyc_app.refusals import conflict, forbidden, refusing
+from srcyc_app.server.routes.datastore import Binary
+from srcyc_app.server.services import Served, Services
+from srcyc_app.server.uploads import save
+
+router = APIRouter(prefix="/model", tags=["Model"])
+
+_log = logging.getLogger(__name__)
+
+
+@router.get("/info/{model}", summary="Check sum and card of a model")
+def info(served: Served, model: str) -> dict[str, Any]:
+    """A name under ``weights`` in /info/; ``srcyc`` is the default model."""
+    path = _find(served, model)
+    stats = served.app.info()["train_stats"].get(NAME, {}) if model == NAME else {}
+    return {
+        **_state(path),
+        "card": served.app.shelf.cards().get(path.stem, {}),
+        **({"train_stats": stats} if stats else {}),
+    }
+
+
+@router.get("/{model}", summary="Download a model", response_class=FileResponse, responses=Binary)
+def download(served: Served, model: str) -> Response:
+    """The .safetensors file."""
+    _require_allowed(served)
+    path = _find(served, model)
+    return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+
+
+@router.put("/{model}", summary="Upload a model")
+def upload(served: Served, model: str, file: Annotated[UploadFile, File()]) -> dict[str, Any]:
+    """A model that ``srcyc train`` or this server published; it replaces a retrained one of the same name."""
+    _require_allowed(served)
+    target = _target(served, model)
+    with served.scratch.room() as room:
+        given = save(file, room, f"{model}{SUFFIX}")
+        with refusing(given, file.filename or "file"):
+            load_model(given)
+        with given.open("rb") as source, written(target) as stream:
+            while block := source.read(1 << 20):
+                stream.write(block)
+    _log.info("%s: uploaded", target)
+    return _state(target)
+
+
+@router.delete("/{model}", summary="Take a retrained model off the shelf")
+def remove(served: Served, model: str) -> dict[str, Any]:
+    """The file stays, under a name that ends in ``.deleted``."""
+    _require_allowed(served)
+    target = _target(served, model)
+    served.app.shelf.find(model)
+    os.replace(target, target.with_name(f"{target.name}.{time.strftime('%Y%m%d_%H%M%S')}.deleted"))
+    _log.info("%s: taken off the shelf", target)
+    return {}
+
+
+def _find(served: Services, model: str) -> Path:
+    shelf = served.app.shelf
+    return shelf.find(None if model == NAME and NAME not in shelf.names() else model)
+
+
+def _target(served: Services, model: str) -> Path:
+    if model == NAME:
+        raise conflict(f"model name {NAME!r}: stands for the default model; name a retrained one.")
+    return served.app.shelf.target(model)
+
+
+def _require_allowed(served: Services) -> None:
+    if not served.app.allow_model_files:
+        raise forbidden(
+            "model files are neither sent nor changed; start the server with --allow-model-files."
+        )
+
+
+def _state(path: Path) -> dict[str, Any]:
+    return {"checksum": f"SHA256:{sha256(path)}", "modified_time": int(path.stat().st_mtime)}

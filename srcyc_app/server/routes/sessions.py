@@ -1,0 +1,116 @@
+"""Sessions: a scan that is sent once and named in several requests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import FileResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from srcyc_app.archives import MOST_MEMBERS, pack_folder
+from srcyc_app.refusals import Refusal, not_found, unusable
+from srcyc_app.server.replies import FileOnce
+from srcyc_app.server.services import Served, Services
+from srcyc_app.server.uploads import save_all
+from srcyc_app.sessions import ScanSessions
+
+router = APIRouter(prefix="/session", tags=["Session"])
+
+_LONGEST = 10 * 365 * 86400
+
+
+async def _files(request: Request) -> AsyncIterator[list[UploadFile]]:
+    """Read the form: a DICOM series has more files than the framework takes by default."""
+    async with request.form(max_files=MOST_MEMBERS) as form:
+        yield [file for file in form.getlist("files") if isinstance(file, UploadFile)]
+
+
+_FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "properties": {
+                        "files": {"type": "array", "items": {"type": "string", "format": "binary"}}
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.put("/", summary="Send a scan", openapi_extra=_FORM)
+async def create(
+    served: Served,
+    files: Annotated[list[UploadFile], Depends(_files)],
+    uncompress: bool = False,
+    expiry: Annotated[int, Query(ge=0, le=_LONGEST, description="seconds; 0: the server's own")] = 0,
+) -> dict[str, Any]:
+    """A volume, the files of a DICOM series, or (``uncompress``) a zip archive of either."""
+    if not files:
+        raise unusable("files: send the scan as one or more files of a multipart form.")
+    return await run_in_threadpool(_create, served, files, uncompress, expiry)
+
+
+@router.get("/{session_id}", summary="What is known of a session, or its image")
+def get(served: Served, session_id: str, update_ts: bool = False, image: bool = False) -> Any:
+    """With ``image``, the file (of a DICOM series, a zip archive)."""
+    session = _sessions(served).get_session(session_id, update_ts=update_ts)
+    if session is None:
+        raise _unknown(session_id)
+    if not image:
+        return session.to_json()
+    return send_scan(served, Path(session.image))
+
+
+@router.delete("/{session_id}", summary="Remove a session")
+def remove(served: Served, session_id: str) -> dict[str, Any]:
+    """Removes the session and its files."""
+    sessions = _sessions(served)
+    session = sessions.get_session(session_id)
+    if session is None:
+        raise _unknown(session_id)
+    sessions.remove_session(session_id)
+    return dict(session.to_json())
+
+
+def send_scan(served: Services, path: Path) -> Response:
+    """Send a volume's file, or the folder of a series as a zip archive."""
+    if not path.is_dir():
+        return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+    room = served.scratch.new()
+    archive = room / f"{path.name}.zip"
+    try:
+        with archive.open("wb") as stream:
+            pack_folder(path, stream)
+    except BaseException:
+        served.scratch.remove(room)
+        raise
+    return FileOnce(archive, filename=archive.name, room=room)
+
+
+def _create(served: Services, files: list[UploadFile], uncompress: bool, expiry: int) -> dict[str, Any]:
+    with served.scratch.room() as room:
+        folder = room / "scan"
+        folder.mkdir()
+        session_id, session = _sessions(served).add_session(str(save_all(files, folder)), expiry, uncompress)
+    return {"session_id": session_id, "session_info": session.to_json()}
+
+
+def _sessions(served: Services) -> ScanSessions:
+    sessions: ScanSessions | None = served.app.sessions()
+    if sessions is None:
+        raise Refusal(406, "sessions are switched off on this server (MONAI_LABEL_SESSIONS).")
+    return sessions
+
+
+def _unknown(session_id: str) -> Refusal:
+    return not_found(f"session {session_id[:60]!r} is unknown or over; send the scan again.")

@@ -1,0 +1,82 @@
+"""What the routes share: the app, its line of inferences, its background tasks, its temporary folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, Request
+
+from srcyc_app.server.jobs import Line
+from srcyc_app.server.processes import Background
+from srcyc_app.server.scratch import Scratch
+
+if TYPE_CHECKING:
+    from srcyc_app.app import SRCycApp
+
+
+#: Seconds that an inference that was given up has to end.
+_PATIENCE = 5.0
+
+
+@dataclass
+class Services:
+    """One server's parts.
+
+    Attributes:
+        app: the MONAI Label app.
+        line: inferences.
+        training: trainings.
+        batch: batch inferences.
+        scratch: temporary files.
+    """
+
+    app: SRCycApp
+    line: Line
+    training: Background
+    batch: Background
+    scratch: Scratch
+    _closed: bool = field(default=False, init=False)
+
+    @classmethod
+    def of(cls, app: SRCycApp) -> Services:
+        """Begin to serve an app."""
+        scratch = Scratch()
+        app.scratch = scratch.folder
+        app.model_dir.mkdir(parents=True, exist_ok=True)
+        return cls(
+            app,
+            Line(),
+            Background("train", app.model_dir),
+            Background("batch_infer", app.model_dir, scratch=scratch),
+            scratch,
+        )
+
+    def halt(self) -> None:
+        """Ask everything to end; returns at once."""
+        self.line.close()
+        self.training.halt()
+        self.batch.halt()
+
+    def close(self) -> None:
+        """End everything, and leave neither a process nor a temporary file."""
+        if self._closed:
+            return
+        self._closed = True
+        self.halt()
+        self.training.close()
+        self.batch.close()
+        self.line.is_idle(within=_PATIENCE)
+        close = getattr(self.app.datastore(), "close", None)
+        if close is not None:
+            close()
+        self.scratch.close()
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+#: The parameter by which a route gets them.
+Served = Annotated[Services, Depends(_services)]

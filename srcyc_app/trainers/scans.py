@@ -1,0 +1,90 @@
+"""Which of a datastore's scans a training is given, and the refusal where they cannot be enough."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from monailabel.interfaces.datastore import Datastore
+
+from srcyc.config import TrainingConfig
+from srcyc.data.domains import Domain, ManifestEntry, person_of
+from srcyc.data.gathering import persons_needed
+from srcyc_app.domains import scans_in, training_scans
+from srcyc_app.refusals import unusable
+
+_HOW = "add some to the studies, or tag scans as such (PUT /datastore/image/info?image=ID with the form field info="
+
+
+@dataclass(frozen=True)
+class GivenScans:
+    """What :func:`srcyc.training.run.begin` is given.
+
+    Attributes:
+        lr: LR scans.
+        hr: HR scans.
+        manifest: of all of them.
+        left_out: why the others are not used, by name.
+    """
+
+    lr: list[Path]
+    hr: list[Path]
+    manifest: dict[Path, ManifestEntry]
+    left_out: dict[str, str]
+
+
+def given_scans(datastore: Datastore, config: TrainingConfig) -> GivenScans:
+    """Give the scans of a datastore to train on."""
+    manifest, left_out = training_scans(datastore)
+    if config.mode == "paired":
+        # Thick scans of people without a thin one are no pairs; without any, pairs are simulated.
+        with_hr = {entry.person for entry in manifest.values() if entry.domain is Domain.HR}
+        manifest = {
+            path: entry
+            for path, entry in manifest.items()
+            if entry.domain is Domain.HR or entry.person in with_hr
+        }
+    lr, hr = (
+        [path for path, entry in manifest.items() if entry.domain is domain]
+        for domain in (Domain.LR, Domain.HR)
+    )
+    return GivenScans(lr, hr, manifest, {scan.path.name: scan.reason for scan in left_out})
+
+
+def check_scans(datastore: Datastore, config: TrainingConfig) -> None:
+    """Refuse a training for which there are too few scans, by what the datastore tells of them; reads none.
+
+    Raises:
+        Refusal: 422, says what is missing and how to add it.
+    """
+    hr, lr = (_persons(datastore, domain) for domain in (Domain.HR, Domain.LR))
+    if not hr:
+        raise unusable(
+            "no thin-slice (HR) scan is in the studies, which training needs to know what thin slices look like: "
+            f'{_HOW}{{"domain": "HR"}}).'
+        )
+    if config.mode == "unpaired" and not lr:
+        raise unusable(
+            f'no thick-slice (LR) scan is in the studies: {_HOW}{{"domain": "LR"}}), or send mode: generator-only, '
+            "which needs none."
+        )
+    needed = persons_needed(config)
+    if len(hr) < needed:
+        raise unusable(
+            f"thin-slice (HR) scans of {len(hr)} person(s) ({_some(sorted(hr))}) are in the studies, {needed} are "
+            "needed to train on some and hold others back: add scans of more people, tag whose each scan is "
+            '(info={"person": "NAME"}), or do without validation by settings: data.validation_fraction=0.'
+        )
+
+
+def _persons(datastore: Datastore, domain: Domain) -> set[str]:
+    return {_person(image, datastore.get_image_info(image)) for image in scans_in(datastore, domain.value)}
+
+
+def _person(image: str, info: Mapping[str, object]) -> str:
+    return str(info.get("person") or "") or person_of(Path(str(info.get("name") or image)))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

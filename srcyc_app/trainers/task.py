@@ -1,0 +1,367 @@
+"""The trainer `srcyc`: unpaired training on the scans of the studies folder, in a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.train import TrainTask
+
+from srcyc.cli.train import progress_line
+from srcyc.config import TrainingConfig
+from srcyc.data.gathering import TrainingSet
+from srcyc.device import resolve_device
+from srcyc.errors import InputError, OutputError, SRCycError, StoppedError
+from srcyc.inference.model_file import load_model
+from srcyc.training.distributed import Processes
+from srcyc.training.publishing import Verdict, publish_if_better
+from srcyc.training.recorder import read_history
+from srcyc.training.run import Outcome, begin, train
+from srcyc.training.run_folder import RunFolder
+from srcyc.training.signals import StopRequest
+from srcyc.training.trainer import Progress
+from srcyc_app.models import ModelShelf
+from srcyc_app.refusals import Refusal, refusing
+from srcyc_app.trainers.scans import check_scans, given_scans
+from srcyc_app.trainers.status import Status, StatusFile, read_status, shown_history, train_stats
+from srcyc_app.trainers.supervision import (
+    Asked,
+    background_process,
+    is_background_process,
+    once,
+    unwinding,
+)
+from srcyc_app.trainers.wishes import Wishes, choices, in_words_of_the_server
+
+_log = logging.getLogger(__name__)
+
+#: Seconds that a process which was stopped or killed just now has to let go of the run folder.
+PATIENCE = 30.0
+#: What a status keeps when its run goes on.
+_KEPT = (
+    *("step", "steps", "epoch", "total_epochs", "seconds", "terms", "validation"),
+    *("best_step", "best_metric", "history", "scans"),
+)
+
+
+class UnpairedTraining(TrainTask):
+    """Trains on the studies' scans, or goes on with what was stopped, and publishes what is better.
+
+    Called in a process of its own, in the run's folder ``runs/NAME``, of which nothing is ever deleted; a run that
+    makes room for another one gets the time to its name.
+
+    Args:
+        model_dir: holds ``runs``.
+        shelf: models to start from, and where the best one is published.
+        supervised: this process is a server's: it ends when its parent is gone, and fails with a sentence as the
+            last line of the log instead of a traceback. Default: if MONAI Label started it so.
+    """
+
+    def __init__(self, model_dir: Path, shelf: ModelShelf, *, supervised: bool | None = None) -> None:
+        super().__init__("Training on the studies' own scans, no pairs needed (SRResCycGAN)")
+        self._runs = model_dir / "runs"
+        self._shelf = shelf
+        self._supervised = supervised
+
+    def config(self) -> dict[str, Any]:
+        return choices(self._shelf.names())
+
+    def stats(self) -> Status:
+        """Give how the newest training stands; see :func:`srcyc_app.trainers.status.train_stats`."""
+        return train_stats(self._runs)
+
+    def check(self, request: Mapping[str, Any], datastore: Datastore) -> None:
+        """Refuse at once a training that could not begin.
+
+        Raises:
+            Refusal: 4xx, with the reason.
+        """
+        with _in_words_of_the_server(), refusing():
+            wishes = Wishes.of(request)
+            self._shelf.target(wishes.name)
+            resolve_device(wishes.device)
+            run = RunFolder(self._runs / wishes.name)
+            if self._goes_on(run, wishes):
+                wishes.config_to_go_on(run.reopen()[0], run.path, self._shelf)
+            else:
+                check_scans(datastore, wishes.config(self._shelf))
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> Status:
+        """Train to the end, or until the process is asked to stop (SIGTERM), which saves everything.
+
+        Returns:
+            the status in the end, as :meth:`stats` gives it.
+
+        Raises:
+            Refusal: 4xx, what the request is to blame for.
+            SRCycError: one sentence; it is the status's ``message`` too.
+            StoppedError: it was asked to stop.
+            SystemExit: instead of any of these, in a server's process.
+        """
+        supervised = is_background_process() if self._supervised is None else self._supervised
+        with background_process(supervised), _in_words_of_the_server():
+            wishes = Wishes.of(request)
+            self._shelf.target(wishes.name)
+            stop = StopRequest()
+            try:
+                with unwinding(stop):
+                    self._train(wishes, datastore, stop)
+            except Asked as asked:
+                # Before the folder was claimed: there is no status to tell it.
+                raise StoppedError(f"{asked}; nothing had begun.", asked.number) from None
+        return self.stats()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _goes_on(self, run: RunFolder, wishes: Wishes) -> bool:
+        """Tell whether a request goes on with the run that is in the folder."""
+        unfinished = (read_status(run.path) or {}).get("state") != "finished"
+        return run.config.exists() and unfinished and wishes.run == "continue"
+
+    def _train(self, wishes: Wishes, datastore: Datastore, stop: StopRequest) -> None:
+        run = RunFolder(self._runs / wishes.name)
+        if run.path.exists():
+            with run.claimed(PATIENCE):
+                make_room = run.holds_a_run and not self._goes_on(run, wishes)
+            if make_room:
+                _put_aside(run)
+        with run.claimed(PATIENCE):
+            status = StatusFile(run.path)
+            resume = self._goes_on(run, wishes)
+            old = (read_status(run.path) or {}) if resume else {}
+            kept = {key: old[key] for key in _KEPT if key in old}
+            message = "goes on from its last checkpoint." if resume else "begins."
+            status.begin(kept | _best_so_far(run), run=wishes.name, message=message, published=None)
+            try:
+                # The trainer's handlers only make a note of the signal.
+                with once(lambda: stop.number, lambda: _tell_that_it_stops(status)):
+                    one_training = _OneTraining(run, status, wishes, self._shelf)
+                    outcome = one_training.train(datastore, resume, stop)
+                    verdict = one_training.publish(outcome)
+            except BaseException as error:
+                raise _ended_badly(run, status, error) from error
+            status.end(
+                "finished",
+                _last_words(run, wishes, outcome, verdict),
+                published=verdict.published,
+                model=wishes.name if verdict.published else None,
+            )
+            _log.info("%s", status.values["message"])
+
+
+class _OneTraining:
+    """One run in the folder that this process holds."""
+
+    def __init__(self, run: RunFolder, status: StatusFile, wishes: Wishes, shelf: ModelShelf) -> None:
+        self.run = run
+        self.status = status
+        self.wishes = wishes
+        self.shelf = shelf
+        self.config = TrainingConfig()
+
+    def train(self, datastore: Datastore, resume: bool, stop: StopRequest) -> Outcome:
+        """Begin, or go on, to the end."""
+        device = resolve_device(self.wishes.device)
+        if resume:
+            base, scans, _ = self.run.reopen()
+            self.config = self.wishes.config_to_go_on(base, self.run.path, self.shelf)
+            _log.info("run %s goes on with the scans that it was begun with", self.wishes.name)
+            left_out = {scan.path.name: scan.reason for scan in scans.left_out}
+        else:
+            wished = self.wishes.config(self.shelf)
+            check_scans(datastore, wished)
+            self.status.update(state="preparing", message="reads and prepares the scans.")
+            given = given_scans(datastore, wished)
+            scans = begin(self.run, wished, given.lr, given.hr, given.manifest)
+            self.config, _, _ = self.run.reopen()
+            left_out = given.left_out | {scan.path.name: scan.reason for scan in scans.left_out}
+        config = self.config
+        _log.info("%s training of %s: %d steps on %s", config.mode, self.wishes.name, config.steps, device)
+        self.status.update(
+            state="running",
+            message="trains.",
+            mode=config.mode,
+            device=str(device),
+            step=self.status.values.get("step") or 0,
+            steps=config.steps,
+            epoch=self.status.values.get("epoch") or 0,
+            total_epochs=max(1, math.ceil(config.steps / config.validate_every)),
+            scans=_counted(scans, left_out),
+        )
+        return train(
+            self.run,
+            Processes(device=device),
+            config=config,
+            resume=resume,
+            report=self._report,
+            warn=lambda sentence: _log.warning("%s", in_words_of_the_server(sentence)),
+            stop=stop,
+        )
+
+    def publish(self, outcome: Outcome) -> Verdict:
+        """Put the best model on the shelf, unless the one in use is better."""
+        self.status.update(message="compares its best model with the one in use.")
+        try:
+            incumbent = self.shelf.find()
+        except Refusal:
+            incumbent = None
+        verdict = publish_if_better(
+            outcome.model,
+            self.shelf.target(self.wishes.name),
+            outcome.validator,
+            self.config.validation.key_metric,
+            even_if_worse=self.wishes.publish == "always",
+            incumbent=incumbent,
+        )
+        self.run.remove_prepared_scans()
+        return verdict
+
+    def _report(self, progress: Progress) -> None:
+        _log.info("%s", progress_line(progress))
+        changes: Status = {
+            "step": progress.step,
+            "epoch": math.ceil(progress.step / self.config.validate_every),
+            "seconds": round(progress.seconds, 1),
+            "remaining": progress.remaining,
+            "history": _history(self.run),
+        }
+        if progress.terms:
+            changes["terms"] = progress.terms
+        if progress.score is not None:
+            changes["validation"] = {"step": progress.step, **progress.score.as_row()}
+        if progress.best:
+            ssim = progress.score.ssim if progress.score is not None else None
+            changes |= {"best_step": progress.step, "best_metric": ssim or 0.0}
+        self.status.update(**changes)
+
+
+@contextmanager
+def _in_words_of_the_server() -> Iterator[None]:
+    """Let sentences that were written for the command line name parameters instead of its options."""
+    try:
+        yield
+    except SRCycError as error:
+        sentence = in_words_of_the_server(str(error))
+        if isinstance(error, Refusal):
+            error.detail = sentence
+        error.args = (sentence, *error.args[1:])
+        raise
+
+
+def _put_aside(run: RunFolder) -> None:
+    """Make room for another run of the same name.
+
+    Raises:
+        OutputError: the folder cannot be renamed.
+    """
+    # Copies, which are made again if this run should ever go on.
+    run.remove_prepared_scans()
+    name = f"{run.path.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    aside = run.path.with_name(name)
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = run.path.with_name(f"{name}-{number}")
+    try:
+        run.path.rename(aside)
+    except OSError as error:
+        raise OutputError(
+            f"{run.path}: cannot be renamed to {aside.name} ({error.strerror or error}); choose another name."
+        ) from error
+    _log.info("the earlier run %s is kept as %s", run.path.name, aside.name)
+
+
+def _tell_that_it_stops(status: StatusFile) -> None:
+    try:
+        status.update(state="stopping", message="was asked to stop, and saves.")
+    except OutputError as error:
+        _log.warning("%s", error)
+
+
+def _ended_badly(run: RunFolder, status: StatusFile, error: BaseException) -> BaseException:
+    """Write down why a training ended before its end, and give what to raise."""
+    raised: BaseException = error
+    if isinstance(error, Asked | KeyboardInterrupt):
+        number = error.number if isinstance(error, Asked) else signal.SIGINT
+        raised = StoppedError(
+            f"run {run.path.name!r} was stopped by {signal.Signals(number).name}; start it again under this name "
+            "to go on.",
+            number,
+        )
+    elif isinstance(error, torch.OutOfMemoryError | MemoryError):
+        raised = SRCycError(
+            f"run {run.path.name!r}: memory is full; start another one (run: new) with a smaller data.size or "
+            "data.batch_size in settings, or on another device; what was saved is kept."
+        )
+    message = in_words_of_the_server(str(raised)) if isinstance(raised, SRCycError) else _unexpected(raised)
+    try:
+        _end(run, status, "stopped" if isinstance(raised, StoppedError) else "failed", message)
+    except OutputError as full:
+        # What it says now reads as interrupted as soon as this process is gone.
+        _log.error("%s", full)
+    return raised
+
+
+def _end(run: RunFolder, status: StatusFile, state: Any, message: str) -> None:
+    try:
+        status.end(state, message)
+    except OutputError:
+        # A full disk: what can be made again makes room.
+        run.remove_prepared_scans()
+        status.end(state, message)
+
+
+def _unexpected(error: BaseException) -> str:
+    first = (str(error).strip().splitlines() or ["no message"])[0]
+    return f"training failed unexpectedly ({type(error).__name__}: {first}); the server's log has more."
+
+
+def _last_words(run: RunFolder, wishes: Wishes, outcome: Outcome, verdict: Verdict) -> str:
+    said = f"finished after step {outcome.state.done}; "
+    if outcome.validator:
+        said += f"best after step {outcome.state.best_step}; "
+    if verdict.published:
+        return f"{said}published as model {wishes.name!r}: {verdict.reason}."
+    return (
+        f"{said}not published: {verdict.reason}; train again with publish: always to publish it all the same, or use "
+        f"{run.model.relative_to(run.path.parent.parent)} of the server's model folder."
+    )
+
+
+def _counted(scans: TrainingSet, left_out: Mapping[str, str]) -> Status:
+    """Say how many scans there are of which kind."""
+    return {
+        "LR": len(scans.lr),
+        "HR": len(scans.hr),
+        "held_back": {"LR": len(scans.validation_lr), "HR": len(scans.validation_hr)},
+        "left_out": dict(left_out),
+    }
+
+
+def _history(run: RunFolder) -> Any:
+    """Give the rows of the run's history that a plot needs."""
+    try:
+        rows = read_history(run.path)
+    except OutputError:
+        # The status goes without; whatever is wrong with the folder, the trainer says it.
+        return []
+    return shown_history(rows, lambda row: any(key in row for key in ("psnr", "cycle", "consistency")))
+
+
+def _best_so_far(run: RunFolder) -> Status:
+    """Give what is known of the best model of a run that goes on."""
+    try:
+        metrics = load_model(run.model).card.metrics if run.model.exists() else {}
+    except InputError:
+        metrics = {}
+    if "step" not in metrics:
+        return {"best_step": 0, "best_metric": 0.0}
+    return {"best_step": metrics["step"], "best_metric": metrics.get("validation_ssim") or 0.0}

@@ -1,0 +1,635 @@
+"""Real server processes, the scans they serve, and what a client sees of them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import requests
+import torch
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from srcyc.config import SRResDNetConfig
+from srcyc.inference.model_file import ModelCard, publish_model
+from srcyc.networks import SRResDNet
+from srcyc.volume import Volume, read_volume, write_volume
+
+with warnings.catch_warnings():
+    # It needs `cgi`, which Python 3.13 lacks.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from monailabel.client import MONAILabelClient
+
+#: Longer than any start, stop or small request takes on a busy machine.
+PATIENCE = 120.0
+#: Every process that a test's server starts inherits it, so none can hide.
+MARK = "SRCYC_TEST_SERVER"
+
+#: A training of tiny networks, a few steps per tenth of a second, as the trainer's ``settings`` take it.
+TINY = {
+    "report_every": 2,
+    "validate_every": 8,
+    "checkpoint_every": 4,
+    "precision": "fp32",
+    "pool_size": 3,
+    "early_stopping": 0,
+    "data.size": 16,
+    "data.batch_size": 1,
+    "data.least_slices": 4,
+    "data.workers": 1,
+    "g_hr.features": 4,
+    "g_hr.depth": 1,
+    "g_lr.features": 4,
+    "g_lr.blocks": 1,
+    "g_lr.head_kernel": 3,
+    "d_hr.features": 4,
+    "d_hr.layers": 2,
+    "d_lr.features": 4,
+    "d_lr.layers": 1,
+    "validation.crop": 32,
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """MONAI Label's client closes neither its connections nor its files."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"))
+
+
+# -- scans ---------------------------------------------------------------------------------------------------------
+
+
+def _oblique(spacing: tuple[float, float, float]) -> np.ndarray:
+    """RAS affine of axes that are turned about all three directions, left-handed."""
+    turn = np.linalg.qr(np.array([[0.9, 0.3, -0.2], [-0.25, 0.95, 0.3], [0.3, -0.2, 0.9]]))[0]
+    turn = turn * np.sign(np.diag(turn)) * np.array([-1.0, 1.0, 1.0])
+    affine = np.eye(4)
+    affine[:3, :3] = turn * np.array(spacing)
+    affine[:3, 3] = (-31.7, 12.3, 55.1)
+    return affine
+
+
+def _blob(volume: Volume, centre: np.ndarray, sigma: float) -> np.ndarray:
+    """A bright ball at a place in the world, on a volume's grid."""
+    index = np.stack(np.meshgrid(*map(np.arange, volume.shape), indexing="ij"), axis=-1)
+    distance = np.linalg.norm(volume.grid.index_to_world(index) - centre, axis=-1)
+    return (1000 * np.exp(-0.5 * (distance / sigma) ** 2)).astype(np.float32)[None]
+
+
+def _write_series(volume: Volume, folder: Path) -> Path:
+    """Write a volume as a DICOM series of MR images, the slices along its last axis."""
+    folder.mkdir(parents=True)
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
+    series, study = (f"2.25.{uuid.uuid5(uuid.NAMESPACE_URL, f'{folder.name}-{what}').int}" for what in "ab")
+    for number in range(volume.shape[2]):
+        voxels = np.rint(volume.data[0, :, :, number].T).astype(np.int16)
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
+        meta.MediaStorageSOPInstanceUID = f"{series}.{number + 1}"
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data = Dataset()
+        data.file_meta = meta
+        data.is_little_endian, data.is_implicit_VR = True, False
+        data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+        data.Modality, data.PatientID, data.SeriesDescription = "MR", "phantom", "t1 tra"
+        data.SeriesInstanceUID, data.StudyInstanceUID = series, study
+        data.SeriesNumber, data.InstanceNumber = 5, number + 1
+        data.Rows, data.Columns = voxels.shape
+        data.PixelSpacing = [volume.spacing[1], volume.spacing[0]]
+        data.SliceThickness = volume.spacing[2]
+        axes = affine[:3, :2] / np.linalg.norm(affine[:3, :2], axis=0)
+        data.ImageOrientationPatient = [round(float(v), 8) for v in axes.T.ravel()]
+        place = affine[:3, 3] + number * affine[:3, 2]
+        data.ImagePositionPatient = [round(float(v), 6) for v in place]
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 1
+        data.PixelData = voxels.tobytes()
+        data.save_as(folder / f"IM{number:04d}.dcm", write_like_original=False)
+    return folder
+
+
+def zipped(folder: Path, archive: Path) -> Path:
+    """Pack the files of a folder."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted(folder.iterdir()):
+            file.write(path, f"{folder.name}/{path.name}")
+    return archive
+
+
+@dataclass(frozen=True)
+class Scans:
+    """Small heads, four times as thick as wide unless said otherwise, in every format.
+
+    Attributes:
+        folder: holds them all.
+        nifti: int16.
+        nrrd: float32, oblique, left-handed.
+        mha: float32, oblique, with negative values.
+        series: folder of a DICOM series, oblique.
+        archive: the same, zipped.
+        thin: 1 mm, int16.
+        marker: a bright ball on an oblique grid.
+        centre: of the ball, RAS mm.
+        steep: int16 near its upper limit, so that the result overshoots it.
+        corrupt: a truncated NIfTI file.
+    """
+
+    folder: Path
+    nifti: Path
+    nrrd: Path
+    mha: Path
+    series: Path
+    archive: Path
+    thin: Path
+    marker: Path
+    centre: np.ndarray
+    steep: Path
+    corrupt: Path
+
+
+@pytest.fixture(scope="session")
+def scans(tmp_path_factory: pytest.TempPathFactory, phantom: Callable[..., np.ndarray]) -> Scans:
+    """The scans that requests are about."""
+    folder = tmp_path_factory.mktemp("scans")
+
+    def head(seed: int, affine: np.ndarray, shape: tuple[int, int, int] = (24, 26, 8)) -> Volume:
+        return Volume(1000 * np.clip(phantom(shape, seed), 0, None), affine)
+
+    straight, oblique = np.diag([1.0, 1.0, 4.0, 1.0]), _oblique((0.9, 0.9, 3.6))
+    nifti = write_volume(head(0, straight), folder / "head.nii.gz", dtype=np.int16)
+    nrrd = write_volume(head(1, oblique), folder / "oblique.nrrd")
+    signed = head(2, oblique)
+    mha = write_volume(Volume(signed.data - 300, oblique), folder / "signed.mha")
+    series = _write_series(head(3, oblique), folder / "series")
+    thin = write_volume(head(4, np.eye(4), (30, 32, 34)), folder / "thin.nii.gz", dtype=np.int16)
+    empty = Volume(np.zeros((1, 25, 28, 9)), oblique)
+    centre = empty.grid.index_to_world(np.array([11.6, 12.1, 4.4]))
+    marker = write_volume(Volume(_blob(empty, centre, 4.4), oblique), folder / "marker.nrrd")
+    checks = np.where(np.indices((24, 26, 8)).sum(0) // 4 % 2, 32767.0, -32768.0)[None]
+    steep = write_volume(Volume(checks, straight), folder / "steep.nii.gz", dtype=np.int16)
+    corrupt = folder / "corrupt.nii.gz"
+    corrupt.write_bytes(nifti.read_bytes()[:-2000])
+    archive = zipped(series, folder / "series.zip")
+    return Scans(folder, nifti, nrrd, mha, series, archive, thin, marker, centre, steep, corrupt)
+
+
+@pytest.fixture(scope="session")
+def studies_of(scans: Scans, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Make a studies folder with copies of scans: ``studies_of("nifti", "series") -> Path``."""
+
+    def make(*names: str) -> Path:
+        folder = tmp_path_factory.mktemp("studies")
+        for name in names:
+            source = getattr(scans, name)
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / source.name)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def training_studies(
+    tmp_path_factory: pytest.TempPathFactory, phantom: Callable[..., np.ndarray]
+) -> Callable[..., Path]:
+    """Make a studies folder with two thin and two thick heads of four persons, or only some of them."""
+
+    def make(hr: str = "ab", lr: str = "cd") -> Path:
+        folder = tmp_path_factory.mktemp("training-studies")
+        for persons, shape, thick in ((hr, (40, 44, 48), 1), (lr, (40, 40, 12), 4)):
+            for person in persons:
+                data = 1000 * np.clip(phantom(shape, ord(person)), 0, None)
+                volume = Volume(data, np.diag([1.0, 1.0, float(thick), 1.0]))
+                write_volume(volume, folder / f"sub-{person}_T1w.nii.gz", dtype=np.int16)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network of a few hundred weights, published as ``tiny``."""
+    config = SRResDNetConfig(features=4, depth=1)
+    torch.manual_seed(0)
+    card = ModelCard(
+        name="tiny",
+        title="untrained",
+        network=config,
+        spacing_range=(0.3, 2.0),
+        factor_range=(1.5, 8.0),
+        contrasts=("T1w",),
+        trained_on="nothing",
+        metrics={},
+        licence="Apache-2.0",
+        created="2024-01-01",
+        software="srcyc test",
+    )
+    return publish_model(
+        SRResDNet.from_config(config), card, tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    )
+
+
+# -- server processes ----------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    """Every living process that has the mark in its environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == mark:
+                found.append(process)
+    return found
+
+
+@dataclass
+class Server:
+    """One server process with a home, a temporary folder and a working directory of its own.
+
+    Attributes:
+        kind: ``srcyc`` (``srcyc serve``) or ``stock`` (``python -m monailabel.main start_server``).
+        studies: its studies folder.
+        folder: everything else of it lies here.
+        arguments: more of its command line.
+        environment: more environment variables.
+    """
+
+    kind: str
+    studies: Path
+    folder: Path
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        self.mark = uuid.uuid4().hex
+        self.model_dir = self.folder / "models"
+        self.temporary = self.folder / "tmp"
+        self.answers = self.folder / "answers"
+        self.cwd = self.folder / "cwd"
+        self.sessions = self.folder / "home" / ".cache" / "monailabel" / "sessions"
+        self.log_file = self.folder / "log.txt"
+        for folder in (self.model_dir, self.temporary, self.answers, self.cwd, self.sessions):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def client(self) -> MONAILabelClient:
+        return MONAILabelClient(self.url, tmpdir=str(self.answers))
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    def command(self) -> list[str]:
+        where = ["--studies", str(self.studies), "--host", "127.0.0.1", "--port", str(self.port)]
+        if self.kind == "srcyc":
+            return [
+                *(sys.executable, "-m", "srcyc.cli", "serve", *where),
+                *("--model-dir", str(self.model_dir), *self.arguments),
+            ]
+        app = self.folder / "app"
+        if not app.exists():
+            # MONAI Label writes into the app's folder; main.py alone is the app, the rest is installed.
+            import srcyc_app
+
+            app.mkdir()
+            shutil.copy(Path(srcyc_app.__file__).with_name("main.py"), app)
+        return [
+            *(sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), *where),
+            *("--conf", "model_dir", str(self.model_dir), *self.arguments),
+        ]
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start the process without waiting for it to answer."""
+        environment = {
+            **os.environ,
+            MARK: self.mark,
+            "HOME": str(self.folder / "home"),
+            "TMPDIR": str(self.temporary),
+            "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib")),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "200",
+            **self.environment,
+        }
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.cwd,
+                env=environment,
+                start_new_session=True,
+            )
+        return self.process
+
+    def start(self) -> Server:
+        """Start it and wait until it answers."""
+        process = self.launch()
+
+        def ready() -> bool:
+            assert process.poll() is None, f"the server ended with {process.returncode}:\n{self.log[-1500:]}"
+            with contextlib.suppress(requests.ConnectionError, requests.Timeout):
+                return requests.get(f"{self.url}/info/", timeout=10).ok
+            return False
+
+        self.wait_for(ready, "answer /info/")
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL to the server alone, as the system's out-of-memory killer does it."""
+        self.running.kill()
+        self.running.wait(PATIENCE)
+
+    def terminate(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask the server alone to end, wait until it has, and give its exit code."""
+        self.running.send_signal(number)
+        return self.running.wait(PATIENCE)
+
+    def restart(self) -> Server:
+        """Start it again after its end, with the same folders."""
+        assert self.running.poll() is not None, "end it first"
+        self.port = free_port()
+        return self.start()
+
+    def end(self) -> None:
+        """Leave nothing running, whatever happened."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(15)
+        for process in _marked(self.mark):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        if self.process is not None:
+            self.process.wait(PATIENCE)
+
+    @property
+    def running(self) -> subprocess.Popen[bytes]:
+        assert self.process is not None, "start it first"
+        return self.process
+
+    # -- looking at it -----------------------------------------------------------------------------------------------
+
+    def processes(self) -> list[psutil.Process]:
+        """The server's process and all that it started, parents dead or alive."""
+        return _marked(self.mark)
+
+    def children(self) -> list[psutil.Process]:
+        """The same without the server itself."""
+        return [process for process in self.processes() if process.pid != self.running.pid]
+
+    def rss(self) -> int:
+        """Bytes of memory that the server's own process holds."""
+        return int(psutil.Process(self.running.pid).memory_info().rss)
+
+    def temporary_files(self) -> set[str]:
+        """Files in its temporary folder, relative."""
+        root = self.temporary
+        return {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir()}
+
+    def session_files(self) -> set[str]:
+        """Files of sessions that are kept for their client."""
+        root = self.sessions
+        return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+    def wait_for(self, happened: Callable[[], Any], what: str, within: float = PATIENCE) -> Any:
+        """Wait until something is true, and give it."""
+        end = time.monotonic() + within
+        while time.monotonic() < end:
+            if result := happened():
+                return result
+            time.sleep(0.05)
+        raise AssertionError(f"did not {what} within {within:g} s; its log ends:\n{self.log[-1500:]}")
+
+    # -- talking to it -----------------------------------------------------------------------------------------------
+
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        """Send one request; ``path`` goes out exactly as it is written, dots and all."""
+        prepared = requests.Request(method, self.url, **{k: options.pop(k) for k in _BODY & options.keys()})
+        with requests.Session() as session:
+            session.trust_env = False
+            ready = session.prepare_request(prepared)
+            query = ready.url.partition("?")[2] if ready.url else ""
+            joint = "&" if "?" in path else "?"
+            ready.url = f"{self.url}{path}{joint + query if query else ''}"
+            return session.send(ready, timeout=options.pop("timeout", PATIENCE), **options)
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return self.request("GET", path, **options)
+
+    def post(self, path: str, **options: Any) -> requests.Response:
+        return self.request("POST", path, **options)
+
+    def put(self, path: str, **options: Any) -> requests.Response:
+        return self.request("PUT", path, **options)
+
+    def delete(self, path: str, **options: Any) -> requests.Response:
+        return self.request("DELETE", path, **options)
+
+    def infer(
+        self,
+        image: str | None = None,
+        *,
+        file: Path | None = None,
+        session: str | None = None,
+        output: str | None = "image",
+        **params: Any,
+    ) -> requests.Response:
+        """POST /infer/srcyc as plain HTTP."""
+        query = {"image": image, "session_id": session, "output": output}
+        options: dict[str, Any] = {"params": {k: v for k, v in query.items() if v is not None}}
+        options["data"] = {"params": json.dumps(params)}
+        if file is not None:
+            options["files"] = {"file": (file.name, file.read_bytes())}
+        return self.post("/infer/srcyc", **options)
+
+    def volume(self, response: requests.Response, suffix: str = ".nrrd") -> Volume:
+        """Read the volume in a reply."""
+        assert response.status_code == 200, response.text[:500]
+        path = self.answers / f"{uuid.uuid4().hex}{suffix}"
+        path.write_bytes(response.content)
+        return read_volume(path)
+
+
+#: What `requests` puts into a request's body, head or query; everything else is about how it is sent.
+_BODY = {"params", "data", "json", "files", "headers", "auth", "cookies"}
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Start servers: ``serve(kind, studies, *arguments, model=path) -> Server``; all end with the session."""
+    started: list[Server] = []
+
+    def start(
+        kind: str,
+        studies: Path,
+        *arguments: str,
+        model: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        wait: bool = True,
+    ) -> Server:
+        if sys.platform == "win32":
+            pytest.skip("looks at processes in ways that Windows does not offer")
+        server = Server(kind, studies, tmp_path_factory.mktemp(kind), arguments, environment or {})
+        if model is not None:
+            shutil.copy(model, server.model_dir)
+        started.append(server)
+        if wait:
+            server.start()
+        return server
+
+    yield start
+    for server in started:
+        server.end()
+
+
+#: Ids of the scans that the shared servers serve.
+IDS = ("head", "oblique", "signed", "series", "thin", "marker", "steep")
+
+
+def _shared(kind: str, serve: Callable[..., Server], studies: Path, model: Path) -> Server:
+    # Little enough that a test can exceed it.
+    arguments: tuple[str, ...] = ("--max-upload", "0.05")
+    if kind == "stock":
+        arguments = ("--conf", "packaged_models", "false", "--conf", "max_upload_gb", "0.05")
+    server = serve(kind, studies, *arguments, model=model)
+    # MONAI Label takes an id that is a path seen from the server's working directory for that path.
+    shutil.copy(studies / "head.nii.gz", server.cwd / "outside.nii.gz")
+    server.wait_for(lambda: set(IDS) <= set(server.client.datastore()["objects"]), "notice the scans")
+    return server
+
+
+@pytest.fixture(scope="session")
+def srcyc_server(serve: Callable[..., Server], studies_of: Callable[..., Path], tiny_model: Path) -> Server:
+    """``srcyc serve`` with the scans of every format; tests leave it as they found it."""
+    names = ("nifti", "nrrd", "mha", "series", "thin", "marker", "steep")
+    return _shared("srcyc", serve, studies_of(*names), tiny_model)
+
+
+@pytest.fixture(scope="session")
+def stock_server(serve: Callable[..., Server], studies_of: Callable[..., Path], tiny_model: Path) -> Server:
+    """MONAI Label's own server with the same, without the models that come with SRCyc."""
+    names = ("nifti", "nrrd", "mha", "series", "thin", "marker", "steep")
+    return _shared("stock", serve, studies_of(*names), tiny_model)
+
+
+@pytest.fixture(params=["srcyc", "stock"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """Each of the two in turn."""
+    return request.getfixturevalue(f"{request.param}_server")
+
+
+# -- what tests ask --------------------------------------------------------------------------------------------------
+
+
+def tree(*folders: Path) -> dict[str, str]:
+    """Give every file below some folders with the hash of its content; locks are no content."""
+    found = {}
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.suffix != ".lock" and path.name != ".lock":
+                found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+            elif not path.is_file():
+                found[str(path)] = "folder"
+    return found
+
+
+@pytest.fixture(scope="session")
+def hash_tree() -> Callable[..., dict[str, str]]:
+    """``hash_tree(folder, …) -> {path: sha256}``."""
+    return tree
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., str]:
+    """Check that a reply is a refusal with one sentence, and give the sentence."""
+
+    def check(response: requests.Response, *statuses: int, says: str = "") -> str:
+        shown = f"{response.status_code} {response.text[:400]}"
+        assert response.status_code in (statuses or range(400, 500)), shown
+        assert response.headers["content-type"].startswith("application/json"), shown
+        sentence = response.json()["detail"]
+        assert isinstance(sentence, str), shown
+        assert len(sentence) > 12, shown
+        assert len(sentence) < 1000, shown
+        assert "Traceback" not in sentence and "\n" not in sentence.strip(), shown
+        assert says.lower() in sentence.lower(), shown
+        return sentence
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def command_line(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[Volume, dict[str, Any]]]:
+    """Run ``srcyc infer`` on a scan, once: ``command_line(path, "--n4") -> (volume, sidecar)``."""
+
+    @functools.cache
+    def run(scan: Path, *options: str, model: str | Path | None = None) -> tuple[Volume, dict[str, Any]]:
+        out = tmp_path_factory.mktemp("command-line") / "out.nrrd"
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "srcyc.cli", "infer", str(scan), "-o", str(out)),
+                *("--model", str(model or tiny_model), *options),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0, done.stderr
+        return read_volume(out), json.loads(out.with_name("out.json").read_text())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def blob() -> Callable[[Volume, np.ndarray, float], np.ndarray]:
+    """``blob(volume, centre, sigma)``: a bright ball on a volume's grid."""
+    return _blob
+
+
+@pytest.fixture(scope="session")
+def tiny_training() -> Callable[..., dict[str, Any]]:
+    """Make the request of a tiny training: ``tiny_training(steps=40, name="mine") -> dict``."""
+
+    def request(steps: int, settings: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+        text = " ".join(f"{key}={value}" for key, value in {**TINY, **(settings or {})}.items())
+        return {"steps": str(steps), "initial_model": "none", "device": "cpu", "settings": text, **more}
+
+    return request

@@ -1,0 +1,250 @@
+"""`srcyc serve` while it computes: it answers, queues, gives up, cleans up, and survives its own death."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+pytestmark = pytest.mark.slow
+
+#: A real scan through the real network takes many seconds; the thick phantom through the tiny one next to none.
+LONG = {"image": "brain1_image", "output": "json", "weights": "srcyc-t1", "device": "cpu"}
+SHORT = {"image": "head", "output": "json", "weights": "tiny", "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def busy(
+    serve: Callable[..., Any],
+    training_studies: Callable[..., Path],
+    scans: Any,
+    sample_data: Path,
+    tiny_model: Path,
+) -> Any:
+    studies = training_studies()
+    shutil.copy(sample_data / "brain1_image.nrrd", studies)
+    shutil.copy(scans.nifti, studies)
+    server = serve("srcyc", studies, model=tiny_model)
+    images = {"brain1_image", "head"}
+    server.wait_for(lambda: images <= server.client.datastore()["objects"].keys(), "notice the scans")
+    # The first request of each kind loads what the later ones have ready.
+    assert server.infer(**SHORT).status_code == 200
+    yield server
+    server.end()
+
+
+class Background:
+    """A request in a thread of its own.
+
+    Args:
+        server: to ask.
+        wanted: as for ``Server.infer``.
+    """
+
+    def __init__(self, server: Any, wanted: dict[str, Any], **more: Any) -> None:
+        self.server = server
+        self.id = f"test-{uuid.uuid4().hex}"
+        self.reply: requests.Response | None = None
+        self._wanted = {**wanted, "request_id": self.id, **more}
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.reply = self.server.infer(**self._wanted)
+        except requests.RequestException:
+            self.reply = None
+
+    def progress(self) -> dict[str, Any]:
+        reply = self.server.get(f"/progress/{self.id}")
+        return reply.json() if reply.ok else {"state": "unknown", "share": 0.0}
+
+    def reaches(self, state: str, within: float = 60.0) -> None:
+        self.server.wait_for(lambda: self.progress()["state"] == state, f"be {state}", within)
+
+    def computes(self) -> None:
+        """Wait until it is in the midst of it."""
+        self.server.wait_for(
+            lambda: self.progress()["state"] == "running" and self.progress()["share"] > 0.02, "compute"
+        )
+
+    def result(self) -> requests.Response:
+        self._thread.join(300)
+        assert self.reply is not None, self.server.log[-1500:]
+        return self.reply
+
+
+def hang_up(server: Any, wanted: dict[str, Any], after: float) -> str:
+    """Send a request and leave before the reply."""
+    request_id = f"test-{uuid.uuid4().hex}"
+    with pytest.raises(requests.Timeout):
+        params = {**wanted, "request_id": request_id}
+        image, output = params.pop("image"), params.pop("output")
+        server.post(
+            f"/infer/srcyc?image={image}&output={output}",
+            data={"params": requests.compat.json.dumps(params)},
+            timeout=(10, after),
+        )
+    return request_id
+
+
+def no_temporary_file(server: Any, within: float = 10) -> None:
+    server.wait_for(lambda: not server.temporary_files(), f"remove {server.temporary_files()}", within)
+
+
+def test_small_requests_are_answered_while_it_computes(busy: Any) -> None:
+    slow = Background(busy, LONG)
+    slow.computes()
+    start = time.monotonic()
+    shares, seconds = [], []
+    second = None
+    while slow.progress()["state"] == "running":
+        for path in ("/info/", "/datastore/?output=all", "/train/", "/datastore/image/info?image=head"):
+            asked = time.perf_counter()
+            reply = busy.get(path)
+            seconds.append((time.perf_counter() - asked, path))
+            assert reply.status_code in (200, 404)
+        shares.append(slow.progress()["share"])
+        second = second or Background(busy, SHORT)
+        time.sleep(0.1)
+    lasted = time.monotonic() - start
+    assert lasted > 2, f"it took {lasted:.1f} s only, which proves little"
+    assert len(seconds) > 20
+    assert max(seconds)[0] < 0.5, sorted(seconds)[-5:]
+    assert shares == sorted(shares), "progress only grows"
+    assert shares[-1] > shares[0]
+    assert slow.result().status_code == 200
+    assert slow.progress() == {"state": "done", "share": 1.0}
+    assert second is not None
+    assert second.result().status_code == 200, "it waited its turn"
+    no_temporary_file(busy)
+
+
+def test_a_second_inference_waits_its_turn(busy: Any) -> None:
+    slow = Background(busy, LONG)
+    slow.computes()
+    queued = [Background(busy, SHORT) for _ in range(3)]
+    for one in queued:
+        one.reaches("queued")
+    assert slow.progress()["state"] == "running"
+    for one in (slow, *queued):
+        assert one.result().status_code == 200, one.result().text
+        assert one.progress()["state"] == "done"
+
+
+def test_training_can_be_stopped_while_it_computes(busy: Any, tiny_training: Callable[..., Any]) -> None:
+    busy.client.train_start("srcyc", tiny_training(100_000, name="stopped"))
+    busy.wait_for(
+        lambda: busy.client.info()["train_stats"]["srcyc"].get("step", 0) > 2, "take some steps of training"
+    )
+    slow = Background(busy, LONG)
+    slow.computes()
+    asked = time.perf_counter()
+    task = busy.client.train_stop()
+    assert time.perf_counter() - asked < 2.5
+    assert task["status"] == "STOPPED"
+    assert slow.progress()["state"] == "running", "the inference goes on"
+    busy.wait_for(lambda: not busy.children(), "end the training's processes", 60)
+    assert slow.result().status_code == 200
+    assert (busy.model_dir / "runs" / "stopped").is_dir()
+
+
+def test_fifty_at_once(busy: Any) -> None:
+    paths = ["/info/", "/datastore/", "/datastore/?output=all", "/logs/?lines=5", "/"] * 10
+    with ThreadPoolExecutor(50) as pool:
+        replies = list(pool.map(busy.get, paths))
+    assert [reply.status_code for reply in replies] == [200] * 50
+
+
+def test_fifty_inferences_at_once(busy: Any, refused: Callable[..., str]) -> None:
+    """As many as can wait are done, the others are told so; none is lost."""
+    with ThreadPoolExecutor(50) as pool:
+        replies = list(pool.map(lambda _: busy.infer(**SHORT), range(50)))
+    done = [reply for reply in replies if reply.status_code == 200]
+    assert len(done) >= 17
+    for reply in replies:
+        if reply.status_code != 200:
+            refused(reply, 503, says="wait")
+    assert busy.infer(**SHORT).status_code == 200
+    no_temporary_file(busy)
+
+
+def test_whoever_hangs_up_is_not_computed_for(busy: Any) -> None:
+    running = hang_up(busy, LONG, 2.0)
+    busy.wait_for(lambda: busy.get(f"/progress/{running}").json()["state"] == "cancelled", "give it up", 10)
+    # The line is free: what comes next does not wait for a result that nobody wants.
+    asked = time.perf_counter()
+    assert busy.infer(**SHORT).status_code == 200
+    assert time.perf_counter() - asked < 3
+    no_temporary_file(busy)
+
+
+def test_whoever_hangs_up_in_the_line_never_begins(busy: Any) -> None:
+    slow = Background(busy, LONG)
+    slow.computes()
+    queued = hang_up(busy, LONG, 1.0)
+    busy.wait_for(lambda: busy.get(f"/progress/{queued}").json()["state"] == "cancelled", "give it up", 5)
+    assert slow.progress()["state"] == "running"
+    assert busy.get(f"/progress/{queued}").json()["share"] == 0
+    assert slow.result().status_code == 200
+
+
+def test_a_hundred_inferences_leave_nothing_behind(busy: Any, scans: Any) -> None:
+    """The memory of one is the memory of all; what was sent and what was made is removed."""
+
+    def one(number: int) -> None:
+        if number % 4 == 0:
+            reply = busy.infer(file=scans.archive, output="all", weights="tiny", device="cpu")
+        elif number % 4 == 1:
+            reply = busy.infer(file=scans.nifti, output="image", weights="tiny", result_extension=".nii.gz")
+        elif number % 4 == 2:
+            reply = busy.infer("oblique-not-there", output="json")
+            assert reply.status_code == 404
+            return
+        else:
+            reply = busy.infer(**SHORT)
+        assert reply.status_code == 200, reply.text[:300]
+
+    for number in range(20):
+        one(number)
+    before = busy.rss()
+    for number in range(100):
+        one(number)
+    grown = busy.rss() / before - 1
+    assert grown <= 0.10, f"grown by {100 * grown:.1f} % from {before / 1e6:.0f} MB"
+    no_temporary_file(busy)
+    assert not busy.session_files()
+
+
+def test_killed_while_it_computes(busy: Any, hash_tree: Callable[..., dict[str, str]]) -> None:
+    before = hash_tree(busy.studies)
+    slow = Background(busy, LONG)
+    slow.computes()
+    busy.kill()
+    busy.wait_for(lambda: not busy.children(), "leave no process behind", 15)
+    busy.restart()
+    assert hash_tree(busy.studies) == before
+    assert busy.infer(**SHORT).status_code == 200
+    no_temporary_file(busy)
+    assert set(busy.client.datastore()["objects"]) >= {"head", "brain1_image"}
+
+
+def test_ended_while_it_computes(busy: Any) -> None:
+    """SIGTERM, as `systemctl stop` and `docker stop` send it: nobody waits for the inference."""
+    slow = Background(busy, LONG)
+    slow.computes()
+    asked = time.monotonic()
+    assert busy.terminate() in (0, -15, 143)
+    assert time.monotonic() - asked < 20
+    assert not busy.children()
+    assert not busy.temporary_files()
+    busy.restart()
+    assert busy.infer(**SHORT).status_code == 200

@@ -1,0 +1,93 @@
+"""Batch inference over the studies folder: what is done, and what one bad scan does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import srcyc_app.app
+from srcyc.volume import Volume, write_volume
+from srcyc_app.batch import BatchSuperResolution
+from srcyc_app.datastore import StudiesFolder
+from srcyc_app.infers.super_resolution import SuperResolutionTask
+from srcyc_app.models import ModelShelf
+from srcyc_app.refusals import Refusal
+
+#: What MONAI Label's route puts into every request.
+STOCK = {
+    "device": "cuda",
+    "multi_gpu": True,
+    "gpus": "all",
+    "logging": "WARNING",
+    "save_label": True,
+    "label_tag": "original",
+    "max_workers": 1,
+    "max_batch_size": 0,
+}
+
+
+@pytest.fixture
+def app(studies: Path, tmp_path: Path, thick: Volume, phantom: Any) -> Any:
+    write_volume(thick, studies / "another.nii.gz")
+    broken = (studies / "another.nii.gz").read_bytes()
+    (studies / "broken.nii.gz").write_bytes(broken[: len(broken) // 2])
+    write_volume(Volume(phantom((24, 24, 24)), np.eye(4)), studies / "thin.nii.gz")
+    return srcyc_app.app.SRCycApp(
+        str(tmp_path / "app"), str(studies), {"model_dir": str(tmp_path / "models")}
+    )
+
+
+def test_thick_scans_are_done_and_one_broken_scan_does_not_stop_the_rest(app: Any) -> None:
+    outcomes = app.batch_infer({"model": "srcyc", "images": "all", **STOCK})
+    assert {image: outcome["status"] for image, outcome in outcomes.items()} == {
+        "another": "written",
+        "broken": "refused",
+        "thick": "written",
+    }
+    assert "broken" in outcomes["broken"]["message"]
+    assert app.datastore().status()["domains"] == {"LR": 3, "HR": 1, "SR": 2, "neither": 0}
+    again = app.batch_infer({"model": "srcyc", "images": "all"})
+    assert again["thick"]["status"] == again["another"]["status"] == "skipped"
+    assert again["thick"]["stored_as"] == "thick_sr"
+    assert (
+        app.batch_infer({"model": "srcyc", "images": ["thick"], "overwrite": True})["thick"]["status"]
+        == "written"
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "status"),
+    [
+        ("some", 422),
+        ({"a": 1}, 422),
+        ([1], 422),
+        (["nobody"], 404),
+        (["../thick"], 422),
+        (["/etc/passwd"], 422),
+    ],
+)
+def test_ids_from_the_network_are_checked(app: Any, images: Any, status: int) -> None:
+    with pytest.raises(Refusal) as caught:
+        app.batch_infer({"model": "srcyc", "images": images})
+    assert caught.value.status_code == status
+
+
+def test_wrong_options_are_refused_once_not_per_scan(app: Any) -> None:
+    with pytest.raises(Refusal, match="precision"):
+        app.batch_infer({"model": "srcyc", "precision": "fp8"})
+
+
+def test_a_failure_that_nobody_foresaw_is_one_scans_own(studies: Path, tmp_path: Path) -> None:
+    datastore = StudiesFolder(str(studies), watch=False)
+    task = SuperResolutionTask(ModelShelf(tmp_path), 10**9)
+
+    def infer(request: dict[str, Any], store: Any) -> dict[str, Any]:
+        task.config()
+        raise ZeroDivisionError("nobody foresaw this")
+
+    outcomes = BatchSuperResolution()({"model": "srcyc"}, datastore, infer)
+    assert outcomes["thick"]["status"] == "failed"
+    assert "nobody foresaw this" in outcomes["thick"]["message"]

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+import srcyc.cli
+from srcyc.cli import main
+from srcyc.cli.plugins import add_commands
+
+
+def test_serve_is_a_command_of_srcyc(capsys):
+    assert main(["--help"]) == 0
+    assert "serve" in capsys.readouterr().out
+    assert main(["serve", "--help"]) == 0
+    assert "--studies" in capsys.readouterr().out
+
+
+def test_help_does_not_wait_for_monai_label():
+    code = (
+        "import sys; from srcyc.cli import main; main(['serve', '--help']);"
+        "sys.exit(bool({'torch', 'monailabel', 'fastapi'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_other_commands_do_not_look_for_plug_ins():
+    code = (
+        "import sys; from srcyc.cli import main; main(['models', '--nonsense']);"
+        "sys.exit('srcyc_app.command' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--studies"),
+        (["--studies", "nowhere"], "nowhere"),
+        (["--studies", "studies/file"], "studies/file"),
+        (["--studies", "studies", "--port", "70000"], "--port"),
+        (["--studies", "studies", "--host", "999.1.1.1"], "--host"),
+        (["--studies", "studies", "--model-dir", "studies/file"], "--model-dir"),
+        (["--studies", "studies", "--model-dir", "studies/file/in"], "--model-dir"),
+        (["--studies", "studies", "--max-upload", "0"], "--max-upload"),
+        (["--studies", "studies", "--max-upload", "nan"], "--max-upload"),
+        (["--studies", "studies", "--allowed-host", "http://name"], "--allowed-host"),
+        (["--studies", "studies", "--allowed-host", "name:80"], "--allowed-host"),
+        (["--studies", "studies", "--allowed-host", "*"], "--allowed-host"),
+        (["--studies", "studies", "--cors-origin", "*"], "--cors-origin"),
+        (["--studies", "studies", "--cors-origin", "https://name/path"], "--cors-origin"),
+    ],
+)
+def test_a_mistaken_option_is_one_sentence(capsys, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "file").touch()
+    assert main(["serve", "--model-dir", "model", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert words in captured.err
+
+
+def test_a_port_in_use_is_one_sentence(capsys, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        code = main(["serve", "--studies", str(tmp_path), "--model-dir", str(tmp_path / "m"), "--port", port])
+    assert code == 2
+    error = capsys.readouterr().err
+    assert f"--port {port}: in use" in error
+    assert error.count("\n") == 1
+
+
+def test_without_monai_label_it_says_what_to_install(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["serve", "--studies", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert 'pip install "srcyc[server]"' in error
+    assert error.count("\n") == 1
+
+
+@pytest.fixture
+def plug_ins(monkeypatch):
+    """Install plug-ins for one test: ``plug_ins(name="module:function")``."""
+
+    def install(**commands: str) -> None:
+        entries = [EntryPoint(name, value, "srcyc.commands") for name, value in commands.items()]
+        monkeypatch.setattr("srcyc.cli.plugins.entry_points", lambda group: entries)
+        monkeypatch.setattr(srcyc.cli, "_commands", {"infer", "evaluate", "train", "domains", "models"})
+        monkeypatch.setattr(srcyc.cli.app, "registered_commands", list(srcyc.cli.app.registered_commands))
+
+    return install
+
+
+def test_a_broken_plug_in_is_one_sentence_when_it_is_called(capsys, plug_ins):
+    plug_ins(broken="srcyc_app.not_there:serve")
+    assert main(["--help"]) == 0
+    assert "broken" in capsys.readouterr().out
+    for arguments in (["broken"], ["broken", "x", "--port", "1", "--help"]):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("srcyc broken: cannot be loaded (No module named 'srcyc_app.not_there')")
+        assert error.count("\n") == 1
+
+
+def test_a_plug_in_does_not_take_a_command_of_srcyc(capsys, plug_ins):
+    plug_ins(models="json:dumps")
+    assert main(["models"]) == 0
+    assert "srcyc-t1" in capsys.readouterr().out
+
+
+def test_plug_ins_are_added_once():
+    own = {"serve"}
+    before = list(srcyc.cli.app.registered_commands)
+    add_commands(srcyc.cli.app, own)
+    assert srcyc.cli.app.registered_commands == before

@@ -1,0 +1,97 @@
+"""The shelf: packaged and retrained models, what is offered first, and what a changed file does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from srcyc.errors import ModelError
+from srcyc.inference.model_file import DEFAULT_MODEL, load_model, packaged_models, publish_model
+from srcyc_app.models import ModelShelf
+from srcyc_app.refusals import Refusal
+
+
+def put(folder: Path, name: str, age: float = 0.0) -> Path:
+    path = shutil.copy(packaged_models()["srcyc-t1-generator"], folder / f"{name}.safetensors")
+    os.utime(path, (1_700_000_000 - age, 1_700_000_000 - age))
+    return Path(path)
+
+
+def test_an_empty_shelf_offers_the_packaged_models_default_first(tmp_path: Path) -> None:
+    shelf = ModelShelf(tmp_path / "absent")
+    assert shelf.names()[0] == shelf.default == DEFAULT_MODEL
+    assert sorted(shelf.names()) == sorted(packaged_models())
+    assert shelf.find() == packaged_models()[DEFAULT_MODEL]
+
+
+def test_the_newest_retrained_model_is_the_default(tmp_path: Path) -> None:
+    put(tmp_path, "old", age=100)
+    put(tmp_path, "new")
+    shelf = ModelShelf(tmp_path)
+    assert shelf.names()[:3] == ["new", "old", DEFAULT_MODEL]
+    assert shelf.find() == tmp_path / "new.safetensors"
+    assert shelf.find("old") == tmp_path / "old.safetensors"
+
+
+def test_without_any_model_nothing_is_made_up(tmp_path: Path) -> None:
+    shelf = ModelShelf(tmp_path, with_packaged=False)
+    assert shelf.default is None
+    for ask in (shelf.find, lambda: shelf.resolver(device="cpu", precision="fp32")):
+        with pytest.raises(Refusal, match="no published model") as caught:
+            ask()
+        assert caught.value.status_code == 404
+
+
+def test_a_retrained_model_cannot_pass_for_a_packaged_one(tmp_path: Path) -> None:
+    put(tmp_path, DEFAULT_MODEL)
+    shelf = ModelShelf(tmp_path)
+    assert shelf.find(DEFAULT_MODEL) == packaged_models()[DEFAULT_MODEL]
+    with pytest.raises(Refusal) as caught:
+        shelf.target(DEFAULT_MODEL)
+    assert caught.value.status_code == 409
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "", "a b", ".x"])
+def test_targets_stay_in_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        ModelShelf(tmp_path).target(name)
+    assert caught.value.status_code == 422
+
+
+@pytest.mark.parametrize("name", ["nobody", "../../secret", str(Path("/etc/passwd"))])
+def test_only_names_are_found_never_paths(tmp_path: Path, name: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        ModelShelf(tmp_path).find(name)
+    assert caught.value.status_code == 404
+
+
+def test_cards_tell_where_a_model_comes_from_and_survive_a_broken_file(tmp_path: Path) -> None:
+    put(tmp_path, "mine")
+    (tmp_path / "broken.safetensors").write_bytes(b"\x00" * 100)
+    cards = ModelShelf(tmp_path).cards()
+    assert cards["mine"]["origin"] == "retrained"
+    assert cards[DEFAULT_MODEL]["origin"] == "packaged"
+    assert cards[DEFAULT_MODEL]["sha256"] == load_model(packaged_models()[DEFAULT_MODEL]).sha256
+    assert "broken.safetensors" in cards["broken"]["error"]
+
+
+def test_a_resolver_is_kept_until_its_file_changes(tmp_path: Path) -> None:
+    path = put(tmp_path, "mine")
+    shelf = ModelShelf(tmp_path)
+    first = shelf.resolver("mine", device="cpu", precision="fp32")
+    assert shelf.resolver("mine", device="cpu", precision="fp32") is first
+    model = load_model(path)
+    changed = model.network.requires_grad_(False)
+    next(changed.parameters()).mul_(2)
+    publish_model(changed, model.card, path, overwrite=True)
+    second = shelf.resolver("mine", device="cpu", precision="fp32")
+    assert second is not first
+    ours, theirs = (next(r.model.network.parameters()) for r in (second, first))
+    assert torch.equal(ours, 2 * theirs)
+    path.write_bytes(b"")
+    with pytest.raises(ModelError):
+        shelf.resolver("mine", device="cpu", precision="fp32")
