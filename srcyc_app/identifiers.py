@@ -14,6 +14,8 @@ _REQUEST = re.compile(r"[A-Za-z0-9-]{8,64}")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 #: Separators, what Windows keeps for itself, and what a shell or a log would stumble over.
 _FORBIDDEN = frozenset('/\\:*?"<>|')
+#: Names of devices on Windows, with whatever suffix.
+_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
 def is_plain_component(text: str) -> bool:
@@ -23,6 +25,7 @@ def is_plain_component(text: str) -> bool:
         and not text.startswith(".")
         and text == text.strip()
         and not text.endswith(".")
+        and not _DEVICES.fullmatch(text)
         and not any(char in _FORBIDDEN or unicodedata.category(char).startswith("C") for char in text)
     )
 
@@ -51,7 +54,7 @@ def check_name(text: str, what: str = "name") -> str:
     Raises:
         Refusal: 422.
     """
-    return _checked(text, bool(_NAME.fullmatch(text)), what)
+    return _checked(text, bool(_NAME.fullmatch(text)) and is_plain_component(text), what)
 
 
 def check_request_id(text: str) -> str:

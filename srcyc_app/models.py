@@ -19,7 +19,7 @@ from srcyc.inference.model_file import (
 )
 from srcyc.inference.super_resolver import SuperResolver
 from srcyc_app.identifiers import check_name, is_plain_component
-from srcyc_app.refusals import conflict, not_found
+from srcyc_app.refusals import conflict, not_found, refusing
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class ModelShelf:
         models = self.look().all
         if not models:
             raise not_found(
-                f"{self.folder}: no published model is there; train one, or put a {SUFFIX} file there."
+                f"no published model is on this server; train one, or put a {SUFFIX} file into its model folder."
             )
         chosen = name or next(iter(models))
         if chosen not in models:
@@ -130,15 +130,14 @@ class ModelShelf:
         """Give a model ready to use.
 
         Raises:
-            Refusal: 404, see :meth:`find`.
-            ModelError: the file is not a usable model.
-            ConfigError: a device or precision that is not there.
+            Refusal: 404, see :meth:`find`; 422, the file is not a usable model, or a device or precision that is not there.
         """
         path = self.find(name)
         key = (_state(path), device, precision)
         with self._lock:
             if key not in self._ready:
-                self._ready[key] = SuperResolver.load(path, device=device, precision=precision)
+                with refusing(path, path.name):
+                    self._ready[key] = SuperResolver.load(path, device=device, precision=precision)
             self._ready.move_to_end(key)
             while len(self._ready) > _READY:
                 self._ready.popitem(last=False)
@@ -153,7 +152,7 @@ class ModelShelf:
                 return self._cards[state]
         except (SRCycError, OSError) as error:
             _log.warning("%s", error)
-            return {"error": str(error)}
+            return {"error": str(error).replace(str(path), path.name)}
 
 
 def _state(path: Path) -> _State:

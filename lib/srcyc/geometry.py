@@ -16,6 +16,8 @@ TargetSpacing = float | Sequence[float] | Literal["isotropic"]
 
 #: A field of view is kept to this many millimetres (the product's promise, tested).
 FIELD_OF_VIEW_TOLERANCE = 1e-3
+#: mm; nobody means less than the size of a bacterium, and the voxels could not be counted.
+_FINEST = 1e-3
 #: Requested spacings this close to the scan's own (relative) leave an axis untouched.
 _SAME_SPACING = 1e-3
 
@@ -95,6 +97,8 @@ def requested_spacing(
     values = (target,) * 3 if isinstance(target, (int, float)) else tuple(float(v) for v in target)
     if len(values) != 3 or not all(math.isfinite(v) and v > 0 for v in values):
         raise ConfigError(f"target spacing {target!r}: give one or three positive values in mm.")
+    if min(values) < _FINEST:
+        raise ConfigError(f"target spacing {min(values):g}: finer than {_FINEST:g} mm; give values in mm.")
     x, y, z = values
     return float(x), float(y), float(z)
 

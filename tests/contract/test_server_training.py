@@ -33,7 +33,7 @@ def trainer(
     tiny_model: Path,
 ) -> Any:
     server = serve(request.param, training_studies(), model=tiny_model)
-    server.wait_for(lambda: IMAGES <= server.client.datastore()["objects"].keys(), "notice the scans")
+    server.wait_for(lambda: server.client.datastore()["objects"].keys() >= IMAGES, "notice the scans")
     yield server
     server.end()
 

@@ -143,7 +143,19 @@ def test_finest_can_leave_nothing_to_do() -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["isotropisch", 0, -1.0, math.nan, math.inf, (1.0, 1.0), (1.0, 0.0, 1.0), (1.0, 1.0, math.nan), ()],
+    [
+        "isotropisch",
+        0,
+        -1.0,
+        math.nan,
+        math.inf,
+        1e-300,
+        (1.0, 1.0, 1e-4),
+        (1.0, 1.0),
+        (1.0, 0.0, 1.0),
+        (1.0, 1.0, math.nan),
+        (),
+    ],
 )
 def test_unusable_spacings_are_refused(target: object) -> None:
     grid = Grid(SHAPE, make_affine(np.eye(3), SPACING, ORIGIN))

@@ -143,8 +143,13 @@ def test_unknown_models_and_devices_are_refused(app: SRCycApp) -> None:
     assert refused(app, image="thick", model="deepedit").status_code == 404
     assert refused(app, image="thick", weights="../x").status_code == 404
     assert "cuda:7" in str(refused(app, image="thick", device="cuda:7"))
-    # Far finer than any machine can hold, and forced.
-    assert refused(app, image="thick", target_spacing="0.0001", force=True).status_code == 422
+
+
+def test_what_the_machine_has_no_room_for_is_refused_even_if_forced(app: SRCycApp) -> None:
+    error = refused(app, image="thick", target_spacing="0.002", force=True)
+    assert error.status_code == 422
+    assert "GB" in str(error)
+    assert refused(app, image="thick", target_spacing="1e-300", force=True).status_code == 422
 
 
 def test_refusals_do_not_tell_where_files_lie(app: SRCycApp, studies: Path) -> None:

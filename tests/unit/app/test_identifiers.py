@@ -47,6 +47,8 @@ def test_plain_names_are_ids(text: str) -> None:
         "ä" * 101,  # too many bytes for a file name
         "a*b",
         "a|b",
+        "CON",
+        "aux.nii",
         "\ud800",  # half a character
     ],
 )

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from srcyc.errors import ModelError
 from srcyc.inference.model_file import DEFAULT_MODEL, load_model, packaged_models, publish_model
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import Refusal
@@ -93,5 +92,6 @@ def test_a_resolver_is_kept_until_its_file_changes(tmp_path: Path) -> None:
     ours, theirs = (next(r.model.network.parameters()) for r in (second, first))
     assert torch.equal(ours, 2 * theirs)
     path.write_bytes(b"")
-    with pytest.raises(ModelError):
+    with pytest.raises(Refusal, match="mine.safetensors") as caught:
         shelf.resolver("mine", device="cpu", precision="fp32")
+    assert str(tmp_path) not in str(caught.value)
