@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,17 @@ class Shelf:
     Attributes:
         retrained: name -> file, newest first.
         packaged: name -> file, the package's default first.
+        damaged: name -> file that cannot be read; nobody gets it who does not ask for it.
     """
 
-    retrained: dict[str, Path] = field(default_factory=dict)
-    packaged: dict[str, Path] = field(default_factory=dict)
+    retrained: dict[str, Path]
+    packaged: dict[str, Path]
+    damaged: dict[str, Path]
 
     @property
     def all(self) -> dict[str, Path]:
         """Name -> file."""
-        return {**self.retrained, **self.packaged}
+        return {**self.retrained, **self.packaged, **self.damaged}
 
 
 class ModelShelf:
@@ -78,8 +80,10 @@ class ModelShelf:
                 found.append((path.stat().st_mtime_ns, path))
             except OSError:
                 continue
-        retrained = {path.stem: path for _, path in sorted(found, reverse=True)}
-        return Shelf(retrained, {**first, **packaged})
+        newest_first = {path.stem: path for _, path in sorted(found, reverse=True)}
+        damaged = {name: path for name, path in newest_first.items() if "error" in self._card(path)}
+        retrained = {name: path for name, path in newest_first.items() if name not in damaged}
+        return Shelf(retrained, {**first, **packaged}, damaged)
 
     def names(self) -> list[str]:
         """List the models, the default first."""
@@ -122,7 +126,7 @@ class ModelShelf:
         shelf = self.look()
         cards = {}
         for name, path in shelf.all.items():
-            origin = "retrained" if name in shelf.retrained else "packaged"
+            origin = "packaged" if name in shelf.packaged else "retrained"
             cards[name] = {**self._card(path), "origin": origin}
         return cards
 
@@ -130,7 +134,7 @@ class ModelShelf:
         """Give a model ready to use.
 
         Raises:
-            Refusal: 404, see :meth:`find`; 422, the file is not a usable model, or a device or precision that is not there.
+            Refusal: 404, see :meth:`find`; 422, a damaged file, or a device or precision that is not there.
         """
         path = self.find(name)
         key = (_state(path), device, precision)
@@ -151,7 +155,7 @@ class ModelShelf:
                     self._cards[state] = _describe(load_model(path))
                 return self._cards[state]
         except (SRCycError, OSError) as error:
-            _log.warning("%s", error)
+            _log.debug("%s", error)
             return {"error": str(error).replace(str(path), path.name)}
 
 

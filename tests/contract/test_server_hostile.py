@@ -400,17 +400,16 @@ def attacker(server: Any, scans: Any) -> Attacker:
 def unharmed(server: Any, hash_tree: Callable[..., dict[str, str]]) -> Iterator[None]:
     """Whatever the test does, every file below the server's folders is the same before and after."""
 
+    # What changes without an attack. MONAI Label's own server forgets uploads that are refused.
+    talk = [server.log_file, server.model_dir / "logs", server.folder / "app", server.answers]
+    if server.kind == "stock":
+        talk.append(server.temporary)
+
     def look() -> dict[str, str]:
-        found = hash_tree(server.studies, server.folder, server.studies.parent / "evil")
-        talk = (
-            str(server.log_file),
-            str(server.model_dir / "logs"),
-            str(server.folder / "app"),
-            str(server.answers),
-        )
-        # `server.studies` has siblings from other tests; only what an attack may have put beside it counts.
-        beside = {str(path): "evil" for path in server.studies.parent.glob("*evil*")}
-        return {**{path: what for path, what in found.items() if not path.startswith(talk)}, **beside}
+        found = hash_tree(server.studies, server.folder)
+        # Beside the studies folder are other tests' folders; only what an attack may have put there counts.
+        found |= {str(path): "evil" for path in server.studies.parent.glob("*evil*")}
+        return {path: what for path, what in found.items() if not path.startswith(tuple(map(str, talk)))}
 
     before = look()
     yield

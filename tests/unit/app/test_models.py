@@ -71,7 +71,10 @@ def test_only_names_are_found_never_paths(tmp_path: Path, name: str) -> None:
 def test_cards_tell_where_a_model_comes_from_and_survive_a_broken_file(tmp_path: Path) -> None:
     put(tmp_path, "mine")
     (tmp_path / "broken.safetensors").write_bytes(b"\x00" * 100)
-    cards = ModelShelf(tmp_path).cards()
+    shelf = ModelShelf(tmp_path)
+    assert shelf.default == "mine"
+    assert shelf.names()[-1] == "broken"
+    cards = shelf.cards()
     assert cards["mine"]["origin"] == "retrained"
     assert cards[DEFAULT_MODEL]["origin"] == "packaged"
     assert cards[DEFAULT_MODEL]["sha256"] == load_model(packaged_models()[DEFAULT_MODEL]).sha256
@@ -92,6 +95,6 @@ def test_a_resolver_is_kept_until_its_file_changes(tmp_path: Path) -> None:
     ours, theirs = (next(r.model.network.parameters()) for r in (second, first))
     assert torch.equal(ours, 2 * theirs)
     path.write_bytes(b"")
-    with pytest.raises(Refusal, match="mine.safetensors") as caught:
+    with pytest.raises(Refusal, match=r"mine\.safetensors") as caught:
         shelf.resolver("mine", device="cpu", precision="fp32")
     assert str(tmp_path) not in str(caught.value)

@@ -79,7 +79,7 @@ def studies(scans: Path, tmp_path: Path) -> Path:
     for scan in scans.iterdir():
         os.link(scan, folder / scan.name)
         os.utime(scan, (1_700_000_000,) * 2)
-    store = StudiesFolder(str(folder), watch=False)
+    store = StudiesFolder(str(folder), watch=False, interval=0.02)
     store.store_result("sub-c_T1w", scans / "sub-a_T1w.nii.gz", {})
     return folder
 
@@ -97,7 +97,7 @@ class Place:
         return UnpairedTraining(self.models, ModelShelf(self.models, with_packaged=with_packaged))
 
     def datastore(self) -> StudiesFolder:
-        return StudiesFolder(str(self.studies), watch=False)
+        return StudiesFolder(str(self.studies), watch=False, interval=0.02)
 
     def train(self, *, with_packaged: bool = False, **request: Any) -> dict[str, Any]:
         """In this process."""
@@ -188,7 +188,8 @@ def test_a_training_is_watched_and_its_model_is_published(place: Place) -> None:
     assert 0 < stats["best_metric"] <= 1
     assert stats["best_metric"] == pytest.approx(stats["validation"]["ssim"])
     assert stats["total_time"]
-    assert stats["terms"].keys() >= {"cycle_lr", "cycle_hr"} or stats["terms"]
+    assert all(isinstance(value, float) for value in stats["terms"].values())
+    assert any(name.startswith("cycle_") for name in stats["terms"])
     assert [row["step"] for row in stats["history"]] == [0, 2, 4, 6, 8]
     assert (stats["scans"]["LR"], stats["scans"]["HR"]) == (1, 1)
     assert "sub-c_T1w_sr.nii.gz" in stats["scans"]["left_out"], "results are never trained on"
@@ -332,9 +333,7 @@ def test_it_ends_with_its_server_and_saves(place: Place, tmp_path: Path) -> None
     stats = place.stats
     assert stats["state"] == "stopped"
     assert "SIGTERM" in stats["message"]
-    assert load_checkpoint(place.run / "checkpoints" / f"step-{place.saved:08d}.pt")["state"][
-        "done"
-    ] == stats["step"] or (place.saved > stats["step"]), "the step that it was in is saved"
+    assert place.saved >= stats["step"], "the step that it was in is saved"
 
 
 @linux
@@ -388,13 +387,23 @@ def test_the_request_of_a_server_is_met_by_monai_labels_own_program(place: Place
 
 @pytest.mark.slow
 def test_a_training_that_collapses_says_so_and_keeps_what_it_had(place: Place) -> None:
+    """The first time a cycle term grows counts as a collapse here."""
+    often = "report_every=1 validate_every=2 checkpoint_every=1 stability.patience=1"
     with pytest.raises(CollapseError):
-        place.train(steps=40, mode="generator-only", more="optimiser.learning_rate=1e30 checkpoint_every=1")
+        place.train(steps=30, more=f"{often} stability.blow_up=1.000001")
     stats = place.stats
     assert stats["state"] == "failed"
-    assert "not finite" in stats["message"]
+    assert "times its best" in stats["message"]
     assert "are kept" in stats["message"]
     assert stats["total_time"]
+    saved = place.saved
+    assert saved > 0
+    assert not (place.models / "mine.safetensors").exists()
+    # How collapse is judged changes no step: the same run may go on.
+    stats = place.train(steps=30, more=f"{often} stability.blow_up=0")
+    assert (stats["state"], stats["step"]) == ("finished", 30)
+    steps = [row["step"] for row in read_history(place.run)]
+    assert steps == list(range(31))
 
 
 def test_what_only_the_scans_themselves_tell_is_in_the_status(place: Place) -> None:
