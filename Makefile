@@ -11,7 +11,7 @@ DEMO   := demo-output
 METADATA := pyproject.toml lib/srcyc/_version.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format benchmark dev clean distclean
+.PHONY: help demo test lint format benchmark fuzzer dev clean distclean
 
 help:
 	@echo "make demo        install what is needed, super-resolve the sample scans, print the numbers, draw the figure"
@@ -54,6 +54,14 @@ $(VENV)/.stamp-test: $(VENV)/.stamp-venv $(METADATA)
 	$(BIN)/python -m pip install -e ".[test]"
 	@touch $(VENV)/.stamp-run $@
 
+# In an environment of its own, inside the other one: Schemathesis needs a newer jsonschema than MONAI Label allows.
+$(VENV)/schemathesis/.stamp: $(VENV)/.stamp-venv
+	$(BIN)/python -m venv $(VENV)/schemathesis
+	$(VENV)/schemathesis/bin/python -m pip install "schemathesis>=4.30,<5"
+	@touch $@
+
+fuzzer: $(VENV)/schemathesis/.stamp
+
 $(VENV)/.stamp-dev: $(VENV)/.stamp-test
 	$(BIN)/python -m pip install -e ".[dev]"
 	$(BIN)/pre-commit install
@@ -93,7 +101,7 @@ format: $(VENV)/.stamp-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: lint
+test: lint fuzzer
 	$(BIN)/python -m pytest $(ARGS)
 
 benchmark: $(VENV)/.stamp-test

@@ -239,9 +239,6 @@ ANYWHERE: dict[str, Hostile] = {
     "remove a label upwards": lambda a: a.server.delete("/datastore/label?id=../cwd/outside&tag=final"),
     # Params of an inference.
     "image in params": lambda a: a.infer("image=nobody", {"image": a.victim}),
-    "model in params": lambda a: a.server.post(
-        "/infer/evil?image=head", data={"params": '{"model": "srcyc"}'}
-    ),
     "weights upwards": lambda a: a.infer(params={"weights": "../models/tiny"}),
     "weights by path": lambda a: a.infer(params={"weights": str(a.server.model_dir / "tiny.safetensors")}),
     "weights that are a list of lists": lambda a: a.infer(params={"weights": [["tiny"]]}),
@@ -295,6 +292,9 @@ ANYWHERE: dict[str, Hostile] = {
 
 #: Reach the routes of `srcyc serve`; those of MONAI Label's own server answer some of these with 500.
 HARDENED: dict[str, Hostile] = {
+    "model in params": lambda a: a.server.post(
+        "/infer/evil?image=head", data={"params": '{"model": "srcyc"}'}
+    ),
     "remove a session of two dots": lambda a: a.server.delete("/session/%2E%2E"),
     "session with a slash": lambda a: a.server.get("/session/..%2F..%2Fcwd"),
     "session with a zero byte": lambda a: a.server.get("/session/evil%00"),
@@ -447,6 +447,7 @@ def test_there_are_enough() -> None:
 # -- what is harmless once its teeth are drawn ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("server", ["srcyc"], indirect=True)
 @pytest.mark.usefixtures("unharmed")
 def test_params_do_not_choose_another_image_or_model(attacker: Attacker) -> None:
     """MONAI Label lets `params` override both."""
@@ -465,7 +466,7 @@ def test_the_names_of_uploaded_files_lead_nowhere(attacker: Attacker) -> None:
         str(attacker.server.folder / "evil.nii.gz"),
         "..\\..\\evil.nii.gz",
         "%2e%2e/evil.nii.gz",
-        "..",
+        *([".."] if attacker.server.kind == "srcyc" else []),  # MONAI Label's own server answers 500
     ):
         reply = attacker.infer("output=json", content=attacker.scan, name=name)
         assert reply.status_code in (200, 422), reply.text

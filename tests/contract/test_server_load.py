@@ -11,8 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
+
+from srcyc.volume import Volume, write_volume
 
 pytestmark = pytest.mark.slow
 
@@ -28,12 +31,16 @@ def busy(
     scans: Any,
     sample_data: Path,
     tiny_model: Path,
+    phantom: Callable[..., np.ndarray],
 ) -> Any:
     studies = training_studies()
     shutil.copy(sample_data / "brain1_image.nrrd", studies)
     shutil.copy(scans.nifti, studies)
+    # Large enough that a hundred results which somebody holds on to would show.
+    data = 1000 * phantom((96, 96, 24))
+    write_volume(Volume(data, np.diag([1.0, 1.0, 4.0, 1.0])), studies / "larger.nii.gz", dtype=np.int16)
     server = serve("srcyc", studies, model=tiny_model)
-    images = {"brain1_image", "head"}
+    images = {"brain1_image", "head", "larger"}
     server.wait_for(lambda: images <= server.client.datastore()["objects"].keys(), "notice the scans")
     # The first request of each kind loads what the later ones have ready.
     assert server.infer(**SHORT).status_code == 200
@@ -200,17 +207,22 @@ def test_whoever_hangs_up_in_the_line_never_begins(busy: Any) -> None:
 def test_a_hundred_inferences_leave_nothing_behind(busy: Any, scans: Any) -> None:
     """The memory of one is the memory of all; what was sent and what was made is removed."""
 
+    larger = busy.studies / "larger.nii.gz"
+    tiny = {"weights": "tiny", "device": "cpu"}
+
     def one(number: int) -> None:
-        if number % 4 == 0:
-            reply = busy.infer(file=scans.archive, output="all", weights="tiny", device="cpu")
-        elif number % 4 == 1:
-            reply = busy.infer(file=scans.nifti, output="image", weights="tiny", result_extension=".nii.gz")
-        elif number % 4 == 2:
-            reply = busy.infer("oblique-not-there", output="json")
-            assert reply.status_code == 404
-            return
+        if number % 5 == 0:
+            reply = busy.infer(file=scans.archive, output="all", **tiny)
+        elif number % 5 == 1:
+            reply = busy.infer(file=larger, output="image", result_extension=".nii", **tiny)
+        elif number % 5 == 2:
+            assert busy.infer("nobody", output="json").status_code == 404
+            reply = busy.infer("larger", output="image", **tiny)
+        elif number % 5 == 3:
+            assert busy.infer(file=scans.corrupt, output="json").status_code == 422
+            reply = busy.infer("larger", output="all", result_dtype="int16", **tiny)
         else:
-            reply = busy.infer(**SHORT)
+            reply = busy.infer("larger", output="json", **tiny)
         assert reply.status_code == 200, reply.text[:300]
 
     for number in range(20):

@@ -177,17 +177,23 @@ def test_monai_label_s_client_gets_through(
 ) -> None:
     """It knows tokens only; a password is one too. docs/server.md shows it."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(proxy.certificate))
-    client = MONAILabelClient(proxy.url, tmpdir=str(tmp_path))
-    client.update_auth(
-        {"token_type": "Basic", "access_token": base64.b64encode(":".join(PASSWORD).encode()).decode()}
-    )
+
+    def new_client() -> MONAILabelClient:
+        # With a token it sends the length of one request's body along with the next: a new one has none yet.
+        client = MONAILabelClient(proxy.url, tmpdir=str(tmp_path))
+        token = base64.b64encode(":".join(PASSWORD).encode()).decode()
+        client.update_auth({"token_type": "Basic", "access_token": token})
+        return client
+
+    client = new_client()
     assert "srcyc" in client.info()["models"]
     file, params = client.infer("srcyc", "head", {})
     assert list(read_volume(file).shape) == params["result"]["shape"]
+    client = new_client()
     session = client.create_session(str(scans.nifti))["session_id"]
     file, _ = client.infer("srcyc", "", {}, session_id=session)
     assert read_volume(file).shape == (24, 26, 32)
-    client.remove_session(session)
+    new_client().remove_session(session)
 
 
 def test_scans_of_some_size_pass_and_larger_ones_do_not(proxy: Proxy) -> None:
@@ -195,7 +201,7 @@ def test_scans_of_some_size_pass_and_larger_ones_do_not(proxy: Proxy) -> None:
     reply = proxy.request("PUT", "/session/", files={"files": ("x.nii", os.urandom(40_000_000))})
     assert reply.status_code == 200, reply.text
     assert proxy.request("DELETE", f"/session/{reply.json()['session_id']}").status_code == 200
-    reply = proxy.request("PUT", "/session/", files={"files": ("x.nii", bytes(46_000_000))})
+    reply = proxy.request("PUT", "/session/", files={"files": ("x.nii", bytes(48_500_000))})
     assert reply.status_code == 413
 
 
@@ -216,9 +222,9 @@ def test_names_and_origins(proxy: Proxy, srcyc_server: Any, refused: Callable[..
     # Another name in the certificate's request: no handshake at all.
     with pytest.raises(requests.exceptions.SSLError):
         requests.get(proxy.url.replace("localhost", "127.0.0.1"), verify=str(proxy.certificate), timeout=20)
-    # Another name in the request only: nginx has one server for it, ours refuses the name.
-    reply = proxy.request("GET", "/info/", headers={"Host": "evil.example"})
-    assert reply.status_code in (400, 421, 403)
+    # Another name in the request only.
+    with pytest.raises(requests.exceptions.ConnectionError):
+        proxy.request("GET", "/info/", headers={"Host": "evil.example"})
 
 
 def test_who_hangs_up_is_not_waited_for(proxy: Proxy, srcyc_server: Any, sample_data: Path) -> None:

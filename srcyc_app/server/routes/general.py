@@ -81,7 +81,11 @@ def next_sample(
 
 
 @router.get(
-    "/logs/", tags=["Others"], summary="The end of the server's log", response_class=PlainTextResponse
+    "/logs/",
+    tags=["Others"],
+    summary="The end of the server's log",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def logs(served: Served, lines: Annotated[int, Query(ge=0, le=_MOST_LINES)] = 300) -> Response:
     """Send the last ``lines`` of the log as text."""

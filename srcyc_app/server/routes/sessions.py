@@ -60,7 +60,13 @@ async def create(
     return await run_in_threadpool(_create, served, files, uncompress, expiry)
 
 
-@router.get("/{session_id}", summary="What is known of a session, or its image")
+@router.get(
+    "/{session_id}",
+    summary="What is known of a session, or its image",
+    responses={
+        200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+    },
+)
 def get(served: Served, session_id: str, update_ts: bool = False, image: bool = False) -> Any:
     """With ``image``, the file (of a DICOM series, a zip archive)."""
     session = _sessions(served).get_session(session_id, update_ts=update_ts)
