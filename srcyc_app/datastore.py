@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 import os
 import tempfile
 import time
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastoreModel
-from pydantic_core import to_json
 
 from srcyc.errors import DataError
 from srcyc.image_files import volume_suffix
@@ -268,9 +266,12 @@ class StudiesFolder(LabelledFolder):
             self._find(image_id)
             result = check_image_id(f"{image_id}_sr")
             there = self._now().objects.get(result)
-        # Through JSON: what a reply could not carry (a residual that is not finite) becomes null.
-        kept = json.loads(to_json(report, inf_nan_mode="null"))
-        info = {"domain": SR, "made_from": image_id, "report": kept, **place_of(read_grid(file))}
+        info = {
+            "domain": SR,
+            "made_from": image_id,
+            "report": copy.deepcopy(report),
+            **place_of(read_grid(file)),
+        }
         mine = there is not None and there.image.info.get("made_from") == image_id
         return self._add(result, Path(file), volume_suffix(Path(file)) or "", info, mine)
 
