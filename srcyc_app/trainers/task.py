@@ -15,7 +15,6 @@ import torch
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
-from srcyc.cli.train import progress_line
 from srcyc.config import TrainingConfig
 from srcyc.data.gathering import TrainingSet
 from srcyc.device import resolve_device
@@ -28,6 +27,7 @@ from srcyc.training.run import Outcome, begin, train
 from srcyc.training.run_folder import RunFolder
 from srcyc.training.signals import StopRequest
 from srcyc.training.trainer import Progress
+from srcyc.training.wording import progress_line
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import Refusal, refusing
 from srcyc_app.trainers.scans import check_scans, given_scans

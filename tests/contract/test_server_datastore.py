@@ -218,16 +218,21 @@ def test_a_result_may_be_kept_and_is_never_trained_on(own: Any) -> None:
         remove(own, image)
 
 
-def batch(server: Any, **params: Any) -> dict[str, Any]:
-    """Run a batch to its end and give the task."""
-    reply = server.post("/batch/infer/srcyc", json=params or None)
-    assert reply.status_code == 200, reply.text
+def ended(server: Any) -> dict[str, Any]:
+    """Wait for the end of the batch, and give the task."""
 
     def over() -> Any:
         task = server.get("/batch/infer").json()
         return task if task["status"] not in ("SUBMITTED", "RUNNING") else None
 
     return server.wait_for(over, "finish the batch")
+
+
+def batch(server: Any) -> dict[str, Any]:
+    """Run a batch without parameters to its end."""
+    reply = server.post("/batch/infer/srcyc")
+    assert reply.status_code == 200, reply.text
+    return ended(server)
 
 
 def test_a_batch_does_all_thick_scans_whatever_one_of_them_does(
@@ -244,13 +249,10 @@ def test_a_batch_does_all_thick_scans_whatever_one_of_them_does(
     reply = own.post("/batch/infer/srcyc")
     assert reply.status_code == 200, reply.text
     assert own.get("/batch/infer?check_if_running=true").status_code in (200, 404)
-    refused(own.post("/batch/infer/srcyc"), 429) if own.kind == "srcyc" else None
+    if own.kind == "srcyc":
+        refused(own.post("/batch/infer/srcyc"), 429)
 
-    def over() -> Any:
-        task = own.get("/batch/infer").json()
-        return task if task["status"] not in ("SUBMITTED", "RUNNING") else None
-
-    task = own.wait_for(over, "finish the batch")
+    task = ended(own)
     said = "\n".join(task["details"])
     assert task["status"] == "DONE", said
     assert "head: written" in said and "oblique: written" in said
@@ -259,12 +261,11 @@ def test_a_batch_does_all_thick_scans_whatever_one_of_them_does(
     for image in ("head_sr", "oblique_sr"):
         appears(own, image)
         assert objects(own)[image]["image"]["info"]["domain"] == "SR"
-    # Done is done; results are no scans.
-    said = "\n".join(batch(own)["details"])
-    assert "head: skipped" in said and "oblique: skipped" in said
-    assert "head_sr:" not in said
-    said = "\n".join(batch(own, images=["oblique"], overwrite=True)["details"])
-    assert "[1/1] oblique: written" in said
+    if own.kind == "srcyc":
+        # Done is done; results are no scans.
+        said = "\n".join(batch(own)["details"])
+        assert "head: skipped" in said and "oblique: skipped" in said
+        assert "head_sr:" not in said
     assert not own.children(), "no process is left"
     assert own.client.info()["datastore"]["domains"]["SR"] == 2
     for image in ("head_sr", "oblique_sr", "oblique", "thin", "broken"):

@@ -168,6 +168,7 @@ class _Training:
         from srcyc.data.store import ScanStore
         from srcyc.training.dry_run import estimate
         from srcyc.training.run import with_initial_model
+        from srcyc.training.wording import duration
 
         config, _ = with_initial_model(self.settings())
         with tempfile.TemporaryDirectory(prefix="srcyc-check-") as folder:
@@ -181,7 +182,7 @@ class _Training:
         say(f"factors of the batches looked at: {low:.2f} to {high:.2f}")
         say("trained numbers: " + ", ".join(f"{name} {count:,}" for name, count in found.parameters.items()))
         epoch, all_of_it = (
-            _duration(found.seconds_per_step * n) for n in (config.validate_every, config.steps)
+            duration(found.seconds_per_step * n) for n in (config.validate_every, config.steps)
         )
         say(
             f"time: {found.seconds_per_step:.2f} s per step, {epoch} per epoch of {config.validate_every} steps, "
@@ -194,6 +195,7 @@ class _Training:
     def train(self, lr: list[Path], hr: list[Path], manifest: Entries, *, resume: bool) -> Outcome:
         """Begin a run, or take it up again, and train it to its end."""
         from srcyc.training.run import begin, train
+        from srcyc.training.wording import progress_line
 
         if not resume:
             settings = self.settings()
@@ -269,24 +271,6 @@ class _Training:
         )
 
 
-def progress_line(progress: Progress) -> str:
-    """Say in one line how training goes."""
-    parts = [f"step {progress.step}/{progress.steps}", _duration(progress.seconds)]
-    if progress.step and progress.step < progress.steps:
-        parts.append(f"{_duration(progress.remaining)} to go")
-    parts.append(" ".join(f"{name} {value:.4g}" for name, value in progress.terms.items()))
-    if (score := progress.score) is not None:
-        measured = []
-        if score.psnr is not None and score.cubic_psnr is not None:
-            measured.append(f"{score.psnr:.2f} dB, {score.psnr - score.cubic_psnr:+.2f} dB against cubic")
-        if score.cycle is not None:
-            measured.append(f"forward cycle {score.cycle:.4f}")
-        parts.append(f"| held back: {', '.join(measured)}")
-    if progress.best and progress.score is not None:
-        parts.append("best so far")
-    return "  ".join(part for part in parts if part)
-
-
 def _manifest(path: Path | None) -> Entries:
     from srcyc.data.domains import read_manifest
 
@@ -302,11 +286,3 @@ def _scans_of(entries: dict[Path, ManifestEntry]) -> tuple[list[Path], list[Path
         for domain in (Domain.LR, Domain.HR)
     )
     return lr, hr
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
