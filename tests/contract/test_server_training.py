@@ -129,8 +129,9 @@ def test_from_start_to_use(trainer: Any, tiny_training: Tiny) -> None:
     assert stopped["status"] == "STOPPED"
     trainer.wait_for(lambda: not trainer.children(), "end its processes", 60)
     assert client.train_status(check_if_running=True) is False
+    # What was killed takes a moment to be gone.
+    trainer.wait_for(lambda: stats(trainer)["state"] in ("stopped", "interrupted"), "notice its end", 10)
     told = stats(trainer)
-    assert told["state"] in ("stopped", "interrupted")
     check_as_slicer_reads_it(told, running=False)
     at = saved(trainer, "mine")
     assert 0 < at < STEPS
