@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from srcyc.volume import read_volume
+from srcyc_app.script import main
 
 
 def run(repository: Path, *arguments: object) -> tuple[int, str, str]:
@@ -48,17 +49,24 @@ def test_info_and_infer(repository: Path, given: list[Any], tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_mistakes_are_sentences(repository: Path, given: list[Any], tmp_path: Path) -> None:
+def test_a_refusal_is_a_sentence(repository: Path, given: list[Any]) -> None:
+    code, out, err = run(repository, *given, "train")
+    assert (code, out) == (2, ""), err
+    assert "HR" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_mistakes_are_sentences(
+    given: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     for arguments, said in (
         (["infer", "nobody", "-o", tmp_path / "x.nii.gz"], "nobody"),
         (["infer", "brain1_image", "-o", tmp_path / "x.png"], ".nii.gz"),
         (["infer", "brain1_image", "-o", tmp_path / "x.nii", "--set", "precision"], "KEY=VALUE"),
-        (["train"], "HR"),
     ):
-        code, out, err = run(repository, *given, *arguments)
-        assert (code, out) == (2, ""), err
-        assert said in err.splitlines()[-1]
-        assert "Traceback" not in err
+        assert main([str(word) for word in (*given, *arguments)]) == 2
+        assert said in caplog.records[-1].getMessage()
+        assert capsys.readouterr().out == ""
 
 
 def test_help_is_quick_and_needs_no_studies(repository: Path) -> None:
