@@ -109,7 +109,7 @@ class SuperResolutionTask(InferTask):
             resolver = self._shelf.resolver(
                 options.weights, device=options.device, precision=options.precision
             )
-            scan = self._read(source, folder)
+            scan = self._read(source, shown, folder)
             _check_memory(scan, options, resolver, shown)
             made = resolver(
                 scan,
@@ -123,15 +123,16 @@ class SuperResolutionTask(InferTask):
             )
             return _write(made, scan, options, shown, folder)
 
-    def _read(self, source: Path, folder: Path | None) -> Volume:
+    def _read(self, source: Path, shown: str, folder: Path | None) -> Volume:
         if source.suffix.lower() != ".zip":
             return read_volume(source)
         unpacked = Path(tempfile.mkdtemp(prefix="srcyc-", dir=folder))
         try:
             unpack_zip(source, unpacked, self._max_unpacked)
             files = [path for path in unpacked.iterdir() if not path.name.startswith(".")]
-            # An archive of a single volume is as good as the volume.
-            return read_volume(files[0] if len(files) == 1 else unpacked)
+            with refusing(unpacked, shown):
+                # An archive of a single volume is as good as the volume.
+                return read_volume(files[0] if len(files) == 1 else unpacked)
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
 

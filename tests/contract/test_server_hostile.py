@@ -422,7 +422,8 @@ def unharmed(server: Any, hash_tree: Callable[..., dict[str, str]]) -> Iterator[
 
 def check(attacker: Attacker, attack: Hostile, refused: Callable[..., str]) -> None:
     sentence = refused(attack(attacker))
-    assert str(attacker.server.folder) not in sentence or attacker.server.folder.name in sentence
+    for place in (attacker.server.temporary, attacker.server.sessions, attacker.server.studies):
+        assert str(place) not in sentence, "where files lie is none of the client's business"
     assert "unexpected" not in sentence
 
 
