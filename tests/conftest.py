@@ -93,3 +93,33 @@ def make_phantom(shape: Sequence[int] = (40, 48, 36), seed: int = 0, noise: floa
 def phantom() -> PhantomFactory:
     """Makes heads: ``phantom(shape=(40, 48, 36), seed=0, noise=0.01)`` -> float32 ``(1, *shape)``."""
     return make_phantom
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network of a few hundred weights: its residual is small, so it interpolates nearly."""
+    # Here: most tests need no PyTorch to be collected.
+    import torch
+
+    from srcyc.config import SRResDNetConfig
+    from srcyc.inference.model_file import ModelCard, publish_model
+    from srcyc.networks import SRResDNet
+
+    config = SRResDNetConfig(features=4, depth=1)
+    torch.manual_seed(0)
+    card = ModelCard(
+        name="tiny",
+        title="untrained",
+        network=config,
+        spacing_range=(0.3, 2.0),
+        factor_range=(1.5, 8.0),
+        contrasts=("T1w",),
+        trained_on="nothing",
+        metrics={},
+        licence="Apache-2.0",
+        created="2024-01-01T00:00:00+00:00",
+        software="srcyc test",
+    )
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    publish_model(SRResDNet.from_config(config), card, path)
+    return path

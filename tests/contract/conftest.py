@@ -25,13 +25,9 @@ import numpy as np
 import psutil
 import pytest
 import requests
-import torch
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from srcyc.config import SRResDNetConfig
-from srcyc.inference.model_file import ModelCard, publish_model
-from srcyc.networks import SRResDNet
 from srcyc.volume import Volume, read_volume, write_volume
 
 with warnings.catch_warnings():
@@ -223,29 +219,6 @@ def training_studies(
         return folder
 
     return make
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained network of a few hundred weights, published as ``tiny``."""
-    config = SRResDNetConfig(features=4, depth=1)
-    torch.manual_seed(0)
-    card = ModelCard(
-        name="tiny",
-        title="untrained",
-        network=config,
-        spacing_range=(0.3, 2.0),
-        factor_range=(1.5, 8.0),
-        contrasts=("T1w",),
-        trained_on="nothing",
-        metrics={},
-        licence="Apache-2.0",
-        created="2024-01-01",
-        software="srcyc test",
-    )
-    return publish_model(
-        SRResDNet.from_config(config), card, tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    )
 
 
 # -- server processes ----------------------------------------------------------------------------------------------
