@@ -75,6 +75,8 @@ class SRCycApp(MONAILabelApp):
 
     def init_datastore(self) -> Datastore:
         if self.studies.startswith(("http://", "https://")):
+            # Series as they are: our own reader refuses missing slices, ITK's, which makes NIfTI of them, only warns.
+            settings.MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI = False
             return super().init_datastore()
         return StudiesFolder(
             self.studies,

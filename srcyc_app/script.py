@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -82,9 +81,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _app(arguments: argparse.Namespace) -> SRCycApp:
-    # The scan of a folder that nobody else serves needs no watching.
-    os.environ.setdefault("MONAI_LABEL_DATASTORE_AUTO_RELOAD", "false")
+    from monailabel.config import settings
+
     from srcyc_app.app import SRCycApp
+
+    # Scans that come later are not looked for.
+    settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD = False
 
     conf = {"model_dir": arguments.model_dir} if arguments.model_dir else {}
     return SRCycApp(str(Path(__file__).parent), str(Path(arguments.studies).resolve()), conf)

@@ -11,6 +11,7 @@ import requests
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -47,6 +48,9 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(SRCycError, _failed)
     app.add_exception_handler(requests.RequestException, _remote)
+    # Of datastores that are not ours: a DICOMweb server's knows only series that were fetched.
+    for missing in (ImageNotFoundException, LabelNotFoundException):
+        app.add_exception_handler(missing, _missing)
 
 
 class Failures:
@@ -112,6 +116,11 @@ async def _failed(request: Request, error: Exception) -> Response:
         return problem(422, str(error))
     _log.error("%s", error)
     return problem(500, str(error))
+
+
+async def _missing(request: Request, error: Exception) -> Response:
+    """Answer for MONAI Label's own datastores."""
+    return problem(404, "the datastore has no such image or label, or cannot keep anything about it.")
 
 
 async def _remote(request: Request, error: Exception) -> Response:

@@ -230,6 +230,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.fixture(scope="session")
+def new_port() -> Callable[[], int]:
+    """``new_port()`` gives a port that nobody listens on."""
+    return free_port
+
+
 def _marked(mark: str) -> list[psutil.Process]:
     """Every living process that has the mark in its environment."""
     found = []

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from monailabel.config import settings
 
 from srcyc.volume import read_volume
 from srcyc_app.script import main
@@ -57,8 +58,14 @@ def test_a_refusal_is_a_sentence(repository: Path, given: list[Any]) -> None:
 
 
 def test_mistakes_are_sentences(
-    given: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    given: list[Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # The script is alone in its process, a test is not.
+    monkeypatch.setattr(settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", True)
     for arguments, said in (
         (["infer", "nobody", "-o", tmp_path / "x.nii.gz"], "nobody"),
         (["infer", "brain1_image", "-o", tmp_path / "x.png"], ".nii.gz"),

@@ -51,12 +51,6 @@ class Proxy:
             )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def replaced(text: str, *pairs: tuple[str, str]) -> str:
     """Fit the example to this machine; every place must be there, or the example has changed."""
     for old, new in pairs:
@@ -66,7 +60,12 @@ def replaced(text: str, *pairs: tuple[str, str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def proxy(srcyc_server: Any, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def proxy(
+    srcyc_server: Any,
+    repository: Path,
+    new_port: Callable[[], int],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Proxy]:
     if NGINX is None or OPENSSL is None:
         # Whoever checks a submission has to have them: see .ci/run.
         missing = "nginx" if NGINX is None else "openssl"
@@ -75,18 +74,8 @@ def proxy(srcyc_server: Any, repository: Path, tmp_path_factory: pytest.TempPath
     key, certificate, users = folder / "key.pem", folder / "certificate.pem", folder / "users"
     subprocess.run(
         [
-            *(
-                OPENSSL,
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                "/CN=localhost",
-            ),
+            *(OPENSSL, "req", "-x509", "-newkey", "rsa:2048", "-nodes"),
+            *("-days", "2", "-subj", "/CN=localhost"),
             *("-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)),
         ],
         check=True,
@@ -96,7 +85,7 @@ def proxy(srcyc_server: Any, repository: Path, tmp_path_factory: pytest.TempPath
         [OPENSSL, "passwd", "-apr1", PASSWORD[1]], check=True, capture_output=True, text=True
     )
     users.write_text(f"{PASSWORD[0]}:{hashed.stdout}")
-    secure, plain = free_port(), free_port()
+    secure, plain = new_port(), new_port()
     example = replaced(
         (repository / "docs" / "nginx.conf.example").read_text(),
         ("srcyc.example.org$request_uri", f"localhost:{secure}$request_uri"),
