@@ -46,6 +46,12 @@ def assigned_domain(info: Mapping[str, Any]) -> tuple[str, str]:
     return by_spacing[0].value, by_spacing[1]
 
 
+def person_in(image: str, info: Mapping[str, Any]) -> str:
+    """Give the person of a scan: the tag's, else guessed from the file's name."""
+    # Of the name alone: the folders above it are the same for all scans.
+    return str(info.get("person") or "") or person_of(Path(str(info.get("name") or image)))
+
+
 def scans_in(datastore: Datastore, domain: str) -> list[str]:
     """List the ids of a domain's readable scans, sorted."""
     found = []
@@ -69,8 +75,7 @@ def training_scans(datastore: Datastore) -> tuple[dict[Path, ManifestEntry], lis
     for image in sorted(datastore.list_images()):
         info = datastore.get_image_info(image)
         domain, reason = assigned_domain(info)
-        # Of the name alone: the folders above it are the same for all scans.
-        person = str(info.get("person") or "") or person_of(Path(str(info.get("name") or image)))
+        person = person_in(image, info)
         usable = domain in (Domain.LR.value, Domain.HR.value)
         if usable and not info.get("error"):
             path = Path(datastore.get_image_uri(image)).resolve()

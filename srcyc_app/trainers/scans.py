@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from monailabel.interfaces.datastore import Datastore
 
 from srcyc.config import TrainingConfig
-from srcyc.data.domains import Domain, ManifestEntry, person_of
+from srcyc.data.domains import Domain, ManifestEntry
 from srcyc.data.gathering import persons_needed
-from srcyc_app.domains import scans_in, training_scans
+from srcyc_app.domains import person_in, scans_in, training_scans
 from srcyc_app.refusals import unusable
 
 _HOW = "add some to the studies, or tag scans as such (PUT /datastore/image/info?image=ID with the form field info="
@@ -79,11 +79,7 @@ def check_scans(datastore: Datastore, config: TrainingConfig) -> None:
 
 
 def _persons(datastore: Datastore, domain: Domain) -> set[str]:
-    return {_person(image, datastore.get_image_info(image)) for image in scans_in(datastore, domain.value)}
-
-
-def _person(image: str, info: Mapping[str, object]) -> str:
-    return str(info.get("person") or "") or person_of(Path(str(info.get("name") or image)))
+    return {person_in(image, datastore.get_image_info(image)) for image in scans_in(datastore, domain.value)}
 
 
 def _some(names: Sequence[str]) -> str:
