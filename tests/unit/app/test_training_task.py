@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from srcyc.errors import OutputError, SRCycError
 from srcyc.inference.model_file import DEFAULT_MODEL, load_model, packaged_models
@@ -128,7 +129,8 @@ class Place:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            # Sums over another number of threads are rounded otherwise.
+            env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
             start_new_session=True,
         )
         self.started.append(process)
