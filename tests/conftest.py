@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,26 @@ def shared_dir(repository: Path) -> Path:
             f"needs the project's data folder {path.name!r} beside the repository; there is none here"
         )
     return path
+
+
+@contextmanager
+def _file_size_limit(most: int) -> Iterator[None]:
+    resource = pytest.importorskip("resource", reason="POSIX resource limits")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.fixture
+def file_size_limit() -> Callable[[int], AbstractContextManager[None]]:
+    """``with file_size_limit(bytes)`` does what a full disk does: writes beyond the limit fail with an OSError.
+
+    Only inside the block: pytest's own output may be a file that is longer already.
+    """
+    return _file_size_limit
 
 
 def _ball(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,14 @@ def orthanc(
         )
     try:
         address = f"http://127.0.0.1:{port}"
-        for _ in range(300):
+        give_up = time.monotonic() + 120
+        while True:
             try:
-                requests.get(f"{address}/system", timeout=10)
+                requests.get(f"{address}/system", timeout=10).raise_for_status()
                 break
             except requests.ConnectionError:
-                assert process.poll() is None, (folder / "log").read_text()
+                assert process.poll() is None and time.monotonic() < give_up, (folder / "log").read_text()
+                time.sleep(0.2)
         for file in sorted(scans.series.iterdir()):
             requests.post(f"{address}/instances", data=file.read_bytes(), timeout=60).raise_for_status()
         yield f"{address}/dicom-web"

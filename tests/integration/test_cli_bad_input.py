@@ -250,27 +250,18 @@ def test_one_file_for_two_scans_is_refused(srcyc, thick_file, tiny_model, tmp_pa
     assert "give a folder" in ran.sentence
 
 
-@pytest.fixture
-def full_disk():
-    """Files may grow to 30 kB, as on a disk that is full: the sidecar fits, the volume does not."""
-    resource = pytest.importorskip("resource", reason="POSIX resource limits")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"])
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(
-    srcyc, thick_file, tiny_model, tmp_path, full_disk, suffix, overwrite
+    srcyc, thick_file, tiny_model, tmp_path, file_size_limit, suffix, overwrite
 ):
     out = tmp_path / "out"
     out.mkdir()
     thin = out / f"thin{suffix}"
     if overwrite:
         thin.write_text("old")
-    ran = srcyc("infer", thick_file, "-o", thin, "--model", tiny_model, "--overwrite")
+    with file_size_limit(30_000):  # the sidecar fits, the volume does not
+        ran = srcyc("infer", thick_file, "-o", thin, "--model", tiny_model, "--overwrite")
     assert ran.code == 2
     assert "thin" in ran.sentence
     assert "free some space" in ran.sentence

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import csv
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -35,17 +34,6 @@ def picture(name: str = "a scan at 5 mm", shape: tuple[int, int, int] = (20, 24,
     i, j, k = np.indices(shape) / np.array(shape)[:, None, None, None]
     truth = (0.2 * i + 0.3 * j + 0.5 * k).astype(np.float32)
     return Picture(name, 0.5 * truth, 0.8 * truth, truth, Grid(shape, np.diag([1.0, 1.0, 1.5, 1.0])))
-
-
-@contextmanager
-def file_size_limit(most: int) -> Iterator[None]:
-    """What a full disk does: writes beyond the limit fail with an OSError."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_the_history_has_a_cell_for_what_was_measured(tmp_path: Path) -> None:
@@ -172,7 +160,10 @@ def test_the_history_is_written_without_tensorboard(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("most", [40, 600])
 def test_a_full_disk_is_one_sentence_and_keeps_the_history(
-    tmp_path: Path, most: int, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    most: int,
+    capfd: pytest.CaptureFixture[str],
+    file_size_limit: Callable[[int], AbstractContextManager[None]],
 ) -> None:
     recorder = Recorder(tmp_path)
     recorder.report(1, 1.0, {"content": 0.5}, 1e-3)
