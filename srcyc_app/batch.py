@@ -36,17 +36,8 @@ class BatchSuperResolution(BatchInferTask):
             Refusal: 404 for an id that is not there, 422 for what is none.
         """
         images = request.get("images", "all")
-        if isinstance(images, str):
-            if images not in [kind.value for kind in BatchInferImageType]:
-                raise unusable(f"images {images[:60]!r}: give all, or a list of image ids.")
-            return scans_in(datastore, "LR")
-        if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-            raise unusable("images: give all, or a list of image ids.")
-        known = set(datastore.list_images())
-        for image in images:
-            if check_image_id(image) not in known:
-                raise not_found(f"image {image[:60]!r} is unknown; /datastore/?output=all lists the images.")
-        return list(dict.fromkeys(images))
+        check_images(images, datastore)
+        return scans_in(datastore, "LR") if isinstance(images, str) else list(dict.fromkeys(images))
 
     def __call__(
         self, request: Mapping[str, Any], datastore: Datastore, infer: Infer
@@ -96,6 +87,26 @@ class BatchSuperResolution(BatchInferTask):
             )
         _log.info("done: %s", _counted(outcomes) or "there was nothing to do")
         return outcomes
+
+
+def check_images(images: Any, datastore: Datastore) -> None:
+    """Refuse what names no scans.
+
+    Args:
+        images: ``all`` or another word of MONAI Label's, or a list of ids.
+        datastore: the scans.
+
+    Raises:
+        Refusal: 404 for an id that is not there, 422 for what is none.
+    """
+    if isinstance(images, str) and images in {kind.value for kind in BatchInferImageType}:
+        return
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images) or not images:
+        raise unusable("images: give all, labeled, unlabeled, or in params a list of image ids.")
+    known = set(datastore.list_images())
+    for image in images:
+        if check_image_id(image) not in known:
+            raise not_found(f"image {image[:60]!r} is unknown; /datastore/?output=all lists the images.")
 
 
 def _options(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body
 
 from srcyc_app.app import NAME
-from srcyc_app.identifiers import check_image_id
+from srcyc_app.batch import check_images
 from srcyc_app.infers.options import Options
 from srcyc_app.refusals import Refusal, not_found, unusable
 from srcyc_app.server.processes import Background
-from srcyc_app.server.services import Served, Services
+from srcyc_app.server.services import Served
 from srcyc_app.server.uploads import check_object
 
 router = APIRouter()
@@ -89,7 +89,7 @@ def start_batch(
     _refuse_sync(run_sync)
     if model != NAME:
         raise not_found(f"model {model[:60]!r} is unknown; there is {NAME}.")
-    _check_images(served, request["images"])
+    check_images(request["images"], served.app.datastore())
     # MONAI Label's default is a GPU, be there one or not: the task deals with it.
     Options.of({key: value for key, value in request.items() if key != "device"})
     task = served.batch.start(request)
@@ -115,14 +115,3 @@ def _status(background: Background, what: str, everything: bool, running: bool) 
 def _refuse_sync(run_sync: bool) -> None:
     if run_sync:
         raise unusable("run_sync: it would take hours; leave it out and ask for the status.")
-
-
-def _check_images(served: Services, images: Any) -> None:
-    if isinstance(images, str) and images in {choice.value for choice in Images}:
-        return
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images) or not images:
-        raise unusable("images: give all, labeled, unlabeled, or in params a list of image ids.")
-    known = set(served.app.datastore().list_images())
-    for image in images:
-        if check_image_id(image) not in known:
-            raise not_found(f"image {image!r} is unknown; /datastore/?output=all lists the images.")
