@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from fastapi import HTTPException
+from pydantic import ValidationError
 
+from srcyc.config import Schema
 from srcyc.errors import InputError
+
+#: Characters of a value that is shown back.
+_SHOWN = 200
+
+Wanted = TypeVar("Wanted", bound=Schema)
 
 
 class Refusal(HTTPException, InputError):
@@ -63,3 +71,18 @@ def refusing(path: Path | None = None, shown: str | None = None) -> Iterator[Non
         if path is not None and shown is not None:
             sentence = sentence.replace(str(path), shown)
         raise unusable(sentence) from error
+
+
+def validated(schema: type[Wanted], values: Mapping[str, Any]) -> Wanted:
+    """Make a schema of what a client sent.
+
+    Raises:
+        Refusal: 422, names the first key that is wrong, its value, and why.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else "request"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise unusable(f"{key} {str(values.get(key))[:_SHOWN]!r}: {reason}.") from error

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from srcyc.config import Schema
 from srcyc.geometry import TargetSpacing
-from srcyc_app.refusals import unusable
+from srcyc_app.refusals import validated
 
 DTYPES = ("float32", "int16", "uint16", "uint8", "input")
 EXTENSIONS = (".nrrd", ".nii.gz", ".nii", ".mha")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
-#: Longest text taken for a value; what is longer is not shown back either.
+#: Longest text taken for a value.
 _LONGEST = 200
 
 
@@ -93,13 +93,7 @@ class Options(Schema):
                 value = value[0] if value else None
             if value is not None:
                 values[key] = value
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = str(first["loc"][0]) if first["loc"] else "request"
-            reason = first["msg"].removeprefix("Value error, ")
-            raise unusable(f"{key} {str(values.get(key))[:_LONGEST]!r}: {reason}.") from error
+        return validated(cls, values)
 
 
 def choices(weights: list[str]) -> dict[str, Any]:

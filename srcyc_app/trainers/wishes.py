@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from srcyc.config import CardConfig, Schema, TrainingConfig
 from srcyc.errors import ConfigError
 from srcyc.training.settings import DEFAULT_PRESET, load_settings, presets
 from srcyc.training.trainer import check_same_config
 from srcyc_app.models import ModelShelf
-from srcyc_app.refusals import conflict, unusable
+from srcyc_app.refusals import conflict, unusable, validated
 
 #: As the preset has it.
 PRESETS_OWN = "as in the preset"
@@ -103,13 +103,7 @@ class Wishes(Schema):
                 value = " ".join(map(str, value)) if key == "settings" else value[0] if value else None
             if value is not None:
                 values[key] = value
-        try:
-            wishes = cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = str(first["loc"][0]) if first["loc"] else "request"
-            reason = first["msg"].removeprefix("Value error, ")
-            raise unusable(f"{key} {str(values.get(key))[:100]!r}: {reason}.") from error
+        wishes = validated(cls, values)
         if wishes.preset is not None and wishes.preset not in presets():
             raise unusable(f"preset {wishes.preset[:100]!r}: choose one of {', '.join(_presets())}.")
         return wishes
