@@ -139,11 +139,28 @@ def thick_axis(grid: Grid) -> int:
     return int(2 - np.argmax(spacing[::-1]))
 
 
+def world_axes(grid: Grid) -> tuple[tuple[int, bool], ...]:
+    """Give, for each array axis, the world axis (0 R, 1 A, 2 S) it is closest to, and whether it runs against it."""
+    directions = grid.affine[:3, :3] / grid.spacing
+    # Rounded: at 45 degrees a header's last digit must not decide.
+    closest = np.abs(np.round(directions, 4)).argmax(axis=0)
+    return tuple((int(world), bool(directions[world, axis] < 0)) for axis, world in enumerate(closest))
+
+
 def working_order(grid: Grid) -> tuple[int, int, int]:
-    """Give the axis order (``order[new] = old``) that the networks see: thick axis last, the others in order."""
+    """Give the axis order (``order[new] = old``) that the networks see: thick axis last, the others as R, A, S come.
+
+    With :func:`working_flips`, a scan looks the same to them however its file stores it.
+    """
     thick = thick_axis(grid)
-    first, second = (axis for axis in range(3) if axis != thick)
+    world = world_axes(grid)
+    first, second = sorted((axis for axis in range(3) if axis != thick), key=lambda axis: world[axis][0])
     return first, second, thick
+
+
+def working_flips(grid: Grid) -> tuple[int, ...]:
+    """Give the axes (of ``grid``, in its order) that run against R, A or S, and are turned round for the networks."""
+    return tuple(axis for axis, (_, against) in enumerate(world_axes(grid)) if against)
 
 
 def inverse_order(order: Sequence[int]) -> tuple[int, int, int]:

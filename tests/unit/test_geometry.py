@@ -19,6 +19,7 @@ from srcyc.geometry import (
     requested_spacing,
     target_grid,
     thick_axis,
+    working_flips,
     working_order,
 )
 
@@ -234,6 +235,27 @@ def test_working_order_puts_the_thick_axis_last(
     array = np.arange(4 * 5 * 6).reshape(4, 5, 6)
     worked = array.transpose(order)
     np.testing.assert_array_equal(worked.transpose(inverse_order(order)), array)
+
+
+@pytest.mark.parametrize(
+    ("columns", "order", "flips"),
+    [
+        ([(-1, 0, 0), (0, 1, 0), (0, 0, 5)], (0, 1, 2), (0,)),
+        ([(0, -1, 0), (0, 0, 1), (5, 0, 0)], (0, 1, 2), (0,)),  # sagittal slices: A, S within
+        ([(0, 0, 1), (1, 0, 0), (0, -5, 0)], (1, 0, 2), (2,)),
+        ([(0, 0.7071, 0.7071), (0, -0.7071, 0.7071), (-5, 0, 0)], (0, 1, 2), (1, 2)),
+        # A header's last digit decides nothing at 45 degrees.
+        ([(0, 0.70710, 0.70711), (0, -0.70711, 0.70710), (-5, 0, 0)], (0, 1, 2), (1, 2)),
+    ],
+)
+def test_the_networks_see_every_scan_alike(
+    columns: list[tuple[float, float, float]], order: tuple[int, int, int], flips: tuple[int, ...]
+) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = np.transpose(columns)
+    grid = Grid((4, 5, 6), affine)
+    assert working_order(grid) == order
+    assert working_flips(grid.permuted(order)) == flips
 
 
 def test_check_affine_gives_a_float64_copy() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from srcyc._version import __version__
 from srcyc.device import peak_memory, precision_name, resolve_device, resolve_precision
 from srcyc.errors import ConfigError, ModelError, VolumeError
-from srcyc.geometry import Grid, TargetSpacing, inverse_order, target_grid, working_order
+from srcyc.geometry import Grid, TargetSpacing, inverse_order, target_grid, working_flips, working_order
 from srcyc.inference.consistency import SlabAcquisition
 from srcyc.inference.model_file import DEFAULT_MODEL, ModelCard, PublishedModel, find_model, load_model
 from srcyc.inference.preprocessing import correct_bias_field, denoise
@@ -221,8 +221,9 @@ class SuperResolver:
     ) -> _Outcome:
         """Do the work on ``scan`` ``(I, J, K)`` in the order of its file."""
         network = self.model.network
-        scaling = robust_scaling(scan)
-        y = torch.from_numpy(np.ascontiguousarray(scaling.normalise(scan).transpose(plan.order)))
+        worked = _to_working_order(scan, plan)
+        scaling = robust_scaling(worked)
+        y = torch.from_numpy(np.ascontiguousarray(scaling.normalise(worked)))
         sigma = estimate_noise(y[None, None], 3, ignore_empty=True)
         x = network.upscale(y[None, None], plan.fine_shape)[0, 0]
         folded = network.folded(plan.factor, plan.told_thickness)
@@ -275,6 +276,7 @@ class Plan:
     Attributes:
         target: the output grid, axes in the scan's order.
         order: working axis order, slice axis last.
+        flips: working axes that are turned round, so that all run towards R, A, S.
         scan_shape: of the scan, working order.
         fine_shape: of the output, working order.
         factor: by how much the slice axis is enlarged.
@@ -284,6 +286,7 @@ class Plan:
 
     target: Grid
     order: tuple[int, int, int]
+    flips: tuple[int, ...]
     scan_shape: tuple[int, int, int]
     fine_shape: tuple[int, int, int]
     factor: float
@@ -331,7 +334,7 @@ class Plan:
             warnings.append(
                 f"{what} is outside what model {card.name!r} was trained for; look at the result closely."
             )
-        return cls(target, order, scan.shape, fine.shape, factor, ratio, tuple(warnings))
+        return cls(target, order, working_flips(scan), scan.shape, fine.shape, factor, ratio, tuple(warnings))
 
 
 @dataclass(frozen=True, eq=False)
@@ -439,5 +442,10 @@ def _standard_deviation(first: Tensor, others: Iterable[Tensor]) -> Tensor:
     return squares.div_(len(_FLIPS)).sqrt_()
 
 
+def _to_working_order(scan: npt.NDArray[np.float32], plan: Plan) -> npt.NDArray[np.float32]:
+    """Give a view in which every scan of a head lies alike: how a file stores it must not change the result."""
+    return np.flip(scan.transpose(plan.order), plan.flips)
+
+
 def _to_file_order(x: Tensor, plan: Plan) -> npt.NDArray[np.float32]:
-    return np.ascontiguousarray(x.numpy().transpose(inverse_order(plan.order)))
+    return np.ascontiguousarray(np.flip(x.numpy(), plan.flips).transpose(inverse_order(plan.order)))

@@ -122,6 +122,30 @@ def test_thick_slices_are_kept_within_the_noise_if_asked(resolver, scan):
     assert without.report.consistency.before == without.report.consistency.after == pytest.approx(told.before)
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1)])
+@pytest.mark.parametrize("turned", [(), (2,), (0, 1), (0, 1, 2)])
+def test_how_a_file_stores_a_scan_does_not_change_the_result(resolver, scan, order, turned):
+    """Slicer stores left-handed scans the other way round, DICOM converters turn rows round."""
+    stored = _stored(scan, order, turned)
+    assert stored.grid.index_to_world((0, 0, 0)) == pytest.approx(
+        scan.grid.index_to_world([scan.shape[axis] - 1 if axis in turned else 0 for axis in range(3)])
+    )
+    expected = _stored(resolver(scan).volume, order, turned)
+    found = resolver(stored).volume
+    np.testing.assert_array_equal(found.data, expected.data)
+    np.testing.assert_allclose(found.affine, expected.affine, atol=1e-9)
+
+
+def _stored(volume, order, turned):
+    """The same volume as a file may store it: some axes turned round, then all in another order."""
+    affine = volume.affine.copy()
+    for axis in turned:
+        affine[:3, 3] += affine[:3, axis] * (volume.shape[axis] - 1)
+        affine[:3, axis] *= -1
+    data = np.flip(volume.data, [1 + axis for axis in turned]).transpose(0, *(1 + axis for axis in order))
+    return Volume(np.ascontiguousarray(data), affine[:, [*order, 3]], slice_thickness=volume.slice_thickness)
+
+
 def test_axis_order_does_not_matter(resolver, scan):
     turned = Volume(scan.data.transpose(0, 3, 1, 2), scan.affine[:, [2, 0, 1, 3]], slice_thickness=5.0)
     expected = resolver(scan).volume.data
