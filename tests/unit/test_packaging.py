@@ -27,8 +27,8 @@ import srcyc
 SOURCES = {"srcyc": "lib/srcyc", "srcyc_app": "srcyc_app"}
 #: Import name -> distribution, where they differ.
 DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "yaml": "pyyaml"}
-#: Packages of the host program of a file, not of our environment.
-HOST_PROVIDED = {"slicer", "qt", "ctk", "vtk"}
+#: Packages of the host program of a file, not of our environment; and what it finds by a path of its own.
+HOST_PROVIDED = {"slicer", "qt", "ctk", "vtk", "SRCycLib"}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_wheel_holds_every_module_model_card_and_preset(repository: Path, wheel: Path) -> None:
+def test_wheel_holds_every_module_model_card_preset_page_and_slicer_module(repository: Path, wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     expected = {"srcyc/py.typed"}
@@ -120,8 +120,8 @@ def test_wheel_holds_every_module_model_card_and_preset(repository: Path, wheel:
         expected |= {
             f"{package}/{module.as_posix()}"
             for module in modules
-            # Slicer's module is copied into Slicer, and the folders that MONAI Label writes are nobody's package.
-            if module.parts[0] not in ("slicer", "bin", "lib", "logs", "model")
+            # The folders that MONAI Label writes are nobody's package.
+            if module.parts[0] not in ("bin", "lib", "logs", "model")
         }
     models = repository / "lib" / "srcyc" / "models"
     expected |= {
@@ -129,7 +129,15 @@ def test_wheel_holds_every_module_model_card_and_preset(repository: Path, wheel:
     }
     presets = repository / "lib" / "srcyc" / "training" / "presets"
     expected |= {f"srcyc/training/presets/{path.name}" for path in presets.glob("*.yaml")}
+    app = repository / "srcyc_app"
+    expected |= {
+        path.relative_to(repository).as_posix()
+        for folder in ("compare", "slicer")
+        for path in (app / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
     assert expected <= inside
+    assert not any("__pycache__" in name for name in inside)
     top_level = {name.partition("/")[0] for name in inside if ".dist-info/" not in name}
     assert top_level == set(SOURCES), "nothing else may land in a user's site-packages"
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in inside)

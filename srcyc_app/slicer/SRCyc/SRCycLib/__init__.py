@@ -1,0 +1,1 @@
+"""What the module SRCyc is made of; `client` and `worker` run outside Slicer too."""

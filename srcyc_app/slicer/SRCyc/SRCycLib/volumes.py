@@ -1,0 +1,277 @@
+"""Scans and results as MRML nodes: checked, written for the server, read from it, displayed alike."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from vtk.util.numpy_support import vtk_to_numpy
+
+#: Attributes of a result; the first is on every result and on nothing else.
+MADE_BY = "SRCyc.Software"
+_MODEL = "SRCyc.Model"
+_MODEL_SHA256 = "SRCyc.ModelSHA256"
+_INPUT = "SRCyc.Input"
+_NOTE = "SRCyc.Note"
+
+#: Colours of an uncertainty map, the first that there is.
+_COLOURS = ("vtkMRMLColorTableNodeFileInferno.txt", "vtkMRMLColorTableNodeIron")
+_BRIGHTEST = 99.0
+#: Shares of the brightest below which an uncertainty map is transparent.
+_TRANSPARENT = 0.05
+#: Voxels that a percentile is taken of.
+_ENOUGH = 1_000_000
+
+
+class VolumeProblem(Exception):
+    """A volume cannot be used; the text is a sentence for the user."""
+
+
+def check_input(node: Any) -> None:
+    """Refuse what cannot be super-resolved, before it is sent anywhere.
+
+    Args:
+        node: of the scene, or None.
+
+    Raises:
+        VolumeProblem: says why, and what to do.
+    """
+    if node is None:
+        raise VolumeProblem(_("No volume is chosen: load a scan and choose it as the input."))
+    name = node.GetName() or _("the volume")
+    if not node.IsA("vtkMRMLScalarVolumeNode") or node.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise VolumeProblem(
+            _("{name} is no scan but a label map or the like: choose a scan.").format(name=name)
+        )
+    image = node.GetImageData()
+    if image is None or image.GetPointData().GetScalars() is None:
+        raise VolumeProblem(_("{name} has no voxels: load its file again.").format(name=name))
+    components = image.GetNumberOfScalarComponents()
+    if components != 1:
+        raise VolumeProblem(
+            _("{name} has {count} values in each voxel: choose a volume with one (grey values).").format(
+                name=name, count=components
+            )
+        )
+    size = image.GetDimensions()
+    if min(size) < 2:
+        raise VolumeProblem(
+            _("{name} is a single image ({size} voxels): choose a volume of several slices.").format(
+                name=name, size=_product(size)
+            )
+        )
+    matrix = _affine(node)
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
+        raise VolumeProblem(
+            _(
+                "{name} has no place in space (its spacing or directions are void): load its file again."
+            ).format(name=name)
+        )
+
+
+def export(node: Any, path: Path) -> None:
+    """Write a volume to a file, without a trace in the node: its own file, name and state stay.
+
+    A transform above it is left out; it is above the result too.
+
+    Args:
+        node: that has passed :func:`check_input`.
+        path: ``.nrrd``; its folder exists.
+
+    Raises:
+        VolumeProblem: it cannot be written.
+    """
+    storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
+    storage.SetFileName(str(path))
+    # The way to the server is faster than the compression.
+    storage.SetUseCompression(0)
+    written = storage.WriteData(node)
+    image = node.GetImageData()
+    needed = image.GetNumberOfPoints() * image.GetScalarSize()
+    # The writer may not hear of a disk that is full at the last block.
+    if not written or not path.is_file() or path.stat().st_size < needed:
+        raise VolumeProblem(
+            _(
+                "{name} cannot be written to {folder}: check that the disk has room for {megabytes:.0f} MB."
+            ).format(name=node.GetName(), folder=path.parent, megabytes=needed / 1e6)
+        )
+
+
+def load(path: Path, name: str, scene: Any) -> Any:
+    """Read a volume into the scene.
+
+    The node keeps no connection to the file, which goes away: Slicer asks to save it.
+
+    Args:
+        path: a file, or the folder of one DICOM series.
+        name: of the node; a number is added where another node has it.
+        scene: where it belongs.
+
+    Returns:
+        the scalar volume node, with a display node.
+
+    Raises:
+        VolumeProblem: it cannot be read.
+    """
+    files = _series(path, name) if path.is_dir() else [str(path)]
+    node = slicer.vtkMRMLScalarVolumeNode()
+    storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
+    storage.SetFileName(files[0])
+    if len(files) > 1:
+        for file in files:
+            storage.AddFileName(file)
+    storage.SetSingleFile(len(files) == 1)
+    if not Path(files[0]).is_file() or not storage.ReadData(node) or not node.GetImageData():
+        raise VolumeProblem(
+            _("{file} cannot be read as a volume: try once more, or load it by hand.").format(file=path.name)
+        )
+    node.SetName(name if scene.GetFirstNodeByName(name) is None else scene.GenerateUniqueName(name))
+    added = scene.AddNode(node)
+    added.CreateDefaultDisplayNodes()
+    return added
+
+
+def adopt(result: Any, original: Any) -> None:
+    """Show a result as its scan is shown, and put it where the scan is: transform, subject hierarchy.
+
+    Args:
+        result: scalar volume node.
+        original: the scan.
+    """
+    result.SetAndObserveTransformNodeID(original.GetTransformNodeID())
+    theirs, ours = original.GetDisplayNode(), result.GetDisplayNode()
+    if theirs is not None and ours is not None:
+        changing = ours.StartModify()
+        ours.SetAndObserveColorNodeID(theirs.GetColorNodeID())
+        # Also where the scan's are automatic: the same grey shall be the same value.
+        ours.SetAutoWindowLevel(False)
+        ours.SetWindowLevel(theirs.GetWindow(), theirs.GetLevel())
+        ours.SetInterpolate(theirs.GetInterpolate())
+        ours.EndModify(changing)
+    _put_beside(result, original)
+
+
+def note(result: Any, report: dict[str, Any]) -> None:
+    """Write into a result what made it, so that it is saved with the scene.
+
+    Args:
+        result: scalar volume node.
+        report: of the server.
+    """
+    model = report.get("model") or {}
+    values = {
+        MADE_BY: report.get("software") or "srcyc",
+        _MODEL: model.get("name"),
+        _MODEL_SHA256: model.get("sha256"),
+        _INPUT: (report.get("input") or {}).get("name"),
+        _NOTE: report.get("note"),
+    }
+    for key, value in values.items():
+        if value:
+            result.SetAttribute(key, str(value))
+
+
+def describe(report: dict[str, Any]) -> str:
+    """Give a report as a few lines of plain text; what it does not say is left out."""
+    scan, result, model = (report.get(part) or {} for part in ("input", "result", "model"))
+    consistency = report.get("consistency") or {}
+    lines = []
+    if scan.get("spacing") and result.get("spacing"):
+        lines.append(
+            _("{before} mm → {after} mm ({size} voxels)").format(
+                before=_product(scan["spacing"]),
+                after=_product(result["spacing"]),
+                size=_product(result.get("shape") or ()),
+            )
+        )
+    if model.get("name") and _is_number(report.get("seconds")):
+        lines.append(
+            _("Model {model}, {seconds:.1f} s on {device}").format(
+                model=model["name"], seconds=report["seconds"], device=report.get("device", "?")
+            )
+        )
+    if _is_number(consistency.get("before")) and _is_number(consistency.get("after")):
+        words = (
+            _("Difference to the scan: {before:.2%} before, {after:.2%} after the correction")
+            if consistency.get("applied")
+            else _("Difference to the scan: {after:.2%}")
+        )
+        lines.append(words.format(before=consistency["before"], after=consistency["after"]))
+    lines += [_("Warning: {warning}").format(warning=warning) for warning in report.get("warnings") or ()]
+    if report.get("note"):
+        lines.append(str(report["note"]))
+    return "\n".join(lines)
+
+
+def uncertainty_display(node: Any) -> None:
+    """Colour an uncertainty map so that it can lie over a scan: what is almost certain is transparent."""
+    node.CreateDefaultDisplayNodes()
+    display, scene = node.GetDisplayNode(), node.GetScene()
+    values = vtk_to_numpy(node.GetImageData().GetPointData().GetScalars())
+    some = values[:: max(1, values.size // _ENOUGH)]
+    brightest = float(np.nanpercentile(some, _BRIGHTEST)) or float(np.nanmax(values)) or 1.0
+    changing = display.StartModify()
+    colours = next((each for each in _COLOURS if scene.GetNodeByID(each) is not None), None)
+    if colours:
+        display.SetAndObserveColorNodeID(colours)
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevelMinMax(0.0, brightest)
+    display.SetAutoThreshold(False)
+    display.SetThreshold(_TRANSPARENT * brightest, max(brightest, float(np.nanmax(values))))
+    display.SetApplyThreshold(True)
+    display.EndModify(changing)
+
+
+def result_name(original: Any) -> str:
+    """Name a result after its scan."""
+    return f"{original.GetName() or _('scan')} (SRCyc)"
+
+
+def _series(folder: Path, name: str) -> list[str]:
+    """Give the files of a DICOM series in the order of their places: the storage node takes them as they come.
+
+    Raises:
+        VolumeProblem: not one series, or more than that.
+    """
+    count = sum(file.is_file() for file in folder.iterdir())
+    series = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)) if count else ()
+    files = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]) if series else ()
+    if not files or len(files) != count:
+        raise VolumeProblem(
+            _(
+                "{name}: its {count} files in {folder} are not one DICOM series: load it with Slicer's DICOM module."
+            ).format(name=name, count=count, folder=folder.name)
+        )
+    return list(files)
+
+
+def _affine(node: Any) -> np.ndarray:
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
+
+
+def _put_beside(result: Any, original: Any) -> None:
+    """Make a result a neighbour of its scan in the subject hierarchy, if there is one."""
+    scene = result.GetScene()
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene) if scene else None
+    if hierarchy is None:
+        return
+    own, its = hierarchy.GetItemByDataNode(result), hierarchy.GetItemByDataNode(original)
+    void = hierarchy.GetInvalidItemID()
+    if void not in (own, its):
+        hierarchy.SetItemParent(own, hierarchy.GetItemParent(its))
+
+
+def _product(values: Any) -> str:
+    return " × ".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
