@@ -18,7 +18,7 @@ from srcyc._version import __version__
 from srcyc_app.server.failures import PROBLEMS, Failures, add_handlers
 from srcyc_app.server.middleware import Journal, KnownHosts, KnownOrigins, SecureHeaders, UploadLimit
 from srcyc_app.server.replies import Json
-from srcyc_app.server.routes import background, datastore, general, infer, models, sessions
+from srcyc_app.server.routes import background, compare, datastore, general, infer, models, sessions
 from srcyc_app.server.services import Services
 
 _log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def create_app(allowed_hosts: Sequence[str] = (), cors_origins: Sequence[str] = 
         ],
     )
     add_handlers(app)
-    for area in (general, infer, sessions, datastore, background, models):
+    for area in (general, infer, sessions, datastore, background, models, compare):
         app.include_router(area.router)
     return app
 

@@ -30,6 +30,7 @@ _PAGE = """<!DOCTYPE html>
 <body><h1>SRCyc {version}</h1>
 <p>{description}</p>
 <ul>
+<li><a href="compare/">compare</a>: a scan beside its result</li>
 <li><a href="info/">info</a>: models, trainers, options, progress of training</li>
 <li><a href="datastore/?output=all">datastore</a>: the scans</li>
 <li><a href="logs/">logs</a></li>
