@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import unittest
 from pathlib import Path
 from typing import Any
@@ -197,23 +198,13 @@ class SRCycTest(ScriptedLoadableModuleTest):
 
     def _wait(self, begin: Any) -> Any:
         """Begin a request, let the event loop run until it is answered, and give what ``done`` was called with."""
-        import qt
-
         answers: list[tuple] = []
         problems: list[str] = []
-        loop = qt.QEventLoop()
-
-        def done(*answer: Any) -> None:
-            answers.append(answer)
-            loop.quit()
-
-        def failed(sentence: str) -> None:
-            problems.append(sentence)
-            loop.quit()
-
-        begin(done, failed)
-        qt.QTimer.singleShot(int(1000 * self.PATIENCE), loop.quit)
-        loop.exec_()
+        begin(lambda *answer: answers.append(answer), problems.append)
+        end = time.monotonic() + self.PATIENCE
+        while not answers and not problems and time.monotonic() < end:
+            slicer.app.processEvents()
+            time.sleep(0.02)
         self.assertEqual(problems, [])
         self.assertTrue(answers, "no answer in time")
         return answers[0]
