@@ -110,7 +110,9 @@ def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_wheel_holds_every_module_model_card_preset_page_and_slicer_module(repository: Path, wheel: Path) -> None:
+def test_wheel_holds_every_module_model_card_preset_page_and_slicer_module(
+    repository: Path, wheel: Path
+) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     expected = {"srcyc/py.typed"}

