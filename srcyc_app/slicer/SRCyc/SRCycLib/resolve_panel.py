@@ -165,8 +165,7 @@ class ResolvePanel:
         def failed(sentence: str) -> None:
             ended()
             shutil.rmtree(folder, ignore_errors=True)
-            self._say(sentence)
-            self._session.complain(sentence)
+            self._complain(sentence)
 
         def ended() -> None:
             self._loading = None
@@ -245,7 +244,10 @@ class ResolvePanel:
     def _failed(self, sentence: str) -> None:
         self._running = None
         self._enable()
-        self._say(sentence)
+        self._complain(sentence)
+
+    def _complain(self, sentence: str) -> None:
+        self.ui.statusLabel.text = sentence
         self._session.complain(sentence)
 
     def _say(self, sentence: str) -> None:

@@ -206,13 +206,11 @@ class TrainPanel:
 
     def _show(self, stats: dict[str, Any]) -> None:
         self._stats = stats or {}
-        active = self._watch is not None
         steps, step = self._stats.get("steps") or 0, self._stats.get("step") or 0
         self.ui.trainStatusLabel.text = _described(self._stats)
-        self.ui.trainProgressBar.visible = active
         self.ui.trainProgressBar.setMaximum(1000 if steps else 0)
         self.ui.trainProgressBar.setValue(round(1000 * step / steps) if steps else 0)
-        if active and self._stats.get("history") and charts.find(slicer.mrmlScene):
+        if self._watch and self._stats.get("history") and charts.find(slicer.mrmlScene):
             charts.update(slicer.mrmlScene, self._stats)
         self._enable()
 
@@ -221,6 +219,7 @@ class TrainPanel:
         stopping = self._stats.get("state") == "stopping"
         self.ui.refreshButton.enabled = connected
         self.ui.uploadButton.enabled = connected and self.ui.uploadSelector.currentNode() is not None
+        self.ui.trainProgressBar.visible = self._watch is not None
         self.ui.trainButton.text = _("Stop training") if self._watch else _("Start training")
         self.ui.trainButton.enabled = connected and not (self._watch and stopping)
         self.ui.plotButton.enabled = bool(self._stats.get("history"))

@@ -1,0 +1,302 @@
+"""Apply and Cancel with a real server: what comes back, and what happens when something gets in between."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from srcyc.volume import Volume
+
+
+def affine_of(node: Any) -> np.ndarray:
+    """Give a volume node's matrix from voxels to RAS."""
+    import slicer
+    import vtk
+
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    return np.asarray(slicer.util.arrayFromVTKMatrix(matrix))
+
+
+def composites(scene: Any) -> dict[str, Any]:
+    """Give the composite nodes by the names of their views."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")
+    nodes = [scene.GetNthNodeByClass(row, "vtkMRMLSliceCompositeNode") for row in range(count)]
+    return {node.GetLayoutName(): node for node in nodes}
+
+
+def as_slicer_has_it(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
+    """Give voxels and matrix as Slicer has them: it turns the slices of left-handed volumes round."""
+    data, affine = volume.data[0], volume.affine
+    if np.linalg.det(affine[:3, :3]) < 0:
+        turned = affine.copy()
+        turned[:3, 2] *= -1
+        turned[:3, 3] += (data.shape[2] - 1) * affine[:3, 2]
+        data, affine = data[:, :, ::-1], turned
+    return data, affine
+
+
+@pytest.mark.parametrize("name", ["head.nii.gz", "oblique.nrrd"])
+def test_the_result_is_what_the_command_line_writes(
+    connected: Any, scans: Any, command_line: Any, name: str
+) -> None:
+    import slicer
+
+    scan = connected.load(scans.folder / name, "scan")
+    connected.make_it_short()
+    result = connected.apply()
+    expected, affine = as_slicer_has_it(command_line(scans.folder / name)[0])
+    assert result.GetClassName() == "vtkMRMLScalarVolumeNode"
+    assert result.GetName() == "scan (SRCyc)"
+    np.testing.assert_allclose(affine_of(result), affine, atol=1e-5)
+    found = slicer.util.arrayFromVolume(result).transpose(2, 1, 0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-3)
+    assert connected.ui.resultSelector.currentNode() is result
+    assert result.GetStorageNode() is None, "its file is temporary"
+    assert result.GetNodeReference("SRCyc.Original") is scan
+    connected.is_ready()
+
+
+def test_the_result_is_shown_as_the_scan_is(connected: Any, scans: Any) -> None:
+    import slicer
+
+    scan = connected.load(scans.nrrd)
+    display = scan.GetDisplayNode()
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevel(321.0, 123.0)
+    turn = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "turn")
+    scan.SetAndObserveTransformNodeID(turn.GetID())
+    connected.make_it_short()
+    result = connected.apply()
+    shown = result.GetDisplayNode()
+    assert not shown.GetAutoWindowLevel()
+    assert (shown.GetWindow(), shown.GetLevel()) == (321.0, 123.0)
+    assert result.GetTransformNodeID() == turn.GetID()
+
+
+def test_scan_and_result_side_by_side_and_faded(connected: Any, scans: Any) -> None:
+    import slicer
+
+    scan = connected.load(scans.nifti)
+    connected.make_it_short()
+    result = connected.apply()
+    layouts = slicer.app.layoutManager()
+    assert layouts.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutThreeOverThreeView
+    views = layouts.layoutLogic().GetViewNodes()
+    names = [views.GetItemAsObject(row).GetLayoutName() for row in range(views.GetNumberOfItems())]
+    shown = composites(slicer.mrmlScene)
+    assert len(names) == 6
+    assert [shown[name].GetBackgroundVolumeID() for name in names] == 3 * [scan.GetID()] + 3 * [
+        result.GetID()
+    ]
+    assert all(shown[name].GetLinkedControl() for name in names)
+
+    upper, lower = (layouts.sliceWidget(names[row]).mrmlSliceNode() for row in (0, 3))
+    for row in range(3):
+        assert upper.GetSliceToRAS().GetElement(row, 3) == lower.GetSliceToRAS().GetElement(row, 3)
+    assert upper.GetFieldOfView() == pytest.approx(lower.GetFieldOfView())
+    assert upper.GetOrientation() == lower.GetOrientation()
+
+    connected.click(connected.ui.fadeButton)
+    assert layouts.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+    for name in ("Red", "Green", "Yellow"):
+        assert shown[name].GetBackgroundVolumeID() == scan.GetID()
+        assert shown[name].GetForegroundVolumeID() == result.GetID()
+    connected.ui.fadeSlider.value = 0.25
+    assert [shown[name].GetForegroundOpacity() for name in ("Red", "Green", "Yellow")] == 3 * [0.25]
+    connected.click(connected.ui.sideBySideButton)
+    assert layouts.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutThreeOverThreeView
+    assert [shown[name].GetForegroundVolumeID() for name in names] == 6 * [None]
+
+
+def test_the_scan_on_the_screen_can_be_left_unsmoothed(connected: Any, scans: Any) -> None:
+    scan = connected.load(scans.nifti)
+    connected.make_it_short()
+    connected.apply()
+    assert scan.GetDisplayNode().GetInterpolate()
+    connected.click(connected.ui.interpolateCheckBox)
+    assert not scan.GetDisplayNode().GetInterpolate()
+
+
+def test_options_reach_the_server(connected: Any, scans: Any, command_line: Any) -> None:
+    import slicer
+
+    connected.load(scans.nifti)
+    connected.make_it_short()
+    connected.type(connected.ui.spacingComboBox.lineEdit(), "0.8")
+    connected.click(connected.ui.consistencyCheckBox)
+    result = connected.apply()
+    expected, _sidecar = command_line(scans.nifti, "--target-spacing", "0.8", "--no-consistency")
+    found = slicer.util.arrayFromVolume(result).transpose(2, 1, 0)
+    assert found.shape == expected.data[0].shape
+    np.testing.assert_allclose(found, expected.data[0], rtol=1e-5, atol=1e-3)
+
+
+def test_an_uncertainty_map_lies_over_the_result(connected: Any, scans: Any) -> None:
+    import slicer
+
+    connected.load(scans.nifti)
+    connected.make_it_short()
+    assert not connected.ui.uncertaintySlider.enabled
+    connected.click(connected.ui.uncertaintyCheckBox)
+    result = connected.apply()
+    uncertainty = result.GetNodeReference("SRCyc.Uncertainty")
+    assert uncertainty is not None
+    np.testing.assert_allclose(affine_of(uncertainty), affine_of(result), atol=1e-6)
+    assert slicer.util.arrayFromVolume(uncertainty).min() >= 0
+    assert connected.ui.uncertaintySlider.enabled
+    connected.ui.uncertaintySlider.value = 0.5
+    below = [
+        node
+        for node in composites(slicer.mrmlScene).values()
+        if node.GetBackgroundVolumeID() == result.GetID()
+    ]
+    assert len(below) == 3
+    assert {node.GetForegroundVolumeID() for node in below} == {uncertainty.GetID()}
+    assert {node.GetForegroundOpacity() for node in below} == {0.5}
+
+
+def test_a_scan_of_the_server_can_be_loaded_and_used(connected: Any) -> None:
+    ui = connected.ui
+    connected.choose(ui.sampleComboBox, "series")
+    connected.click(ui.loadButton)
+    connected.wait(lambda: ui.inputSelector.currentNode() is not None, "load the series")
+    assert ui.inputSelector.currentNode().GetImageData().GetDimensions() == (24, 26, 8)
+    assert ui.loadButton.enabled
+    connected.make_it_short()
+    result = connected.apply()
+    assert result.GetImageData().GetDimensions()[2] > 8
+    connected.leaves_nothing()
+
+
+def test_what_cannot_be_super_resolved_is_said(connected: Any) -> None:
+    import slicer
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "nothing")
+    connected.ui.inputSelector.setCurrentNode(node)
+    connected.click(connected.ui.applyButton)
+    assert "nothing" in connected.dialog()
+    connected.is_ready()
+
+
+def test_what_the_server_refuses_is_said(connected: Any, scans: Any) -> None:
+    connected.load(scans.nifti)
+    connected.type(connected.ui.spacingComboBox.lineEdit(), "finer")
+    connected.click(connected.ui.applyButton)
+    said = connected.dialog()
+    assert "finer" in said and "Traceback" not in said
+    assert connected.ui.statusLabel.text == said
+    connected.is_ready()
+
+
+@pytest.mark.slow
+def test_cancel_returns_at_once_and_the_server_stays_usable(
+    connected: Any, scans: Any, srcyc_server: Any
+) -> None:
+    connected.load(scans.nrrd)
+    connected.make_it_long()
+    connected.click(connected.ui.applyButton)
+    connected.wait(lambda: "Computing" in connected.ui.statusLabel.text, "compute")
+    connected.wait(lambda: connected.ui.applyButton.text == "Cancel", "offer Cancel")
+    time.sleep(0.6)  # a click in the first half second is the second one of a double click
+    begun = time.monotonic()
+    connected.click(connected.ui.applyButton)
+    assert connected.ui.applyButton.text == "Apply"
+    assert time.monotonic() - begun < 1.0
+    assert "Cancelled" in connected.ui.statusLabel.text
+    connected.is_ready()
+    assert connected.results() == []
+
+    # The next one does not wait for what was given up.
+    connected.make_it_short()
+    begun = time.monotonic()
+    connected.apply()
+    assert time.monotonic() - begun < 30.0
+    assert srcyc_server.get("/info/").ok
+
+
+def test_a_double_click_starts_one_and_cancels_none(connected: Any, scans: Any) -> None:
+    connected.load(scans.nifti)
+    connected.make_it_short()
+    connected.click(connected.ui.applyButton, times=2)
+    assert connected.ui.applyButton.text == "Cancel"
+    connected.wait(lambda: connected.ui.applyButton.text == "Apply", "come to an end")
+    assert len(connected.results()) == 1
+
+
+def test_again_and_again(connected: Any, scans: Any) -> None:
+    connected.load(scans.nifti)
+    connected.make_it_short()
+    names = [connected.apply().GetName() for _again in range(3)]
+    assert len(set(names)) == 3
+    connected.is_ready()
+
+
+@pytest.mark.slow
+def test_the_scene_is_closed_during_a_request(connected: Any, scans: Any) -> None:
+    import slicer
+
+    connected.load(scans.nrrd)
+    connected.make_it_long()
+    connected.click(connected.ui.applyButton)
+    connected.wait(lambda: "Computing" in connected.ui.statusLabel.text, "compute")
+    slicer.mrmlScene.Clear(0)
+    connected.wait(lambda: connected.ui.applyButton.text == "Apply", "give up", 5.0)
+    assert connected.ui.inputSelector.currentNode() is None
+    assert not connected.ui.applyButton.enabled and not connected.ui.progressBar.visible
+    assert connected.results() == []
+    connected.leaves_nothing()
+    # The connection and the panel live on with the new scene.
+    connected.load(scans.nifti, "another")
+    connected.make_it_short()
+    assert connected.apply().GetName() == "another (SRCyc)"
+
+
+def test_the_scan_is_deleted_during_a_request(connected: Any, scans: Any) -> None:
+    import slicer
+
+    scan = connected.load(scans.nifti, "gone")
+    connected.make_it_short()
+    connected.click(connected.ui.applyButton)
+    slicer.mrmlScene.RemoveNode(scan)
+    del scan
+    connected.wait(lambda: connected.ui.applyButton.text == "Apply", "come to an end")
+    # What the user waited for is not thrown away.
+    (result,) = connected.results()
+    assert result.GetImageData() is not None
+    assert not connected.ui.sideBySideButton.enabled
+    connected.leaves_nothing()
+
+
+def test_choices_are_kept_with_the_scene(
+    connected: Any, scans: Any, module_folder: Any, tmp_path: Any
+) -> None:
+    import slicer
+
+    connected.load(scans.nifti)
+    connected.type(connected.ui.spacingComboBox.lineEdit(), "1.5")
+    connected.click(connected.ui.denoiseCheckBox)
+    node = connected.widget.logic.getParameterNode()
+    assert node.GetParameter("target_spacing") == "1.5"
+    scene = tmp_path / "scene.mrml"
+    slicer.mrmlScene.SetURL(str(scene))
+    assert slicer.mrmlScene.Commit()
+    slicer.mrmlScene.Clear(0)
+    connected.session.process_events()
+    slicer.mrmlScene.SetURL(str(scene))
+    slicer.mrmlScene.Import()
+    connected.session.process_events()
+    assert connected.ui.spacingComboBox.currentText == "1.5"
+    assert connected.ui.denoiseCheckBox.checked
+
+
+def test_the_panel_goes_during_a_request(connected: Any, scans: Any) -> None:
+    connected.load(scans.nrrd)
+    connected.make_it_long()
+    connected.click(connected.ui.applyButton)
+    connected.session.quit()
+    left = list((connected.session.folder / "temporary").iterdir())
+    assert not left

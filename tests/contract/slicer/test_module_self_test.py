@@ -1,0 +1,31 @@
+"""The self-test that the module brings for Slicer, run in the stand-in: its own server, a scan of the sample data."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def test_it_passes(
+    stand_in: Any, module_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import slicer
+
+    if sys.platform == "win32":
+        pytest.skip("the program is a shell script here")
+    # The real program, with a model folder that is not the clone's.
+    program = tmp_path / "srcyc"
+    program.write_text(
+        f'#!/bin/sh\nexec "{sys.executable}" -m srcyc.cli "$@" --model-dir "{tmp_path}/models"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("SRCYC_PROGRAM", str(program))
+    stand_in.load_module(module_folder)
+    stand_in.in_event_loop(lambda: slicer.selfTests["SRCyc"](msec=1))
+    (scan, result) = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    assert (scan.GetName(), result.GetName()) == ("brain1", "brain1 (SRCyc)")

@@ -1,0 +1,173 @@
+"""The server dies, or is this computer's own: started, stopped and ended from the panel."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def mortal(serve: Any, studies_of: Any, tiny_model: Path) -> Iterator[Any]:
+    """A server that a test may kill."""
+    server = serve("srcyc", studies_of("nifti", "nrrd"), model=tiny_model)
+    yield server
+    server.end()
+
+
+def test_the_server_is_killed_during_a_request(panel: Any, mortal: Any, scans: Any) -> None:
+    panel.connect(mortal.url)
+    panel.load(scans.nrrd)
+    panel.make_it_long()
+    panel.click(panel.ui.applyButton)
+    panel.wait(lambda: "Computing" in panel.ui.statusLabel.text, "compute")
+    mortal.kill()
+    said = panel.dialog()
+    assert "Traceback" not in said and "HTTPConnection" not in said
+    assert str(mortal.port) in said or "server" in said.lower()
+    assert panel.ui.statusLabel.text == said
+    panel.is_ready()
+    assert panel.results() == []
+
+    # Nobody is there now: that is said too, and nothing is stuck.
+    panel.click(panel.ui.applyButton)
+    assert str(mortal.port) in panel.dialog()
+    panel.is_ready()
+
+    mortal.restart()
+    panel.connect(mortal.url)
+    panel.make_it_short()
+    assert panel.apply() is not None
+    panel.is_ready()
+
+
+def test_slicer_ends_during_a_request(connected: Any, scans: Any) -> None:
+    panel = connected
+    panel.load(scans.nrrd)
+    panel.make_it_long()
+    panel.click(panel.ui.applyButton)
+    panel.wait(lambda: "Computing" in panel.ui.statusLabel.text, "compute")
+    begun = time.monotonic()
+    panel.session.quit()
+    assert time.monotonic() - begun < 5.0
+    assert list((panel.session.folder / "temporary").iterdir()) == []
+    assert not [child for child in psutil.Process().children() if "SRCycLib.worker" in " ".join(_line(child))]
+
+
+def _line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+# -- a server on this computer ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def local(panel: Any, studies_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The panel with program and folder chosen; the server has a home of its own."""
+    if sys.platform == "win32":
+        pytest.skip("the program is a shell script here")
+    # The real program, with a model folder that is not the clone's.
+    program = tmp_path / "bin" / "srcyc"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\nexec "{sys.executable}" -m srcyc.cli "$@" --model-dir "{tmp_path}/models"\n'
+    )
+    program.chmod(0o755)
+    panel.session.environment["HOME"] = str(tmp_path)
+    panel.session.environment["OMP_NUM_THREADS"] = "1"
+    panel.ui.programPathEdit.currentPath = str(program)
+    panel.ui.studiesPathEdit.currentPath = str(studies_of("nifti"))
+    yield panel
+    for process in servers():
+        process.kill()
+
+
+def servers() -> list[psutil.Process]:
+    """Give the servers that the panel has started; those of the fixtures bear a mark."""
+    return [
+        child
+        for child in psutil.Process().children()
+        if "serve" in _line(child) and "SRCYC_TEST_SERVER" not in child.environ()
+    ]
+
+
+def start(panel: Any) -> psutil.Process:
+    panel.click(panel.ui.localServerButton)
+    assert panel.ui.localServerButton.text == "Stop server"
+    (process,) = panel.wait(servers, "start a server")
+    return process
+
+
+def test_a_server_is_started_used_and_stopped(local: Any, scans: Any) -> None:
+    process = start(local)
+    local.wait(lambda: local.ui.sampleComboBox.count > 0, "connect to the server on this computer")
+    assert "Connected" in local.ui.serverStatusLabel.text
+    assert local.ui.sampleComboBox.itemData(0) == "head"
+    # Slicer's own variables would make another Python load Slicer's libraries.
+    assert "SLICER_HOME" not in process.environ()
+    assert "127.0.0.1" in _line(process)
+
+    local.click(local.ui.localServerButton)
+    local.wait(lambda: local.ui.localServerButton.text == "Start server", "stop the server")
+    assert local.ui.localServerButton.enabled
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    assert local.ui.modelComboBox.count == 0
+    assert not local.dialogs.take()
+    local.leaves_nothing()
+
+
+def test_a_server_that_dies_is_missed(local: Any) -> None:
+    """Here before it has answered; after that, requests find out."""
+    process = start(local)
+    process.kill()
+    said = local.dialog()
+    assert "ended" in said and "Traceback" not in said
+    assert local.ui.localServerButton.text == "Start server" and local.ui.localServerButton.enabled
+    assert local.ui.modelComboBox.count == 0
+
+
+def test_the_server_ends_with_slicer(local: Any) -> None:
+    process = start(local)
+    local.session.quit()
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_program_that_is_no_server(local: Any, tmp_path: Path) -> None:
+    program = tmp_path / "srcyc"
+    program.write_text("#!/bin/sh\necho 'I am something else.'\nexit 3\n")
+    program.chmod(0o755)
+    local.ui.programPathEdit.currentPath = str(program)
+    local.click(local.ui.localServerButton)
+    said = local.dialog()
+    assert "I am something else." in said and "3" in said
+    assert local.ui.localServerButton.text == "Start server" and local.ui.localServerButton.enabled
+    assert local.ui.connectButton.enabled
+    local.leaves_nothing()
+
+
+@pytest.mark.parametrize("field", ["programPathEdit", "studiesPathEdit"])
+def test_what_is_missing_is_said(local: Any, tmp_path: Path, field: str) -> None:
+    getattr(local.ui, field).currentPath = str(tmp_path / "missing")
+    local.click(local.ui.localServerButton)
+    assert "missing" in local.dialog()
+    assert servers() == []
+
+
+def test_a_program_that_cannot_be_run(local: Any, tmp_path: Path) -> None:
+    program = tmp_path / "srcyc"
+    program.write_text("nothing that runs")
+    local.ui.programPathEdit.currentPath = str(program)
+    local.click(local.ui.localServerButton)
+    assert "cannot be started" in local.dialog()
+    assert local.ui.localServerButton.text == "Start server"
+    local.leaves_nothing()
