@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +31,30 @@ def _needed() -> None:
 def module_folder(repository: Path) -> Path:
     """The folder of the Slicer module."""
     return repository / MODULE
+
+
+@pytest.fixture
+def scene() -> Iterator[Any]:
+    """A scene of Slicer's core alone, without the stand-in."""
+    import slicer
+
+    scene = slicer.vtkMRMLScene()
+    yield scene
+    scene.Clear(True)
+
+
+@pytest.fixture(scope="session")
+def library() -> Callable[[str], ModuleType]:
+    """``library("volumes")`` gives a file of SRCycLib; Slicer's core alone comes without its translations."""
+
+    def load(name: str) -> ModuleType:
+        with pytest.MonkeyPatch.context() as patch:
+            if "slicer.i18n" not in sys.modules:
+                translations = SimpleNamespace(tr=lambda text, context=None: text)
+                patch.setitem(sys.modules, "slicer.i18n", translations)
+            return importlib.import_module(f"SRCycLib.{name}")
+
+    return load
 
 
 @pytest.fixture

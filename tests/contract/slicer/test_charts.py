@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -38,22 +37,10 @@ HISTORY: list[dict[str, Any]] = [
 STATS = {"run": "mine", "state": "running", "history": HISTORY}
 
 
-@pytest.fixture(scope="module")
-def charts() -> ModuleType:
-    """The module under test; the core of Slicer comes without its translations."""
-    if "slicer.i18n" not in sys.modules:
-        translations = SimpleNamespace(tr=lambda text, context=None: text)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(sys.modules, "slicer.i18n", translations)
-            return importlib.import_module("SRCycLib.charts")
-    return importlib.import_module("SRCycLib.charts")
-
-
 @pytest.fixture
-def scene() -> Any:
-    scene = slicer.vtkMRMLScene()
-    yield scene
-    scene.Clear(True)
+def charts(library: Callable[[str], ModuleType]) -> ModuleType:
+    """The module under test."""
+    return library("charts")
 
 
 def nodes(scene: Any, kind: str) -> list[Any]:

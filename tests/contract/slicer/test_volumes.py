@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,22 +21,10 @@ from SRCycLib.client import Client
 CommandLine = Callable[..., Any]
 
 
-@pytest.fixture(scope="module")
-def volumes() -> ModuleType:
-    """The module under test; the core of Slicer comes without its translations."""
-    if "slicer.i18n" not in sys.modules:
-        translations = SimpleNamespace(tr=lambda text, context=None: text)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(sys.modules, "slicer.i18n", translations)
-            return importlib.import_module("SRCycLib.volumes")
-    return importlib.import_module("SRCycLib.volumes")
-
-
 @pytest.fixture
-def scene() -> Any:
-    scene = slicer.vtkMRMLScene()
-    yield scene
-    scene.Clear(True)
+def volumes(library: Callable[[str], ModuleType]) -> ModuleType:
+    """The module under test."""
+    return library("volumes")
 
 
 def make(
