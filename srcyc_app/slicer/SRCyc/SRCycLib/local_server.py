@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from SRCycLib.remote import console_options
+from SRCycLib.remote import console_options, new_folder
 
 _HOST = "127.0.0.1"
 _FIRST_PORT = 8000
@@ -79,7 +78,7 @@ class LocalServer:
             OSError: the program cannot be started.
         """
         port = _free_port()
-        self._log = Path(tempfile.mkdtemp(prefix="server-", dir=slicer.app.temporaryPath)) / "log"
+        self._log = new_folder("server") / "log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [program, "serve", "--studies", studies, "--host", _HOST, "--port", str(port)],

@@ -33,6 +33,11 @@ _log = logging.getLogger(__name__)
 _MODULE_FOLDER = Path(__file__).resolve().parents[1]
 
 
+def new_folder(purpose: str) -> Path:
+    """Make a folder of its own where Slicer keeps temporary files; its maker removes it."""
+    return Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=slicer.app.temporaryPath))
+
+
 def console_options() -> dict[str, Any]:
     """Options of `subprocess.Popen` with which no console window opens on Windows, and Ctrl-C stays ours elsewhere."""
     if os.name == "nt":
@@ -150,7 +155,7 @@ class Remote:
             progress: called with a state and a share from 0 to 1.
             news: called with each report of a watch.
         """
-        folder = Path(tempfile.mkdtemp(prefix="request-", dir=slicer.app.temporaryPath))
+        folder = new_folder("request")
         request = folder / "request.json"
         request.write_text(json.dumps({"url": url, "action": action, "arguments": arguments}))
         with (folder / "said").open("wb") as said, (folder / "errors").open("wb") as errors:

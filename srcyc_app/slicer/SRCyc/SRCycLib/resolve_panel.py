@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from slicer.i18n import tr as _
 from SRCycLib import volumes
 from SRCycLib.cards import card_text
 from SRCycLib.parameters import Parameters
-from SRCycLib.remote import Call
+from SRCycLib.remote import Call, new_folder
 from SRCycLib.session import Session
 from SRCycLib.super_resolution import SuperResolution
 from SRCycLib.widgets import data, fill
@@ -147,7 +146,7 @@ class ResolvePanel:
 
     def _load_sample(self, _checked: bool = False) -> None:
         image = data(self.ui.sampleComboBox)
-        folder = Path(tempfile.mkdtemp(prefix="scan-", dir=slicer.app.temporaryPath))
+        folder = new_folder("scan")
 
         def loaded(answer: dict[str, Any]) -> None:
             ended()

@@ -63,15 +63,9 @@ class Session:
             return self.call("wait", {"seconds": patience}, done=connected, failed=lost)
         return self.call("info", done=connected, failed=lost)
 
-    def refresh(self, done: Callable[[], None] | None = None) -> None:
+    def refresh(self) -> None:
         """Ask again what models there are."""
-
-        def refreshed(server: dict[str, Any]) -> None:
-            self._set(server)
-            if done:
-                done()
-
-        self.call("info", done=refreshed, failed=self.complain)
+        self.call("info", done=self._set, failed=self.complain)
 
     def disconnect(self) -> None:
         """Use no server any more."""

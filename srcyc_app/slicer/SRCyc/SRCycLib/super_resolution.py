@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import slicer
 from slicer.i18n import tr as _
 
 from SRCycLib import volumes
+from SRCycLib.remote import new_folder
 from SRCycLib.session import Session
 
 #: Roles by which a result refers to other nodes; they are saved with the scene.
@@ -53,7 +52,7 @@ class SuperResolution:
         self._scene = scan.GetScene()
         self._done = done
         self._failed = failed
-        self._folder = Path(tempfile.mkdtemp(prefix="scan-", dir=slicer.app.temporaryPath))
+        self._folder = new_folder("scan")
         try:
             file = self._folder / f"{file_name(scan.GetName())}.nrrd"
             volumes.export(scan, file)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import qt
@@ -13,13 +11,11 @@ import slicer
 from slicer.i18n import tr as _
 
 from SRCycLib import charts, volumes
-from SRCycLib.remote import Call
+from SRCycLib.remote import Call, new_folder
 from SRCycLib.session import Session
 from SRCycLib.super_resolution import file_name
+from SRCycLib.training import is_alive
 from SRCycLib.widgets import data, fill
-
-#: States of a training in which something is under way.
-_ACTIVE = ("starting", "preparing", "running", "stopping")
 
 #: Seconds between two looks at a training.
 _INTERVAL = 2.0
@@ -108,7 +104,7 @@ class TrainPanel:
 
     def _upload(self, _checked: bool = False) -> None:
         node = self.ui.uploadSelector.currentNode()
-        folder = Path(tempfile.mkdtemp(prefix="upload-", dir=slicer.app.temporaryPath))
+        folder = new_folder("upload")
         name = file_name(node.GetName())
 
         def ended() -> None:
@@ -154,7 +150,7 @@ class TrainPanel:
             fill(getattr(self.ui, name), [(str(choice), str(choice)) for choice in choices])
         self.refresh()
         self._show(server["training"])
-        if self._stats.get("state") in _ACTIVE:
+        if is_alive(self._stats):
             self._follow()
 
     def _start_or_stop(self, _checked: bool = False) -> None:

@@ -10,7 +10,7 @@ _WAITING = ("SUBMITTED", "RUNNING")
 
 def is_over(stats: dict[str, Any], task: dict[str, Any]) -> bool:
     """Tell whether a training has ended, and its process with it: only then can the next one begin."""
-    return not _is_alive(stats) and task.get("status") not in _WAITING
+    return not is_alive(stats) and task.get("status") not in _WAITING
 
 
 class Watch:
@@ -36,15 +36,16 @@ class Watch:
         if not self._looked:
             self._looked = True
             # Of another training, or of this one if it has ended in this moment: then the next look says so.
-            self._before = which if waiting and not _is_alive(stats) else None
-        if _is_alive(stats) or which != self._before:
+            self._before = which if waiting and not is_alive(stats) else None
+        if is_alive(stats) or which != self._before:
             return stats
         if waiting:
             return {"state": "starting", "message": "begins.", "step": 0, "steps": 0, "history": []}
         return _without_a_word(stats, task)
 
 
-def _is_alive(stats: dict[str, Any]) -> bool:
+def is_alive(stats: dict[str, Any]) -> bool:
+    """Tell whether something is under way in a training."""
     return stats.get("state") in _ALIVE
 
 
