@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,10 @@ from skimage.metrics import structural_similarity
 from skimage.registration import phase_cross_correlation
 
 from srcyc.errors import DataError
-from srcyc.intensity import foreground_mask, robust_scaling
+from srcyc.intensity import IntensityScaling, foreground_mask, robust_scaling
+
+if TYPE_CHECKING:
+    from srcyc.evaluation.lpips import LPIPS
 
 Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -24,6 +29,8 @@ _SSIM_SIGMA, _SSIM_RADIUS = 1.5, 5
 #: Voxels along each axis that :func:`ssim` needs.
 SSIM_WINDOW = 2 * _SSIM_RADIUS + 1
 _CLOSING_RADIUS = 2
+#: Normalised intensity above which slices are compared for their gain.
+_GAIN_HEAD = 0.15
 _TAPER = 0.25
 #: Alignment is judged on detail finer than a Gaussian of this standard deviation, voxels.
 _DETAIL = 4.0
@@ -53,12 +60,70 @@ def evaluation_mask(truth: Image) -> Mask:
     return np.asarray(ndimage.binary_fill_holes(closed[inner] | foreground))
 
 
-def data_range(truth: Image) -> float:
-    """Give the truth's robust range: 0.5th percentile of all voxels to 99.5th percentile of the foreground.
+@dataclass(frozen=True)
+class Quality:
+    """How near an image comes to the truth, in its head.
 
-    The maximum of an MR scan is one bright vessel; measured against it every method would look good.
+    Attributes:
+        psnr: dB.
+        ssim: 3D, at most 1; None if the truth is smaller than the window.
+        lpips: less is better; None if not asked for, or the truth is too small.
     """
-    return robust_scaling(truth).scale
+
+    psnr: float
+    ssim: float | None
+    lpips: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What images are compared with, and the one mask and data range that all of them are judged by.
+
+    The data range is the truth's robust range, from its 0.5th percentile (black) to the 99.5th of its foreground
+    (white): the maximum of an MR scan is one bright vessel, and measured against it every method would look good.
+
+    Attributes:
+        image: ``(I, J, K)``, any intensity unit.
+    """
+
+    image: Image
+
+    @cached_property
+    def mask(self) -> Mask:
+        """Voxels that count, ``(I, J, K)``, see :func:`evaluation_mask`."""
+        return evaluation_mask(self.image)
+
+    @cached_property
+    def scaling(self) -> IntensityScaling:
+        """From the image's unit to black 0 and white 1."""
+        return robust_scaling(self.image)
+
+    @property
+    def peak(self) -> float:
+        """The data range, the image's unit."""
+        return self.scaling.scale
+
+    @property
+    def black(self) -> float:
+        """The intensity shown as black."""
+        return self.scaling.offset
+
+    def quality(self, image: Image, lpips: LPIPS | None = None) -> Quality:
+        """Compare an image with the truth.
+
+        Args:
+            image: ``(I, J, K)`` on the truth's grid, the truth's unit.
+            lpips: measure LPIPS too.
+
+        Raises:
+            DataError: the truth is constant.
+        """
+        structural = perceptual = None
+        if min(self.image.shape) >= SSIM_WINDOW:
+            structural = ssim(image, self.image, self.mask, self.peak)
+        if lpips is not None and lpips.fits(self.image.shape):
+            perceptual = lpips(image - self.black, self.image - self.black, self.mask, self.peak)
+        return Quality(psnr(image, self.image, self.mask, self.peak), structural, perceptual)
 
 
 def psnr(image: Image, truth: Image, mask: Mask, peak: float) -> float:
@@ -68,7 +133,7 @@ def psnr(image: Image, truth: Image, mask: Mask, peak: float) -> float:
         image: ``(I, J, K)`` on the truth's grid, the truth's intensity unit.
         truth: ``(I, J, K)``.
         mask: voxels that count.
-        peak: data range, see :func:`data_range`.
+        peak: data range, see :class:`Truth`.
 
     Returns:
         dB; infinite for equal images.
@@ -91,7 +156,7 @@ def ssim(image: Image, truth: Image, mask: Mask, peak: float) -> float:
         image: ``(I, J, K)`` on the truth's grid, the truth's intensity unit.
         truth: ``(I, J, K)``.
         mask: voxels that count.
-        peak: data range, see :func:`data_range`.
+        peak: data range, see :class:`Truth`.
 
     Raises:
         DataError: a volume smaller than the window (11 voxels) along an axis.
@@ -112,6 +177,32 @@ def ssim(image: Image, truth: Image, mask: Mask, peak: float) -> float:
         full=True,
     )
     return float(similarity[mask[box]].mean(dtype=np.float64))
+
+
+def slice_gain(slices: Image, scaling: IntensityScaling) -> float | None:
+    """Measure by how much neighbouring slices differ in brightness, which shows as bands across a result.
+
+    g_i = median over the head of (2 c_i - c_(i-1) - c_(i+1)) / 2 c_i for the slices c_i; the root mean square of g_i
+    over the middle half of the slices. The head is where all three slices are above 0.15 of the range. Of a result x,
+    the slices are A x. About 1 % is anatomy.
+
+    Args:
+        slices: ``(I, J, S)``, slice axis last, any intensity unit.
+        scaling: the scan's own, for the scan and for all results compared with it.
+
+    Returns:
+        per cent; None if there is no slice with two neighbours and a head in it.
+    """
+    c = scaling.normalise(slices).astype(np.float64)
+    count = c.shape[2]
+    gains = []
+    for i in range(max(1, count // 4), min(count - 1, count - count // 4)):
+        before, own, after = (c[..., n] for n in (i - 1, i, i + 1))
+        head = np.minimum(np.minimum(before, own), after) > _GAIN_HEAD
+        if head.any():
+            own = own[head]
+            gains.append(float(np.median((2 * own - before[head] - after[head]) / (2 * own))))
+    return 100 * math.sqrt(float(np.mean(np.square(gains)))) if gains else None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import torch
 from scipy import ndimage
 
 from srcyc.errors import DataError
-from srcyc.evaluation.metrics import alignment, data_range, evaluation_mask, psnr, ssim
+from srcyc.evaluation.metrics import Quality, Truth, alignment, evaluation_mask, psnr, slice_gain, ssim
+from srcyc.intensity import IntensityScaling, robust_scaling
 from srcyc.resampling import resample
 
 
@@ -28,27 +29,104 @@ def test_psnr_is_the_textbook_value_inside_the_mask_only():
 
 
 def test_an_equal_image_is_perfect(head):
-    mask, peak = evaluation_mask(head), data_range(head)
-    assert psnr(head, head, mask, peak) == math.inf
-    assert ssim(head, head, mask, peak) == pytest.approx(1.0)
+    quality = Truth(head).quality(head)
+    assert quality.psnr == math.inf
+    assert quality.ssim == pytest.approx(1.0)
 
 
 def test_more_blur_costs_more(head):
-    mask, peak = evaluation_mask(head), data_range(head)
-    scores = [
-        (psnr(blurred, head, mask, peak), ssim(blurred, head, mask, peak))
-        for blurred in (ndimage.gaussian_filter(head, (0, 0, sigma)) for sigma in (0.5, 1.0, 2.0))
-    ]
-    assert scores == sorted(scores, reverse=True)
-    assert scores[0][1] > scores[1][1] > scores[2][1]
+    truth = Truth(head)
+    slight, clear, strong = (
+        truth.quality(ndimage.gaussian_filter(head, (0, 0, sigma))) for sigma in (0.5, 1.0, 2.0)
+    )
+    assert slight.psnr > clear.psnr > strong.psnr
+    assert slight.ssim > clear.ssim > strong.ssim
+
+
+@pytest.mark.parametrize("wrong", [lambda x: np.roll(x, 1, axis=2), lambda x: np.flip(x, 2)])
+def test_a_shifted_or_flipped_result_is_worse_than_a_blurred_one(head, wrong):
+    truth = Truth(head)
+    blurred, misplaced = truth.quality(ndimage.gaussian_filter(head, (0, 0, 0.5))), truth.quality(wrong(head))
+    assert misplaced.psnr < blurred.psnr
+    assert misplaced.ssim < blurred.ssim
 
 
 def test_metrics_do_not_depend_on_the_intensity_unit(head):
     blurred = ndimage.gaussian_filter(head, (0, 0, 1))
-    one = [f(blurred, head, evaluation_mask(head), data_range(head)) for f in (psnr, ssim)]
-    raw, raw_blurred = 700 * head - 50, 700 * blurred - 50
-    other = [f(raw_blurred, raw, evaluation_mask(raw), data_range(raw)) for f in (psnr, ssim)]
-    assert other == pytest.approx(one, rel=1e-3)
+    one, other = Truth(head).quality(blurred), Truth(700 * head - 50).quality(700 * blurred - 50)
+    assert (other.psnr, other.ssim) == pytest.approx((one.psnr, one.ssim), rel=1e-3)
+
+
+def test_the_data_range_leaves_single_bright_voxels_out(head):
+    bright = head.copy()
+    bright[20, 24, 18] = 50.0
+    assert Truth(bright).peak == pytest.approx(Truth(head).peak, rel=0.01)
+    assert Truth(head).black == pytest.approx(0.0, abs=0.05)
+
+
+def test_air_does_not_count(head):
+    truth = Truth(head)
+    wrong = np.where(truth.mask, head, head + 5)
+    assert truth.quality(wrong.astype(np.float32)).psnr == math.inf
+
+
+def test_lpips_sees_black_at_zero_where_it_fits(head):
+    seen = []
+
+    class Recorder:
+        def __init__(self, fits: bool) -> None:
+            self.fits = lambda shape: fits
+
+        def __call__(self, image, truth, mask, peak):
+            seen.append((float(truth[mask].min()), peak))
+            return 0.25
+
+    truth = Truth(700 * head + 300)
+    assert truth.quality(truth.image, Recorder(False)).lpips is None
+    assert truth.quality(truth.image, Recorder(True)).lpips == 0.25
+    assert seen[0][0] == pytest.approx(truth.image[truth.mask].min() - truth.black)
+    assert seen[0][1] == truth.peak
+
+
+def test_a_truth_smaller_than_the_window_has_no_ssim(head):
+    thin = np.ascontiguousarray(head[:, :, :6])
+    assert Truth(thin).quality(thin) == Quality(math.inf, None, None)
+
+
+def test_a_constant_truth_is_refused_by_quality():
+    flat = np.full((12, 12, 12), 3.0, np.float32)
+    with pytest.raises(DataError, match="constant"):
+        Truth(flat).quality(flat)
+
+
+def test_slice_gain_is_zero_for_a_ramp_and_the_injected_odd_even_gain_else():
+    slices = np.broadcast_to(np.linspace(0.5, 0.8, 20), (6, 7, 20)).astype(np.float32)
+    unit = IntensityScaling(0.0, 1.0)
+    assert slice_gain(slices, unit) == pytest.approx(0.0, abs=1e-4)
+    flat = np.full((6, 7, 20), 0.6, np.float32)
+    # (2(1 + g) - 2(1 - g)) / 2(1 + g) = 2g / (1 + g), and -2g / (1 - g) for the slice after it.
+    flat *= np.where(np.arange(20) % 2, 1.03, 0.97).astype(np.float32)
+    expected = 100 * math.sqrt(((0.06 / 1.03) ** 2 + (0.06 / 0.97) ** 2) / 2)
+    assert slice_gain(flat, unit) == pytest.approx(expected, rel=1e-4)
+
+
+def test_slice_gain_is_of_the_head_in_the_middle_half_in_any_unit(head):
+    scan = np.ascontiguousarray(head[:, :, ::3])
+    spoiled = scan.copy()
+    spoiled[..., 5] *= 1.1
+    clean, worse = (slice_gain(x, robust_scaling(scan)) for x in (scan, spoiled))
+    assert worse > clean
+    raw = 700 * spoiled - 50
+    assert slice_gain(raw, robust_scaling(700 * scan - 50)) == pytest.approx(worse, rel=1e-3)
+    outside = scan.copy()
+    outside[..., 0] *= 1.1
+    assert slice_gain(outside, robust_scaling(scan)) == clean
+
+
+def test_slice_gain_of_two_slices_or_of_air_is_none():
+    unit = IntensityScaling(0.0, 1.0)
+    assert slice_gain(np.ones((4, 4, 2), np.float32), unit) is None
+    assert slice_gain(np.full((4, 4, 9), 0.1, np.float32), unit) is None
 
 
 def test_the_mask_holds_the_head_without_holes_and_leaves_out_air(head):
@@ -99,9 +177,9 @@ def test_a_mirrored_result_is_flagged(head, axis):
 
 
 def test_an_image_that_is_not_finite_is_never_perfect(head):
-    mask, peak = evaluation_mask(head), data_range(head)
+    truth = Truth(head)
     broken = head.copy()
     broken[20, 24, 18] = np.nan
-    assert math.isnan(psnr(broken, head, mask, peak))
+    assert math.isnan(truth.quality(broken).psnr)
     broken[20, 24, 18] = np.inf
-    assert psnr(broken, head, mask, peak) == -math.inf
+    assert truth.quality(broken).psnr == -math.inf
