@@ -22,7 +22,7 @@ from srcyc.cli.plan import (
     prepare_folder,
     remove_empty,
 )
-from srcyc.cli.publish import publish, staging
+from srcyc.cli.staging import publish, staging
 from srcyc.errors import InputError
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from srcyc.cli.publish import publish, staging
+from srcyc.cli.staging import publish, staging
 from srcyc.errors import OutputError
 
 
