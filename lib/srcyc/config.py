@@ -1,96 +1,67 @@
-"""Configuration schemas: frozen, unknown keys refused."""
+"""The settings of a training run."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Skip = Literal["area", "profile", "none"]
-
-
-class Schema(BaseModel):
-    """Base of all configuration: immutable, no key that is not declared, no number that is not finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
-    if limits[0] > limits[1]:
-        raise ValueError("give the lower limit first")
-    return limits
+from srcyc.losses import LossWeights
+from srcyc.networks import (
+    AnyGeneratorConfig,
+    DegradationNetConfig,
+    DiscriminatorConfig,
+    LowResolutionDiscriminatorConfig,
+    SliceResDNetConfig,
+)
+from srcyc.schema import FactorLimits, RatioLimits, Schema
 
 
-#: Lower and upper limit, equal ones for a single value.
-Limits = Annotated[tuple[float, float], AfterValidator(_ordered)]
-#: The same for a factor of the slice spacing, which never is below 1.
-FactorLimits = Annotated[tuple[Annotated[float, Field(ge=1)], float], AfterValidator(_ordered)]
-#: The same for slice thickness over slice spacing, as :class:`srcyc.acquisition.Acquisition` takes it.
-RatioLimits = Annotated[
-    tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(le=2)]], AfterValidator(_ordered)
-]
+class SpoilConfig(Schema):
+    """How simulated slices are spoiled as real ones are (``data.spoil:`` in a training file)."""
 
+    begin: int = Field(
+        default=0, ge=0, description="step at which spoiling sets in: clean slices teach faster"
+    )
+    full: int = Field(default=0, ge=0, description="step from which on it has its full strength")
+    chance: float = Field(default=0.7, ge=0, le=1, description="share of patches with gains or noise")
+    jitter_chance: float = Field(default=0.5, ge=0, le=1)
+    jitter: float = Field(default=0.05, ge=0, description="largest standard deviation of the slices' gains")
+    odd_even_chance: float = Field(default=0.4, ge=0, le=1)
+    odd_even: float = Field(default=0.05, ge=0, description="largest gain of odd slices against even ones")
+    noise_chance: float = Field(default=0.5, ge=0, le=1)
+    noise: float = Field(default=0.03, ge=0, description="largest standard deviation, normalised intensity")
+    told_chance: float = Field(
+        default=0.5, ge=0, le=1, description="share of patches whose thickness is told wrong"
+    )
+    told_error: float = Field(default=0.12, ge=0, description="standard deviation of the error's logarithm")
+    profile_chance: float = Field(
+        default=0.5, ge=0, le=1, description="share of patches with a profile between a Gaussian and a box"
+    )
 
-class SRResDNetConfig(Schema):
-    """Arguments of :class:`srcyc.networks.SRResDNet`; the default is the shipped product's network."""
-
-    spatial_dims: Literal[2, 3] = 3
-    in_channels: int = Field(default=1, ge=1)
-    features: int = Field(default=16, ge=1)
-    depth: int = Field(default=5, ge=1)
-    interpolation: Literal["linear", "cubic"] = "cubic"
-    knows_sampling: bool = True
-    # exp(alpha) = 100: as in the published weights, the projection only stops gross errors.
-    initial_alpha: float = math.log(100)
-    # A quantisation step of an 8-bit image.
-    sigma_floor: float = Field(default=1 / 255, ge=0)
-    clip: Limits | None = None
-
-
-class DegradationNetConfig(Schema):
-    """Arguments of :class:`srcyc.networks.DegradationNet`."""
-
-    spatial_dims: Literal[2, 3] = 3
-    in_channels: int = Field(default=1, ge=1)
-    features: int = Field(default=16, ge=1)
-    blocks: int = Field(default=4, ge=0)
-    head_kernel: Literal[3, 5, 7] = 5
-    skip: Skip = "profile"
-    norm: bool = False
-
-
-class DiscriminatorConfig(Schema):
-    """Arguments of :class:`srcyc.networks.PatchDiscriminator`."""
-
-    spatial_dims: Literal[2, 3] = 3
-    in_channels: int = Field(default=1, ge=1)
-    features: int = Field(default=16, ge=1)
-    layers: int = Field(default=3, ge=1)
-    stride_thick: bool = True
-    norm: Literal["instance", "none"] = "instance"
-
-
-class LowResolutionDiscriminatorConfig(DiscriminatorConfig):
-    """The same for D_LR, whose patches are smaller and have a handful of slices."""
-
-    layers: int = Field(default=2, ge=1)
-    stride_thick: bool = False
+    def strength(self, step: int) -> float:
+        """Give the share of the full chances at a step."""
+        if step >= self.full:
+            return 1.0
+        return max(0.0, (step - self.begin) / (self.full - self.begin)) if self.full > self.begin else 0.0
 
 
 class PatchConfig(Schema):
     """How training patches are drawn and augmented (``data:`` in a training file)."""
 
-    size: int = Field(default=48, ge=16, description="HR patch edge, voxels")
-    batch_size: int = Field(default=2, ge=1, description="patches per step, over all processes")
-    factor_range: FactorLimits = (1.5, 8.0)
-    thickness_ratio_range: RatioLimits = (0.6, 1.0)
-    gap_chance: float = Field(default=0.2, ge=0, le=1)
-    noise_chance: float = Field(default=0.2, ge=0, le=1)
-    largest_noise: float = Field(default=0.02, ge=0, description="normalised intensity")
+    size: int = Field(default=40, ge=16, description="in-plane edge of a patch, voxels")
+    slices: tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=4)]] = Field(
+        default=(8, 14), description="fewest and most slices of a patch, drawn for each step"
+    )
+    batch_size: int = Field(default=4, ge=1, description="patches per step, over all processes")
+    factor_range: FactorLimits = (2.0, 9.2)
+    thickness_ratio_range: RatioLimits = (0.6, 1.1)
+    gap_chance: float = Field(
+        default=0.7, ge=0, le=1, description="share of patches whose slices are not exactly contiguous"
+    )
+    spoil: SpoilConfig = SpoilConfig()
     random_contrast: bool = True
-    least_slices: int = Field(default=6, ge=3, description="fewest slices of an LR patch")
     least_persons: int = Field(
         default=2, ge=1, description="HR persons needed; 1: one is enough, then nobody can be held back"
     )
@@ -98,20 +69,11 @@ class PatchConfig(Schema):
     held_back: tuple[str, ...] = Field(default=(), description="persons held back, instead of a draw")
     workers: int = Field(default=1, ge=0, description="processes that draw patches ahead of the step")
 
-
-class LossWeights(Schema):
-    """Weights of the generators' loss terms; a term of weight 0 costs nothing.
-
-    In paired and generator-only training content and perceptual compare fake_hr with its truth; in unpaired training
-    they compare rec_hr with its. A training file's defaults depend on its mode: see :data:`DEFAULTS_OF_MODE`.
-    """
-
-    lambda_adversarial: float = Field(default=1.0, ge=0)
-    lambda_cycle: float = Field(default=10.0, ge=0)
-    lambda_identity: float = Field(default=5.0, ge=0)
-    lambda_content: float = Field(default=0.0, ge=0)
-    lambda_perceptual: float = Field(default=0.0, ge=0)
-    lambda_tv: float = Field(default=0.0, ge=0)
+    @model_validator(mode="after")
+    def _fewest_first(self) -> PatchConfig:
+        if self.slices[0] > self.slices[1]:
+            raise ValueError("data.slices: give the fewest first")
+        return self
 
 
 #: What is not said in a training file is filled in by mode, before the defaults of the schemas. The adversarial terms
@@ -148,9 +110,14 @@ class OptimiserConfig(Schema):
 
     learning_rate: float = Field(default=1e-3, gt=0)
     discriminator_learning_rate: float = Field(default=2e-4, gt=0)
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    algorithm: Literal["adam", "muon"] = Field(
+        default="adam",
+        description="muon: G_HR's inner layers step along orthogonalised gradients, the rest by Adam",
+    )
+    muon_learning_rate: float = Field(default=6e-3, gt=0)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
     schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
-    warm_up: int = Field(default=100, ge=0, description="steps of linear rise")
+    warm_up: int = Field(default=50, ge=0, description="steps of linear rise")
     final_fraction: float = Field(
         default=0.02, ge=0, le=1, description="of the learning rate at the last step (cosine, linear)"
     )
@@ -158,8 +125,8 @@ class OptimiserConfig(Schema):
         default=(), description="steps at which the learning rate is multiplied by gamma (step)"
     )
     gamma: float = Field(default=0.5, gt=0, le=1)
-    gradient_clip: float = Field(default=1.0, gt=0, description="L2 norm over a network's gradients")
-    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    gradient_clip: float = Field(default=0.5, gt=0, description="L2 norm over a network's gradients")
+    ema_decay: float = Field(default=0.998, ge=0, lt=1)
 
 
 class ValidationConfig(Schema):
@@ -171,7 +138,7 @@ class ValidationConfig(Schema):
     crop: int = Field(default=96, ge=32, description="edge of the central crop that is scored, voxels")
     key_metric: Literal["psnr", "ssim", "lpips", "cycle"] = Field(
         default="psnr",
-        description="what the best model is best at: gain over cubic interpolation on simulated slices "
+        description="what the best model is best at: gain over the classical inverse on simulated slices "
         "(psnr, ssim, lpips), or the forward cycle on held-back LR scans (cycle)",
     )
     lpips: str | None = Field(
@@ -223,12 +190,15 @@ class TrainingConfig(Schema):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     data: PatchConfig = PatchConfig()
-    g_hr: SRResDNetConfig = SRResDNetConfig()
+    g_hr: AnyGeneratorConfig = SliceResDNetConfig()
     g_lr: DegradationNetConfig = DegradationNetConfig()
     d_hr: DiscriminatorConfig = DiscriminatorConfig()
     d_lr: LowResolutionDiscriminatorConfig = LowResolutionDiscriminatorConfig()
     adversarial: Literal["bce", "lsgan", "relativistic"] = "bce"
     losses: LossWeights = LossWeights()
+    content: Literal["relative", "l1"] = Field(
+        default="relative", description="squared error over the classical inverse's, or the paper's L1"
+    )
     perceptual: PerceptualConfig = PerceptualConfig()
     pool_size: int = Field(default=50, ge=0, description="earlier fakes shown to the discriminators")
     optimiser: OptimiserConfig = OptimiserConfig()

@@ -73,6 +73,21 @@ class Grid:
         i, j, k = (self.shape[axis] for axis in order)
         return Grid((i, j, k), affine)
 
+    def flipped(self, axes: Sequence[int]) -> Grid:
+        """Give the same voxels with array axes turned round."""
+        affine = self.affine.copy()
+        for axis in axes:
+            affine[:3, 3] += (self.shape[axis] - 1) * affine[:3, axis]
+            affine[:3, axis] *= -1
+        return Grid(self.shape, affine)
+
+    def cropped(self, start: Sequence[int], shape: Sequence[int]) -> Grid:
+        """Give the grid of the ``shape`` voxels from voxel ``start`` on."""
+        affine = self.affine.copy()
+        affine[:3, 3] = self.index_to_world(start)
+        i, j, k = (int(n) for n in shape)
+        return Grid((i, j, k), affine)
+
 
 def requested_spacing(
     grid: Grid, target: TargetSpacing, *, finest: float | None = None

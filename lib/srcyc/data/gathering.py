@@ -165,7 +165,7 @@ class _Sorting:
         loaded = self.load(scan)
         shape = loaded.image.shape
         if scan.domain is Domain.LR:
-            need = (data.size, data.size, data.least_slices)
+            need = (data.size, data.size, data.slices[0])
         else:
             # The HR scan of a real pair gives what the LR patch covers: whether it does is looked at pair by pair.
             need = (1, 1, 1) if self.paired else (data.size,) * 3
@@ -233,7 +233,7 @@ def _pair(sorting: _Sorting) -> list[Pair]:
     reasons: dict[Path, str] = {}
     for lr in sorting.used[Domain.LR]:
         thick = sorting.load(lr)
-        slices = min(max(data.least_slices, round(data.size / thick.factor)), thick.image.shape[2])
+        slices = min(data.slices[1], thick.image.shape[2])
         partners = [hr for hr in sorting.used[Domain.HR] if hr.person == lr.person]
         if not partners:
             reasons[lr.path] = f"no HR scan of {lr.person} to pair it with"

@@ -7,6 +7,7 @@ draw together exactly what one would.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,19 +17,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from srcyc.acquisition import AxisAcquisition
 from srcyc.config import PatchConfig
 from srcyc.data.augmentation import ContrastCurve, draw_contrast, draw_orientation, orient
 from srcyc.data.pairs import Placement, gain_of_pair
+from srcyc.data.spoiling import draw_slices
 from srcyc.data.store import Array, TrainingScan
-from srcyc.data.windows import Window
 from srcyc.errors import ConfigError, DataError
 from srcyc.intensity import FOREGROUND
-from srcyc.resampling import Interpolation
 
 #: A patch is redrawn this many times at most until this share of it is not background.
 _DRAWS, _LEAST_FOREGROUND = 12, 0.25
-#: Slices beyond either end of a patch, so that its ends are not patch borders.
-_CONTEXT_SLICES = 2
+#: Slices beyond either end of a simulated patch whose object counts: a profile is not wider.
+_MARGIN_SLICES = 1.5
 #: Scans whose factors differ by less than this (relative) share a batch.
 _SAME_FACTOR = 0.05
 
@@ -38,25 +39,27 @@ class Batch:
     """Patches of one step, in every mode.
 
     Attributes:
-        real_lr: ``(B, 1, I, J, k)`` normalised intensity, thick axis last.
-        upscaled: ``(B, 1, I, J, K)``, real_lr interpolated to the HR grid, with slices beyond its ends as context
-            where the scan has them.
-        real_hr: ``(B, 1, I, J, K)`` over the same field of view in voxels; the truth of real_lr if aligned.
-        factor: ``K / k``.
-        thickness_ratio: slice thickness over slice spacing; 1 where it is not known.
-        sigma_lr: ``(B,)`` noise standard deviation of the LR scans.
-        sigma_hr: ``(B,)`` that of the HR scans.
+        real_lr: ``(B, 1, I, J, S)`` normalised intensity, thick axis last.
+        real_hr: one ``(1, 1, I, J, K)`` per item, over the same field of view in voxels; the truth of real_lr if
+            aligned.
+        axes: what each item's operator along the thick axis is said to be, from K to S.
         aligned: whether real_hr shows what real_lr shows.
     """
 
     real_lr: Tensor
-    upscaled: Tensor
-    real_hr: Tensor
-    factor: float
-    thickness_ratio: float
-    sigma_lr: Tensor
-    sigma_hr: Tensor
+    real_hr: tuple[Tensor, ...]
+    axes: tuple[AxisAcquisition, ...]
     aligned: bool
+
+    def counted(self, item: int) -> slice:
+        """Give the planes of an item that losses look at.
+
+        A patch is cut from a longer stack: what lies beyond its outer slices is not known to the network, as it would
+        be in a scan, so one slice at either end does not count.
+        """
+        axis = self.axes[item]
+        edge = math.ceil(axis.factor)
+        return slice(edge, axis.fine - edge)
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,15 @@ class Share:
 
 @dataclass(frozen=True)
 class _Item:
-    """One patch of a batch: ``(1, I, J, k)``, ``(1, I, J, K)`` twice, and the noise of its scans."""
+    """One patch of a batch: ``(1, I, J, S)``, ``(1, I, J, K)``, and the operator between them."""
 
-    real_lr: Tensor
-    upscaled: Tensor
-    real_hr: Tensor
-    sigma_lr: float
-    sigma_hr: float
+    real_lr: Array
+    real_hr: Array
+    axis: AxisAcquisition
+
+
+#: Draws one item from a generator of random numbers of its own.
+_Draw = Callable[[np.random.Generator], _Item]
 
 
 class Patches(Dataset[Batch]):
@@ -101,7 +106,6 @@ class Patches(Dataset[Batch]):
 
     Args:
         config: patch size, factors, augmentation; its batch size is that of all processes together.
-        interpolation: how the network upscales.
         seed: of the run.
         steps: length.
         share: the part of every batch to draw.
@@ -110,11 +114,11 @@ class Patches(Dataset[Batch]):
         ConfigError: the batch cannot be shared equally.
     """
 
-    def __init__(
-        self, config: PatchConfig, interpolation: Interpolation, seed: int, steps: int, share: Share
-    ) -> None:
+    #: Whether LR and HR patches show the same.
+    aligned: bool
+
+    def __init__(self, config: PatchConfig, seed: int, steps: int, share: Share) -> None:
         self.config = config
-        self.interpolation: Interpolation = interpolation
         self.seed = seed
         self.steps = steps
         self.items = share.items(config.batch_size)
@@ -124,47 +128,35 @@ class Patches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         # A NumPy seed ignores zeros at its end: the step is number 0, so items count from 1.
-        draw, window, ratio = self.prepare(np.random.default_rng([self.seed, step, 0]))
+        draw = self.prepare(np.random.default_rng([self.seed, step, 0]), step)
         items = [draw(np.random.default_rng([self.seed, step, item + 1])) for item in self.items]
         return Batch(
-            real_lr=torch.stack([item.real_lr for item in items]),
-            upscaled=torch.stack([item.upscaled for item in items]),
-            real_hr=torch.stack([item.real_hr for item in items]),
-            factor=window.factor,
-            thickness_ratio=ratio,
-            sigma_lr=torch.tensor([item.sigma_lr for item in items], dtype=torch.float32),
-            sigma_hr=torch.tensor([item.sigma_hr for item in items], dtype=torch.float32),
+            real_lr=torch.stack([torch.from_numpy(item.real_lr) for item in items]),
+            real_hr=tuple(torch.from_numpy(item.real_hr)[None] for item in items),
+            axes=tuple(item.axis for item in items),
             aligned=self.aligned,
         )
 
-    #: Whether LR and HR patches show the same.
-    aligned: bool
-
     @abstractmethod
-    def prepare(
-        self, rng: np.random.Generator
-    ) -> tuple[Callable[[np.random.Generator], _Item], Window, float]:
-        """Draw what all items of a step share.
+    def prepare(self, rng: np.random.Generator, step: int) -> _Draw:
+        """Draw what all items of a step share, and give what draws an item."""
 
-        Returns:
-            what draws an item, the window of slices without context, slice thickness over slice spacing.
-        """
-
-    def _slices(self, factor: float) -> int:
-        """Give the slices of an LR patch, about as long as an HR patch."""
-        return max(self.config.least_slices, round(self.config.size / factor))
+    def _draw_count(self, rng: np.random.Generator, most: int) -> int:
+        """Draw the slices of a step's patches, at most so many."""
+        low, high = self.config.slices
+        return min(int(rng.integers(low, high + 1)), most)
 
 
 class SimulatedPatches(Patches):
-    """Simulated acquisitions of HR scans, one batch per step; LR and HR patches are aligned.
+    """Simulated acquisitions of HR scans; LR and HR patches are aligned.
 
     Args:
-        scans: HR scans; any axis may be made the thick one, since they are thin on all.
+        scans: HR scans; any axis along which they are at their finest may be made the thick one.
         config: see :class:`Patches`, as all that follow.
-        interpolation: see there.
         seed: see there.
         steps: see there.
         share: see there.
+        mixed: every patch of a step has a factor of its own; else one is drawn for the step.
     """
 
     aligned = True
@@ -173,51 +165,64 @@ class SimulatedPatches(Patches):
         self,
         scans: Sequence[TrainingScan],
         config: PatchConfig,
-        interpolation: Interpolation,
         seed: int,
         steps: int,
         share: Share = Share(),
+        *,
+        mixed: bool = True,
     ) -> None:
-        super().__init__(config, interpolation, seed, steps, share)
+        super().__init__(config, seed, steps, share)
         self.scans = scans
+        self.mixed = mixed
         #: Voxels that every scan has along every axis.
         self.length = min(min(scan.image.shape) for scan in scans)
 
-    def prepare(
-        self, rng: np.random.Generator
-    ) -> tuple[Callable[[np.random.Generator], _Item], Window, float]:
-        """Draw factor and slice thickness."""
-        config = self.config
-        factor = float(np.exp(rng.uniform(*np.log(config.factor_range))))
-        ratio = float(rng.uniform(*config.thickness_ratio_range)) if rng.random() < config.gap_chance else 1.0
-        slices = min(self._slices(factor), max(1, int(self.length / factor)))
-        # Fine voxels are whole, so the factor is what they make it.
-        fine = min(round(slices * factor), self.length)
-        room = (self.length - fine) // 2
-        context = min(_CONTEXT_SLICES, int(room * slices / fine))
-        window = Window(slices, fine, context, context)
-        return lambda rng: self._draw(rng, window, ratio, window.margin(room)), window, ratio
+    def prepare(self, rng: np.random.Generator, step: int) -> _Draw:
+        """Draw the number of slices, and the factor if it is one for all."""
+        strength = self.config.spoil.strength(step)
+        slices = self._draw_count(rng, int(self.length / self.config.factor_range[0]))
+        factor = None if self.mixed else self._draw_factor(rng)
+        return lambda rng: self._draw(
+            rng, slices, self._draw_factor(rng) if factor is None else factor, strength
+        )
 
-    def _draw(self, rng: np.random.Generator, window: Window, ratio: float, margin: int) -> _Item:
+    def _draw_factor(self, rng: np.random.Generator) -> float:
+        return float(np.exp(rng.uniform(*np.log(self.config.factor_range))))
+
+    def _draw(self, rng: np.random.Generator, slices: int, factor: float, strength: float) -> _Item:
         config = self.config
         scan = _choose(rng, self.scans)
-        image = np.moveaxis(scan.image, int(rng.integers(0, 3)), 2)
-        size = (config.size, config.size, window.fine + 2 * margin)
-        patch = cut(image, draw_start(rng, image, size), size)
+        image = np.moveaxis(scan.image, scan.thin_axes[int(rng.integers(0, len(scan.thin_axes)))], 2)
+        # Fine voxels are whole, and no more than there are, so the factor is what they make it.
+        length = image.shape[2] if self.mixed else self.length
+        fine = min(round(slices * factor), length)
+        factor = fine / slices
+        ratio = float(rng.uniform(*config.thickness_ratio_range)) if rng.random() < config.gap_chance else 1.0
+        # Steps of a hundredth: operators are looked up.
+        ratio = round(ratio, 2)
+        start = draw_start(rng, image, (config.size, config.size, fine))
+        margin = math.ceil(_MARGIN_SLICES * factor)
+        low, high = max(0, start[2] - margin), min(image.shape[2], start[2] + fine + margin)
+        patch = cut(image, (*start[:2], low), (config.size, config.size, high - low))
         # The contrast is changed before the acquisition: slices are means of what is there.
         curve = draw_contrast(rng) if config.random_contrast else None
-        patch = _recoloured(orient(patch, *draw_orientation(rng)), _draw_brightness(rng), curve)
-        object_ = torch.from_numpy(patch)
-        stack = window.acquire(object_, margin, ratio)
-        if rng.random() < config.noise_chance:
-            level = rng.uniform(0, config.largest_noise)
-            stack = stack + torch.from_numpy(rng.normal(0, level, tuple(stack.shape)).astype(np.float32))
+        flips, transpose = draw_orientation(rng)
+        patch = _recoloured(orient(patch, flips, transpose), _draw_brightness(rng), curve)
+        before = high - start[2] - fine if flips[2] else start[2] - low
+        acquisition = draw_slices(
+            rng,
+            config.spoil,
+            strength,
+            slices=slices,
+            factor=factor,
+            voxels=high - low,
+            before=before,
+            ratio=ratio,
+        )
         return _Item(
-            window.inner(stack),
-            window.upscale(stack, self.interpolation),
-            object_[..., margin : margin + window.fine],
-            scan.sigma,
-            scan.sigma,
+            acquisition.acquire(patch, rng),
+            np.ascontiguousarray(patch[..., before : before + fine]),
+            AxisAcquisition.of(fine, slices, ratio),
         )
 
 
@@ -231,7 +236,6 @@ class AlignedPatches(Patches):
     Args:
         pairs: LR and HR scans, each pair aligned in world coordinates (:func:`srcyc.data.pairs.why_not_a_pair`).
         config: see :class:`Patches`, as all that follow.
-        interpolation: see there.
         seed: see there.
         steps: see there.
         share: see there.
@@ -243,49 +247,38 @@ class AlignedPatches(Patches):
         self,
         pairs: Sequence[tuple[TrainingScan, TrainingScan]],
         config: PatchConfig,
-        interpolation: Interpolation,
         seed: int,
         steps: int,
         share: Share = Share(),
     ) -> None:
-        super().__init__(config, interpolation, seed, steps, share)
+        super().__init__(config, seed, steps, share)
         #: With the factor that brings the HR scan to the LR scan's brightness.
         self.pairs = [(lr, hr, gain_of_pair(lr, hr)) for lr, hr in pairs]
 
-    def prepare(
-        self, rng: np.random.Generator
-    ) -> tuple[Callable[[np.random.Generator], _Item], Window, float]:
+    def prepare(self, rng: np.random.Generator, step: int) -> _Draw:
         """Draw the factor, that of one pair; the others of the batch have nearly the same."""
         factor = self.pairs[int(rng.integers(0, len(self.pairs)))][0].factor
         alike = [pair for pair in self.pairs if _same_factor(pair[0].factor, factor)]
-        slices = min([self._slices(factor), *(lr.image.shape[2] for lr, _, _ in alike)])
-        window = Window(slices, round(slices * factor))
-        return lambda rng: self._draw(rng, alike, window), window, 1.0
+        slices = self._draw_count(rng, min(lr.image.shape[2] for lr, _, _ in alike))
+        return lambda rng: self._draw(rng, alike, slices, round(slices * factor))
 
     def _draw(
         self,
         rng: np.random.Generator,
         pairs: Sequence[tuple[TrainingScan, TrainingScan, float]],
-        window: Window,
+        slices: int,
+        fine: int,
     ) -> _Item:
         lr, hr, gain = pairs[int(rng.integers(0, len(pairs)))]
-        size = (self.config.size, self.config.size, window.slices)
+        size = (self.config.size, self.config.size, slices)
         placement = Placement(lr.grid, hr.grid)
         start = self._covered_start(rng, lr, hr, placement, size)
-        stack, window = cut_stack(lr.image, start, size, window)
-        truth = placement.sample(hr.image, start, size, window.fine)[None]
-        flips, transpose = draw_orientation(rng)
-        brightness = _draw_brightness(rng)
-        window = window.flipped if flips[2] else window
-        stack = _recoloured(orient(stack, flips, transpose), brightness)
-        truth = _recoloured(orient(truth, flips, transpose), brightness * np.float32(gain))
-        thick = torch.from_numpy(stack)
+        truth = placement.sample(hr.image, start, size, fine)[None]
+        orientation, brightness = draw_orientation(rng), _draw_brightness(rng)
         return _Item(
-            window.inner(thick),
-            window.upscale(thick, self.interpolation),
-            torch.from_numpy(truth),
-            lr.sigma,
-            hr.sigma * gain,
+            _recoloured(orient(cut(lr.image, start, size), *orientation), brightness),
+            _recoloured(orient(truth, *orientation), brightness * np.float32(gain)),
+            AxisAcquisition.of(fine, slices, lr.thickness_ratio),
         )
 
     @staticmethod
@@ -326,7 +319,6 @@ class UnpairedPatches(Patches):
         lr: LR scans.
         hr: HR scans.
         config: see :class:`Patches`, as all that follow.
-        interpolation: see there.
         seed: see there.
         steps: see there.
         share: see there.
@@ -339,53 +331,44 @@ class UnpairedPatches(Patches):
         lr: Sequence[TrainingScan],
         hr: Sequence[TrainingScan],
         config: PatchConfig,
-        interpolation: Interpolation,
         seed: int,
         steps: int,
         share: Share = Share(),
     ) -> None:
-        super().__init__(config, interpolation, seed, steps, share)
+        super().__init__(config, seed, steps, share)
         self.lr = lr
         self.hr = hr
         #: Voxels that every HR scan has along every axis.
         self.length = min(min(scan.image.shape) for scan in hr)
 
-    def prepare(
-        self, rng: np.random.Generator
-    ) -> tuple[Callable[[np.random.Generator], _Item], Window, float]:
+    def prepare(self, rng: np.random.Generator, step: int) -> _Draw:
         """Draw the factor, and one contrast for both domains: D must not tell them apart by contrast."""
         factor = _choose(rng, self.lr).factor
         alike = [scan for scan in self.lr if _same_factor(scan.factor, factor)]
-        slices = min([self._slices(factor), *(scan.image.shape[2] for scan in alike)])
         # Fewer slices, rather than a factor that the scan has not, where HR scans are small.
-        slices = min(slices, max(1, int(self.length / factor)))
-        window = Window(slices, min(round(slices * factor), self.length))
+        most = min([*(scan.image.shape[2] for scan in alike), max(1, int(self.length / factor))])
+        slices = self._draw_count(rng, most)
+        fine = min(round(slices * factor), self.length)
         curve = draw_contrast(rng) if self.config.random_contrast else None
-        return lambda rng: self._draw(rng, alike, window, curve), window, 1.0
+        return lambda rng: self._draw(rng, alike, slices, fine, curve)
 
     def _draw(
         self,
         rng: np.random.Generator,
         lr: Sequence[TrainingScan],
-        window: Window,
+        slices: int,
+        fine: int,
         curve: ContrastCurve | None,
     ) -> _Item:
         size = (self.config.size, self.config.size)
         thick, thin = _choose(rng, lr), _choose(rng, self.hr)
-        lr_size, hr_size = (*size, window.slices), (*size, window.fine)
-        stack, window = cut_stack(thick.image, draw_start(rng, thick.image, lr_size), lr_size, window)
-        flips, transpose = draw_orientation(rng)
-        window = window.flipped if flips[2] else window
-        stack = _recoloured(orient(stack, flips, transpose), _draw_brightness(rng), curve)
-        image = np.moveaxis(thin.image, int(rng.integers(0, 3)), 2)
-        patch = orient(cut(image, draw_start(rng, image, hr_size), hr_size), *draw_orientation(rng))
-        real_lr = torch.from_numpy(stack)
+        stack = orient(_drawn(rng, thick.image, (*size, slices)), *draw_orientation(rng))
+        image = np.moveaxis(thin.image, thin.thin_axes[int(rng.integers(0, len(thin.thin_axes)))], 2)
+        patch = orient(_drawn(rng, image, (*size, fine)), *draw_orientation(rng))
         return _Item(
-            window.inner(real_lr),
-            window.upscale(real_lr, self.interpolation),
-            torch.from_numpy(_recoloured(patch, _draw_brightness(rng), curve)),
-            thick.sigma,
-            thin.sigma,
+            _recoloured(stack, _draw_brightness(rng), curve),
+            _recoloured(patch, _draw_brightness(rng), curve),
+            AxisAcquisition.of(fine, slices, round(thick.thickness_ratio, 2)),
         )
 
 
@@ -404,14 +387,8 @@ def cut(image: Array, start: Sequence[int], size: Sequence[int]) -> Array:
     return image[tuple(slice(b, b + s) for b, s in zip(start, size, strict=True))][None]
 
 
-def cut_stack(
-    image: Array, start: Sequence[int], size: Sequence[int], window: Window
-) -> tuple[Array, Window]:
-    """Cut a patch of slices with the context that the scan has, and tell the window how much that is."""
-    before = min(_CONTEXT_SLICES, start[2])
-    after = min(_CONTEXT_SLICES, image.shape[2] - start[2] - size[2])
-    stack = cut(image, (start[0], start[1], start[2] - before), (size[0], size[1], before + size[2] + after))
-    return stack, Window(window.slices, window.fine, before, after)
+def _drawn(rng: np.random.Generator, image: Array, size: Sequence[int]) -> Array:
+    return cut(image, draw_start(rng, image, size), size)
 
 
 def _is_background(patch: Array) -> bool:

@@ -10,19 +10,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from srcyc.acquisition import ASSUMED_THICKNESS, LARGEST_THICKNESS
 from srcyc.errors import DataError, OutputError, VolumeError
 from srcyc.files import write_text, written
-from srcyc.geometry import Grid, working_order
-from srcyc.intensity import robust_scaling
-from srcyc.noise import estimate_noise
+from srcyc.geometry import Grid
 from srcyc.volume import read_volume
+from srcyc.working import prepare
 
 Array = npt.NDArray[np.float32]
 
 #: Part of every entry's key: raised when what an entry holds, or how a scan is prepared, changes.
-_FORMAT = 1
+_FORMAT = 2
+#: An axis with voxels so much larger than the finest is coarser, and slightly blurred.
+_AS_FINE = 1.05
 #: Voxels written at a time.
 _BLOCK = 2**22
 
@@ -36,16 +37,16 @@ class TrainingScan:
 
     Attributes:
         name: file name.
-        image: ``(I, J, K)`` normalised intensity, thick axis last.
+        image: ``(I, J, K)`` normalised intensity, thick axis last, axes towards R, A, S.
         spacing: mm per axis of ``image``.
-        sigma: noise standard deviation, normalised intensity.
+        thickness_ratio: slice thickness over slice spacing, as the file says; else what is assumed.
         grid: of ``image`` in the world; default: along the world's axes, from the spacing.
     """
 
     name: str
     image: Array
     spacing: tuple[float, float, float]
-    sigma: float
+    thickness_ratio: float = ASSUMED_THICKNESS
     grid: Grid = None  # type: ignore[assignment]  # never None once made
     _file: Path | None = field(default=None, init=False, repr=False)
 
@@ -60,14 +61,19 @@ class TrainingScan:
         """Thick spacing over in-plane spacing."""
         return self.spacing[2] / min(self.spacing)
 
+    @property
+    def thin_axes(self) -> tuple[int, ...]:
+        """Axes along which the scan is as fine as it gets: only they show what thick slices took away."""
+        return tuple(axis for axis in range(3) if self.spacing[axis] <= _AS_FINE * min(self.spacing))
+
     @classmethod
-    def mapped(cls, name: str, file: Path, grid: Grid, sigma: float) -> TrainingScan:
+    def mapped(cls, name: str, file: Path, grid: Grid, thickness_ratio: float) -> TrainingScan:
         """Give a scan whose image is memory-mapped from a ``.npy`` file.
 
         Raises:
             OSError, ValueError: the file is not a float32 array of the grid's shape.
         """
-        scan = cls(name, _map(file, grid.shape), grid.spacing, sigma, grid)
+        scan = cls(name, _map(file, grid.shape), grid.spacing, thickness_ratio, grid)
         # Not an argument of __init__: a copy with another image (dataclasses.replace) must not refer to this file.
         object.__setattr__(scan, "_file", file)
         return scan
@@ -130,46 +136,27 @@ class ScanStore:
             entry = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
             i, j, k = (int(n) for n in entry["shape"])
             grid = Grid((i, j, k), np.array(entry["affine"], dtype=np.float64).reshape(4, 4))
-            return TrainingScan.mapped(path.name, self.folder / f"{key}.npy", grid, float(entry["sigma"]))
+            said = entry["ratio"]
+            ratio = float(said) if said and 0 < said <= LARGEST_THICKNESS else ASSUMED_THICKNESS
+            return TrainingScan.mapped(path.name, self.folder / f"{key}.npy", grid, ratio)
         except (OSError, ValueError, LookupError, TypeError):
             # Missing, or cut off by whatever happened to the disk.
             return None
 
     def _put(self, path: Path, key: str) -> None:
-        image, grid, sigma = _prepare(path)
+        volume = read_volume(path)
+        scan = prepare(volume)
+        image, grid = scan.image, scan.grid
         with written(self.folder / f"{key}.npy") as stream:
             header = {"descr": "<f4", "fortran_order": False, "shape": grid.shape}
             np.lib.format.write_array_header_1_0(stream, header)
             rows = max(1, _BLOCK // (image.shape[1] * image.shape[2]))
             for start in range(0, len(image), rows):
                 stream.write(np.ascontiguousarray(image[start : start + rows], dtype="<f4").data)
-        entry = {"shape": grid.shape, "affine": grid.affine.tolist(), "sigma": sigma, "scan": str(path)}
+        ratio = None if volume.slice_thickness is None else volume.slice_thickness / grid.spacing[2]
+        entry = {"shape": grid.shape, "affine": grid.affine.tolist(), "ratio": ratio, "scan": str(path)}
         # Written last: where it stands, the voxels are complete.
         write_text(self.folder / f"{key}.json", json.dumps(entry, indent=1))
-
-
-def load_training_scan(path: Path) -> TrainingScan:
-    """Read and normalise one scan into memory, thick axis last.
-
-    Raises:
-        VolumeError: the scan cannot be read.
-    """
-    image, grid, sigma = _prepare(path)
-    return TrainingScan(path.name, np.ascontiguousarray(image), grid.spacing, sigma, grid)
-
-
-def _prepare(path: Path) -> tuple[Array, Grid, float]:
-    """Read and normalise: a view with the thick axis last, its grid, its noise."""
-    volume = read_volume(path)
-    order = working_order(volume.grid)
-    scaling = robust_scaling(volume.data)
-    image = volume.data[0]
-    # In place: a large scan is held once.
-    image -= np.float32(scaling.offset)
-    image /= np.float32(scaling.scale)
-    image = image.transpose(order)
-    sigma = float(estimate_noise(torch.from_numpy(image)[None, None], 3, ignore_empty=True))
-    return image, volume.grid.permuted(order), sigma
 
 
 def _map(file: Path, shape: tuple[int, int, int]) -> Array:

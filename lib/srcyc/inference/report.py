@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from srcyc.config import Schema
 from srcyc.files import sha256
 from srcyc.intensity import IntensityScaling
+from srcyc.schema import Schema
 from srcyc.volume import Volume
 
 #: Goes into every report.
@@ -52,17 +52,28 @@ class ScalingReport(Schema):
         return cls(offset=scaling.offset, scale=scaling.scale)
 
 
-class ConsistencyReport(Schema):
-    """``||A x - y|| / ||y||`` for scan y, its acquisition operator A and the result x, both normalised.
+class ThicknessReport(Schema):
+    """Thickness of the slices, and over their distance; who said so: the user, the file, or nobody."""
 
-    ``after`` equals ``before`` if no correction was applied. ``tolerance`` is the difference, in normalised
-    intensity, that the correction leaves at a voxel because the scan's noise explains it.
+    millimetres: float
+    ratio: float
+    source: Literal["stated", "read", "assumed"]
+
+
+class ConsistencyReport(Schema):
+    """How the result x agrees with the scan y, its acquisition operator being A.
+
+    Attributes:
+        applied: whether only what A does not see was added.
+        slices_corrected: whether the slices were corrected by delta first.
+        correction: ``||delta|| / ||y||``: by how much they were.
+        residual: ``||A x - (y + delta)|| / ||y + delta||``: what is left, rounding if the above was applied.
     """
 
     applied: bool
-    tolerance: float
-    before: float
-    after: float
+    slices_corrected: bool
+    correction: float
+    residual: float
 
 
 class Report(Schema):
@@ -75,10 +86,9 @@ class Report(Schema):
         result: the output grid.
         thick_axis: array axis of the slices.
         factor: by how much that axis was enlarged.
-        thickness_ratio: slice thickness over slice spacing, as the acquisition operator had it.
+        thickness: of the slices, as the acquisition operator had it.
         scaling: intensity scaling; None for a constant scan, which needs no network.
         sigma: noise standard deviation of the scan, normalised intensity.
-        projection_gain: share of the estimated residual that the noise-adaptive projection let through.
         consistency: data consistency.
         preprocessing: steps applied to the scan first.
         device: where the network ran.
@@ -95,10 +105,9 @@ class Report(Schema):
     result: ResultReport
     thick_axis: Literal[0, 1, 2]
     factor: float
-    thickness_ratio: float
+    thickness: ThicknessReport
     scaling: ScalingReport | None
     sigma: float
-    projection_gain: float
     consistency: ConsistencyReport
     preprocessing: tuple[str, ...]
     device: str

@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from srcyc._version import __version__
+from srcyc.acquisition import (
+    ASSUMED_THICKNESS,
+    LARGEST_THICKNESS,
+    Acquisition,
+    AxisAcquisition,
+    relative_residual,
+)
 from srcyc.device import peak_memory, precision_name, resolve_device, resolve_precision
-from srcyc.errors import ConfigError, ModelError, VolumeError
-from srcyc.geometry import Grid, TargetSpacing, inverse_order, target_grid, working_flips, working_order
-from srcyc.inference.consistency import SlabAcquisition
+from srcyc.enhancement import Progress, enhance_in_slabs
+from srcyc.errors import ConfigError, ModelError, SRCycError, VolumeError
+from srcyc.geometry import Grid, target_grid
 from srcyc.inference.model_file import DEFAULT_MODEL, ModelCard, PublishedModel, find_model, load_model
+from srcyc.inference.options import InferenceOptions
 from srcyc.inference.preprocessing import correct_bias_field, denoise
-from srcyc.inference.refinement import Refiner, squared_norm
 from srcyc.inference.report import (
     ConsistencyReport,
     ModelReport,
     Report,
     ResultReport,
     ScalingReport,
+    ThicknessReport,
     describe_input,
 )
-from srcyc.inference.tiling import SMALLEST_AXIS, Progress, SlabNetwork
-from srcyc.intensity import IntensityScaling, robust_scaling
+from srcyc.intensity import IntensityScaling
+from srcyc.networks import Generator
 from srcyc.noise import estimate_noise
 from srcyc.volume import Volume
+from srcyc.working import WorkingOrder, prepare
 
-#: Slice thickness over slice spacing that networks are trained for, and the operator's upper limit.
-TRAINED_THICKNESS = (0.6, 1.0)
-_LARGEST_THICKNESS = 2.0
-#: Data consistency leaves differences up to this many noise standard deviations: 95 % of what noise alone makes.
-NOISE_TOLERANCE = 2.0
+#: Slice thickness over slice spacing that networks are trained for.
+TRAINED_THICKNESS = (0.6, 1.1)
 #: How far outside its card's ranges a model is still used without being forced.
 _FACTOR_TOLERANCE, _FINER_TOLERANCE, _COARSER_TOLERANCE = 1.5, 0.6, 1.6
 #: Grids have whole voxels, so the spacing reached is a little off the one asked for.
@@ -48,6 +57,14 @@ _IN_PLANE = 1.25
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
 #: Share of the work that is done when the network starts, and when it is through.
 _NETWORK_STARTS, _NETWORK_ENDS = 0.05, 0.95
+#: Bytes that a slab's features may take, so that all layers find them in the processor's cache; and on a GPU.
+_CACHE_BYTES, _GPU_BYTES = 8 * 2**20, 512 * 2**20
+#: Bytes of whole-volume buffers per voxel of the result: the image, its copy in the file's order, and conversions.
+_VOLUME_BYTES = 12
+#: The same per voxel of the scan on the result's in-plane grid: scan, its copy, delta, and the result acquired again.
+_SCAN_BYTES = 24
+#: Buffers of a slab's features that a layer needs at a time: input, window, output, and one more for the library.
+_LAYER_BUFFERS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +75,14 @@ class SuperResolution:
         volume: on the target grid, the scan's axis order and intensity units.
         report: how it was made.
         uncertainty: on the same grid and in the same units, if asked for.
+        correction: delta, what was added to the scan's voxels before they were used: on the scan's grid (in-plane the
+            result's), in its units, if asked for.
     """
 
     volume: Volume
     report: Report
     uncertainty: Volume | None = None
+    correction: Volume | None = None
 
 
 class SuperResolver:
@@ -79,7 +99,6 @@ class SuperResolver:
 
     Raises:
         ConfigError: a device or precision that is not there, or a budget that is not positive.
-        ModelError: a model that is not for volumes of one channel.
     """
 
     def __init__(
@@ -91,12 +110,6 @@ class SuperResolver:
         max_memory: float | None = None,
         tile: int | None = None,
     ) -> None:
-        config = model.card.network
-        if config.spatial_dims != 3 or config.in_channels != 1:
-            raise ModelError(
-                f"{model.path}: a {config.spatial_dims}D network of {config.in_channels} channels; "
-                "give a 3D model of one channel."
-            )
         if max_memory is not None and not 0 < max_memory < float("inf"):
             raise ConfigError(f"max memory {max_memory} GB: give a positive number of GB.")
         if tile is not None and tile < 1:
@@ -104,6 +117,7 @@ class SuperResolver:
         self.model = model
         self.device = resolve_device(device)
         self.dtype = resolve_precision(precision, self.device)
+        self._network: Generator = copy.deepcopy(model.network).to(self.device, self.dtype).eval()
         self._max_memory = None if max_memory is None else int(max_memory * 1e9)
         self._tile = tile
 
@@ -146,51 +160,52 @@ class SuperResolver:
     def __call__(
         self,
         volume: Volume,
+        options: InferenceOptions | None = None,
         *,
-        target_spacing: TargetSpacing = "isotropic",
-        consistency: bool = True,
-        denoise: bool = False,
-        n4: bool = False,
-        force: bool = False,
-        uncertainty: bool = False,
         progress: Progress | None = None,
+        **wishes: Any,
     ) -> SuperResolution:
         """Super-resolve one scan.
 
         Args:
             volume: ``(1, I, J, K)``, any orientation; the axis with the largest spacing counts as the slice axis.
-            target_spacing: ``"isotropic"`` (the scan's finest spacing, but not finer than the model knows), or mm.
-            consistency: correct the result so that its thick slices equal the scan's within its noise.
-            denoise: smooth the scan by curvature flow first.
-            n4: correct the scan's bias field first.
-            force: go on far outside the model's range.
-            uncertainty: also give the standard deviation over in-plane flips, at four times the cost.
+            options: what is asked for; or
             progress: called with the share done, 0 to 1.
+            wishes: the fields of :class:`~srcyc.inference.options.InferenceOptions`, as keywords.
 
         Raises:
             NothingToDoError: the scan has the spacing already.
             VolumeError: several channels, not finite, or too thin.
             ModelError: the scan is far outside the model's range.
-            ConfigError: an unusable target spacing, or too little memory allowed.
+            ConfigError: an unusable option, or too little memory allowed.
             SRCycError: preprocessing or the network failed.
         """
         start = time.perf_counter()
+        options = _options(options, wishes)
         tell = progress or (lambda share: None)
         _check(volume)
-        plan = Plan.of(volume, target_spacing, self.model.card, force=force)
+        plan = Plan.of(volume, options, self.model.card)
         tell(0.0)
-        prepared, steps = _prepare(volume, n4=n4, smooth=denoise)
+        prepared, steps = _prepare(volume, options)
         if float(np.ptp(prepared.data)) == 0.0:
             outcome = _constant(float(prepared.data.flat[0]), plan)
         else:
-            outcome = self._compute(prepared.data[0], plan, consistency, uncertainty, tell)
+            outcome = self._compute(prepared, plan, options, tell)
         result = replace(
             volume, data=outcome.data[None], affine=plan.target.affine, slice_thickness=None, source=None
         )
-        spread = None
-        if uncertainty:
-            data = np.zeros_like(outcome.data) if outcome.spread is None else outcome.spread
-            spread = replace(result, data=data[None], stored_dtype=np.dtype(np.float32))
+        fp32 = np.dtype(np.float32)
+        spread = correction = None
+        if options.uncertainty:
+            spread = replace(result, data=outcome.spread[None], stored_dtype=fp32)
+        if options.correction_map:
+            correction = replace(
+                volume,
+                data=outcome.correction[None],
+                affine=plan.sliced.affine,
+                source=None,
+                stored_dtype=fp32,
+            )
         report = Report(
             software=f"srcyc {__version__}",
             model=ModelReport(
@@ -198,12 +213,11 @@ class SuperResolver:
             ),
             input=describe_input(volume),
             result=ResultReport(shape=result.shape, spacing=result.spacing),
-            thick_axis=plan.order[2],  # type: ignore[arg-type]
+            thick_axis=plan.order.order[2],  # type: ignore[arg-type]
             factor=plan.factor,
-            thickness_ratio=plan.thickness_ratio,
+            thickness=plan.thickness,
             scaling=None if outcome.scaling is None else ScalingReport.of(outcome.scaling),
             sigma=outcome.sigma,
-            projection_gain=outcome.gain,
             consistency=outcome.consistency,
             preprocessing=steps,
             device=str(self.device),
@@ -213,60 +227,99 @@ class SuperResolver:
             warnings=plan.warnings,
         )
         tell(1.0)
-        return SuperResolution(result, report, spread)
+        return SuperResolution(result, report, spread, correction)
 
     @torch.inference_mode()
-    def _compute(
-        self, scan: npt.NDArray[np.float32], plan: Plan, consistency: bool, uncertainty: bool, tell: Progress
-    ) -> _Outcome:
-        """Do the work on ``scan`` ``(I, J, K)`` in the order of its file."""
-        network = self.model.network
-        worked = _to_working_order(scan, plan)
-        scaling = robust_scaling(worked)
-        y = torch.from_numpy(np.ascontiguousarray(scaling.normalise(worked)))
-        sigma = estimate_noise(y[None, None], 3, ignore_empty=True)
-        x = network.upscale(y[None, None], plan.fine_shape)[0, 0]
-        folded = network.folded(plan.factor, plan.told_thickness)
-        refiner = Refiner(SlabNetwork(folded, self.device, self.dtype), self._max_memory, self._tile)
+    def _compute(self, scan: Volume, plan: Plan, options: InferenceOptions, tell: Progress) -> _Outcome:
+        working = prepare(scan)
+        y = torch.from_numpy(working.image)
+        scaling, back = working.scaling, working.order.undo
+        sigma = float(estimate_noise(y[None, None], 3, ignore_empty=True))
+        # Within the slices no network is needed: they are brought to the result's in-plane grid consistently.
+        sliced = plan.in_plane.upscale(y)
+        slab = self._slab(plan)
 
-        def correction(flip: tuple[int, ...], done: int) -> tuple[Tensor, float]:
-            passes = len(_FLIPS) if uncertainty else 1
-            share = (_NETWORK_ENDS - _NETWORK_STARTS) / passes
+        def enhanced(flip: tuple[int, ...], done: int) -> tuple[Tensor, Tensor]:
+            share = (_NETWORK_ENDS - _NETWORK_STARTS) / (len(_FLIPS) if options.uncertainty else 1)
+            image = torch.empty(plan.fine_shape)
+            delta = enhance_in_slabs(
+                self._network,
+                sliced,
+                plan.axis,
+                image,
+                slab=slab,
+                project=options.consistency,
+                correct_slices=options.correct_slices,
+                flip=flip,
+                progress=lambda part: tell(_NETWORK_STARTS + share * (done + part)),
+            )
+            return image, delta
 
-            def within(part: float) -> None:
-                tell(_NETWORK_STARTS + share * (done + part))
-
-            residual = refiner.residual(x.flip(flip) if flip else x, progress=within)
-            norm = torch.tensor([squared_norm(residual) ** 0.5])
-            gain = network.projection_gain(norm, sigma, residual.numel())
-            return (residual.mul_(gain).flip(flip) if flip else residual.mul_(gain)), float(gain)
-
-        first, gain = correction(_FLIPS[0], 0)
+        x, delta = enhanced(_FLIPS[0], 0)
+        if not bool(torch.isfinite(torch.linalg.vector_norm(x, dtype=torch.float64))):
+            raise SRCycError("the network's output is not finite; run it with precision fp32.")
         spread = None
-        if uncertainty:
-            others = (correction(flip, done)[0] for done, flip in enumerate(_FLIPS[1:], 1))
-            spread = _standard_deviation(first, others).mul_(scaling.scale)
-        x -= first
-        del first
-        if network.clip is not None:
-            x.clamp_(*network.clip)
-        operator = SlabAcquisition(plan.fine_shape, plan.scan_shape, plan.thickness_ratio)
-        tolerance = NOISE_TOLERANCE * float(sigma)
-        if consistency:
-            before, after = operator.correct_(x, y, tolerance)
-        else:
-            before = after = operator.residual(x, y)
+        if options.uncertainty:
+            others = (enhanced(flip, done)[0] for done, flip in enumerate(_FLIPS[1:], 1))
+            spread = _standard_deviation(x, others).mul_(scaling.scale)
+        again = plan.in_plane.apply(plan.through_plane.apply(x))
+        changed = plan.in_plane.apply(delta)
+        consistency = ConsistencyReport(
+            applied=options.consistency,
+            slices_corrected=options.correct_slices,
+            correction=relative_residual(y + changed, y),
+            residual=relative_residual(again, y + changed),
+        )
         tell(0.98)
         # In place: what IntensityScaling.invert does, without its two copies.
         x.mul_(scaling.scale).add_(scaling.offset)
         return _Outcome(
-            _to_file_order(x, plan),
+            back(x),
             scaling,
-            float(sigma),
-            gain,
-            ConsistencyReport(applied=consistency, tolerance=tolerance, before=before, after=after),
-            None if spread is None else _to_file_order(spread, plan),
+            sigma,
+            consistency,
+            None if spread is None else back(spread),
+            back(delta.mul_(scaling.scale)) if options.correction_map else None,
         )
+
+    def _slab(self, plan: Plan) -> int:
+        """Choose the planes per slab.
+
+        Raises:
+            ConfigError: ``max_memory`` is too small even for the smallest slabs.
+        """
+        network, (n, columns, fine), slices = self._network, plan.fine_shape, plan.scan_shape[2]
+        features = network.features_per_row(columns, fine, slices) * self.dtype.itemsize
+        target = _CACHE_BYTES if self.device.type == "cpu" else _GPU_BYTES
+        slab = min(n, max(network.row_step, self._tile or target // features))
+        if self._max_memory is None:
+            return slab
+        planes = sum(network.planes(fine, slices)) + 3 * fine
+        per_row = _LAYER_BUFFERS * features + 4 * columns * planes
+        # What layers and shortcuts remember, and the first slab, which also fills them all.
+        held = network.reach * (3 * features + per_row)
+        fixed = n * columns * (_VOLUME_BYTES * fine + _SCAN_BYTES * slices) + held
+        affordable = (self._max_memory - fixed) // per_row
+        if affordable < network.row_step:
+            least = (fixed + network.row_step * per_row) / 1e9
+            size = " x ".join(map(str, plan.fine_shape))
+            raise ConfigError(
+                f"max memory {self._max_memory / 1e9:g} GB: an output of {size} voxels needs {least:.2g} GB; allow "
+                "more or ask for a coarser target spacing."
+            )
+        return int(min(slab, affordable))
+
+
+def _options(options: InferenceOptions | None, wishes: dict[str, Any]) -> InferenceOptions:
+    if options is not None and wishes:
+        raise ConfigError(f"options are given, and {', '.join(wishes)} too; give one or the other.")
+    try:
+        return options or InferenceOptions(**wishes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{key}: {reason} (got {first['input']!r}).") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,50 +328,60 @@ class Plan:
 
     Attributes:
         target: the output grid, axes in the scan's order.
-        order: working axis order, slice axis last.
-        flips: working axes that are turned round, so that all run towards R, A, S.
+        sliced: the scan's slices on the output's in-plane grid, axes in the scan's order.
+        order: of the working axes, slice axis last.
         scan_shape: of the scan, working order.
         fine_shape: of the output, working order.
-        factor: by how much the slice axis is enlarged.
-        thickness_ratio: slice thickness over slice spacing.
+        thickness: of the slices, and who says so.
         warnings: where the model is not at home.
     """
 
     target: Grid
-    order: tuple[int, int, int]
-    flips: tuple[int, ...]
+    sliced: Grid
+    order: WorkingOrder
     scan_shape: tuple[int, int, int]
     fine_shape: tuple[int, int, int]
-    factor: float
-    thickness_ratio: float
+    thickness: ThicknessReport
     warnings: tuple[str, ...]
 
     @property
-    def told_thickness(self) -> float:
-        """The thickness ratio that the network is told: it knows gaps, but no overlap."""
-        return min(TRAINED_THICKNESS[1], self.thickness_ratio)
+    def factor(self) -> float:
+        """By how much the slice axis is enlarged."""
+        return self.axis.factor
+
+    @property
+    def axis(self) -> AxisAcquisition:
+        """The operator along the slice axis."""
+        return AxisAcquisition.of(self.fine_shape[2], self.scan_shape[2], self.thickness.ratio)
+
+    @property
+    def in_plane(self) -> Acquisition:
+        """The operator within slices: from the output's in-plane grid to the scan's."""
+        return Acquisition((*self.fine_shape[:2], self.scan_shape[2]), self.scan_shape, slice_axis=2)
+
+    @property
+    def through_plane(self) -> Acquisition:
+        """The operator along the slice axis, for whole volumes."""
+        sliced = (*self.fine_shape[:2], self.scan_shape[2])
+        return Acquisition(self.fine_shape, sliced, self.thickness.ratio, slice_axis=2)
 
     @classmethod
-    def of(cls, volume: Volume, target_spacing: TargetSpacing, card: ModelCard, *, force: bool) -> Plan:
+    def of(cls, volume: Volume, options: InferenceOptions, card: ModelCard) -> Plan:
         """Lay out the work on one scan.
 
         Raises:
             NothingToDoError: there is none.
             ModelError: far outside the card's ranges, and not forced.
-            VolumeError: the output would be too thin for the network.
+            ConfigError: an unusable target spacing or slice thickness.
         """
         grid = volume.grid
-        target = target_grid(grid, target_spacing, finest=card.spacing_range[0])
-        order = working_order(grid)
-        scan, fine = grid.permuted(order), target.permuted(order)
-        if min(fine.shape) < SMALLEST_AXIS:
-            size = " x ".join(map(str, grid.shape))
-            raise VolumeError(
-                f"{_name(volume)}: {size} voxels; the network needs at least {SMALLEST_AXIS} along each axis of its "
-                "output, give a larger part of the scan."
-            )
+        target = target_grid(grid, options.target_spacing, finest=card.spacing_range[0])
+        order = WorkingOrder.of(grid)
+        scan, fine = order.grid(grid), order.grid(target)
         factor = fine.shape[2] / scan.shape[2]
-        ratio, warnings = _thickness_ratio(volume.slice_thickness, scan.spacing[2])
+        thickness, warnings = slice_thickness(
+            options.slice_thickness, volume.slice_thickness, scan.spacing[2]
+        )
         in_plane = max(fine.shape[0] / scan.shape[0], fine.shape[1] / scan.shape[1])
         if in_plane > _IN_PLANE:
             warnings.append(
@@ -326,7 +389,7 @@ class Plan:
                 "the slice axis only."
             )
         for what, far in [*_factor_distance(factor, card), *_spacing_distance(fine.spacing, card)]:
-            if far and not force:
+            if far and not options.force:
                 raise ModelError(
                     f"{_name(volume)}: {what} is far outside what model {card.name!r} was trained for; choose another "
                     "target spacing or model, or force it."
@@ -334,7 +397,17 @@ class Plan:
             warnings.append(
                 f"{what} is outside what model {card.name!r} was trained for; look at the result closely."
             )
-        return cls(target, order, working_flips(scan), scan.shape, fine.shape, factor, ratio, tuple(warnings))
+        shape = [*target.shape]
+        shape[order.order[2]] = scan.shape[2]
+        return cls(
+            target,
+            grid.resized(shape),
+            order,
+            scan.shape,
+            fine.shape,
+            thickness,
+            tuple(warnings),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,9 +417,9 @@ class _Outcome:
     data: npt.NDArray[np.float32]
     scaling: IntensityScaling | None
     sigma: float
-    gain: float
     consistency: ConsistencyReport
-    spread: npt.NDArray[np.float32] | None = None
+    spread: Any = None
+    correction: Any = None
 
 
 def _name(volume: Volume) -> str:
@@ -363,11 +436,11 @@ def _check(volume: Volume) -> None:
         raise VolumeError(f"{_name(volume)}: NaN or infinite voxels; replace them first.")
 
 
-def _prepare(volume: Volume, *, n4: bool, smooth: bool) -> tuple[Volume, tuple[str, ...]]:
+def _prepare(volume: Volume, options: InferenceOptions) -> tuple[Volume, tuple[str, ...]]:
     steps: list[tuple[str, Callable[[Volume], Volume]]] = []
-    if n4:
+    if options.n4:
         steps.append(("N4 bias field correction", correct_bias_field))
-    if smooth:
+    if options.denoise:
         steps.append(("curvature flow denoising", denoise))
     if float(np.ptp(volume.data)) == 0.0:
         # Nothing to correct, and ITK finds no foreground.
@@ -377,14 +450,37 @@ def _prepare(volume: Volume, *, n4: bool, smooth: bool) -> tuple[Volume, tuple[s
     return volume, tuple(name for name, _ in steps)
 
 
-def _thickness_ratio(thickness: float | None, spacing: float) -> tuple[float, list[str]]:
-    """Give slice thickness over slice spacing, 1 if unknown, and what is unusual about it."""
-    if thickness is None or not thickness > 0:
-        return 1.0, []
+def slice_thickness(
+    stated: float | None, read: float | None, spacing: float
+) -> tuple[ThicknessReport, list[str]]:
+    """Settle how thick slices are: what the user states, else what the file says, else a share of their distance.
+
+    Args:
+        stated: by the user, mm.
+        read: from the file, mm.
+        spacing: distance of the slice centres, mm.
+
+    Returns:
+        the thickness, and what is unusual about it.
+
+    Raises:
+        ConfigError: a stated thickness that cannot be one.
+    """
+    if stated is not None and stated > LARGEST_THICKNESS * spacing:
+        raise ConfigError(
+            f"slice thickness {stated:g} mm: slices {spacing:.4g} mm apart are at most {LARGEST_THICKNESS:g} times as "
+            "thick; give their thickness in mm."
+        )
+    if stated is not None:
+        source, thickness = "stated", stated
+    elif read is not None and 0 < read <= LARGEST_THICKNESS * spacing:
+        source, thickness = "read", read
+    else:
+        source, thickness = "assumed", ASSUMED_THICKNESS * spacing
     ratio = thickness / spacing
     low, high = TRAINED_THICKNESS
     warnings = []
-    # Headers round: a 1 % overlap is none.
+    # Headers round: 1 % more or less is none.
     if ratio > high + 0.01:
         warnings.append(
             f"slices overlap: {thickness:.4g} mm thick, {spacing:.4g} mm apart; the model was trained without overlap."
@@ -393,7 +489,12 @@ def _thickness_ratio(thickness: float | None, spacing: float) -> tuple[float, li
         warnings.append(
             f"slices have wide gaps: {thickness:.4g} mm thick, {spacing:.4g} mm apart; what lies between is a guess."
         )
-    return min(ratio, _LARGEST_THICKNESS), warnings
+    report = ThicknessReport(
+        millimetres=round(thickness, 4),
+        ratio=ratio,
+        source=source,  # type: ignore[arg-type]
+    )
+    return report, warnings
 
 
 def _factor_distance(factor: float, card: ModelCard) -> list[tuple[str, bool]]:
@@ -426,10 +527,9 @@ def _spacing_distance(spacing: tuple[float, float, float], card: ModelCard) -> l
 
 def _constant(value: float, plan: Plan) -> _Outcome:
     """A constant image comes back constant, exactly, and says nothing about noise."""
-    data = np.full(plan.target.shape, value, dtype=np.float32)
-    return _Outcome(
-        data, None, 0.0, 1.0, ConsistencyReport(applied=False, tolerance=0.0, before=0.0, after=0.0)
-    )
+    consistency = ConsistencyReport(applied=True, slices_corrected=False, correction=0.0, residual=0.0)
+    spread, correction = (np.zeros(grid.shape, np.float32) for grid in (plan.target, plan.sliced))
+    return _Outcome(np.full(plan.target.shape, value, np.float32), None, 0.0, consistency, spread, correction)
 
 
 def _standard_deviation(first: Tensor, others: Iterable[Tensor]) -> Tensor:
@@ -440,12 +540,3 @@ def _standard_deviation(first: Tensor, others: Iterable[Tensor]) -> Tensor:
         mean += delta / count
         squares += delta.mul_(value - mean)
     return squares.div_(len(_FLIPS)).sqrt_()
-
-
-def _to_working_order(scan: npt.NDArray[np.float32], plan: Plan) -> npt.NDArray[np.float32]:
-    """Give a view in which every scan of a head lies alike: how a file stores it must not change the result."""
-    return np.flip(scan.transpose(plan.order), plan.flips)
-
-
-def _to_file_order(x: Tensor, plan: Plan) -> npt.NDArray[np.float32]:
-    return np.ascontiguousarray(np.flip(x.numpy(), plan.flips).transpose(inverse_order(plan.order)))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from srcyc.config import LossWeights
 from srcyc.losses.adversarial import AdversarialCriterion, AdversarialLoss
-from srcyc.losses.objective import GeneratorObjective, GeneratorTerm
+from srcyc.losses.objective import GeneratorObjective, GeneratorTerm, LossWeights
 from srcyc.losses.perceptual import PerceptualLoss
-from srcyc.losses.reconstruction import ReconstructionCriterion, ReconstructionLoss
+from srcyc.losses.reconstruction import ReconstructionLoss, RelativeLoss
 from srcyc.losses.total_variation import TotalVariationLoss
 from srcyc.losses.vgg import VGGFeatures
 
@@ -17,8 +16,8 @@ __all__ = [
     "GeneratorTerm",
     "LossWeights",
     "PerceptualLoss",
-    "ReconstructionCriterion",
     "ReconstructionLoss",
+    "RelativeLoss",
     "TotalVariationLoss",
     "VGGFeatures",
 ]

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
+from pydantic import Field
 
-from srcyc.config import LossWeights
 from srcyc.errors import ConfigError, InputError
 from srcyc.losses._checks import full_precision
+from srcyc.schema import Schema
 
 GeneratorTerm = Literal[
     "adversarial_hr",
@@ -22,6 +23,21 @@ GeneratorTerm = Literal[
     "perceptual",
     "total_variation",
 ]
+
+
+class LossWeights(Schema):
+    """Weights of the generators' loss terms; a term of weight 0 costs nothing.
+
+    In paired and generator-only training content and perceptual compare fake_hr with its truth; in unpaired training
+    they compare rec_hr with its. A training file's defaults depend on its mode: see :data:`DEFAULTS_OF_MODE`.
+    """
+
+    lambda_adversarial: float = Field(default=1.0, ge=0)
+    lambda_cycle: float = Field(default=10.0, ge=0)
+    lambda_identity: float = Field(default=5.0, ge=0)
+    lambda_content: float = Field(default=0.0, ge=0)
+    lambda_perceptual: float = Field(default=0.0, ge=0)
+    lambda_tv: float = Field(default=0.0, ge=0)
 
 
 #: Which weight a term has; the HR and the LR term of one kind share theirs.

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from srcyc.acquisition import Acquisition
-from srcyc.config import DegradationNetConfig, Skip
 from srcyc.errors import ConfigError
 from srcyc.networks.layers import Convolution, check_dims
 from srcyc.resampling import resample
+from srcyc.schema import Schema
+
+Skip = Literal["area", "profile", "none"]
+
+
+class DegradationNetConfig(Schema):
+    """Arguments of :class:`DegradationNet`."""
+
+    spatial_dims: Literal[2, 3] = 3
+    in_channels: int = Field(default=1, ge=1)
+    features: int = Field(default=16, ge=1)
+    blocks: int = Field(default=4, ge=0)
+    head_kernel: Literal[3, 5, 7] = 5
+    skip: Skip = "profile"
+    norm: bool = False
 
 
 class _Block(nn.Module):

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
-from srcyc.config import DiscriminatorConfig
 from srcyc.errors import ConfigError
 from srcyc.networks.layers import check_dims
+from srcyc.schema import Schema
+
+
+class DiscriminatorConfig(Schema):
+    """Arguments of :class:`PatchDiscriminator`."""
+
+    spatial_dims: Literal[2, 3] = 3
+    in_channels: int = Field(default=1, ge=1)
+    features: int = Field(default=16, ge=1)
+    layers: int = Field(default=3, ge=1)
+    stride_thick: bool = True
+    norm: Literal["instance", "none"] = "instance"
+
+
+class LowResolutionDiscriminatorConfig(DiscriminatorConfig):
+    """The same for D_LR, whose patches are smaller and have a handful of slices."""
+
+    layers: int = Field(default=2, ge=1)
+    stride_thick: bool = False
 
 
 class PatchDiscriminator(nn.Module):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 from torch.nn.utils.parametrizations import weight_norm as parametrize_weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
 from srcyc.errors import ConfigError
+from srcyc.networks.streaming import Stream, windowed
 
 _CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -28,22 +29,32 @@ def check_dims(spatial_dims: int) -> int:
     return spatial_dims
 
 
-def pad(x: Tensor, width: int, mode: str) -> Tensor:
-    """Pad ``(B, C, *spatial)`` by ``width`` voxels on every side, ``"reflect"`` or ``"constant"`` (zeros)."""
-    widths = [width] * (x.ndim - 2)
+def pad(x: Tensor, width: int | Sequence[int], mode: str) -> Tensor:
+    """Pad ``(B, C, *spatial)`` by ``width`` voxels (of each axis), ``"reflect"`` or ``"constant"`` (zeros)."""
+    widths = [width] * (x.ndim - 2) if isinstance(width, int) else list(width)
     if mode == "reflect":
         # PyTorch reflects once only; an axis of a few voxels (two slices, three) needs more.
-        for axis, size in enumerate(x.shape[2:]):
-            if size <= width:
-                x = x.index_select(2 + axis, _reflected(size, width, x.device))
+        for axis, (size, side) in enumerate(zip(x.shape[2:], widths, strict=True)):
+            if size <= side:
+                x = x.index_select(2 + axis, _reflected(size, side, side, x.device))
                 widths[axis] = 0
     return F.pad(x, [side for axis_width in reversed(widths) for side in (axis_width, axis_width)], mode=mode)
 
 
-def _reflected(n: int, width: int, device: torch.device) -> Tensor:
+def pad_planes(x: Tensor, before: int, after: int, mode: str) -> Tensor:
+    """Pad the first spatial axis of ``(B, C, *spatial)``, as :func:`pad` does, by another width on either side."""
+    if not before and not after:
+        return x
+    if mode == "reflect":
+        return x.index_select(2, _reflected(x.shape[2], before, after, x.device))
+    sides = (x.new_zeros(*x.shape[:2], n, *x.shape[3:]) for n in (before, after))
+    return torch.cat([next(sides), x, next(sides)], dim=2)
+
+
+def _reflected(n: int, before: int, after: int, device: torch.device) -> Tensor:
     """Indices of an axis of ``n`` voxels extended by reflection about its outer voxel centres."""
     period = max(2 * (n - 1), 1)
-    index = torch.arange(-width, n + width, device=device).remainder(period)
+    index = torch.arange(-before, n + after, device=device).remainder(period)
     return torch.minimum(index, period - index) if n > 1 else index
 
 
@@ -120,50 +131,36 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """``(B, C_in, *spatial)`` -> ``(B, C_out, *spatial)``."""
-        x = pad(x, self.radius, "constant" if self.transposed else "reflect")
-        weight, bias = self.kernel(), self.conv.bias
-        if self.modulation is None or condition is None:
-            return convolve(x, weight, bias)  # type: ignore[arg-type]
+        x = pad(x, self.radius, self._beyond)
+        if self.modulation is None or condition is None or len(condition) == 1:
+            return convolve(x, *self._modulated(condition))
         scale, shift = self.modulation(condition).chunk(2, dim=1)
-        if len(condition) == 1:
-            # One condition for the batch: modulating the weights is the same and spares two passes over the image.
-            weight = weight * (1 + scale[0]).reshape(-1, *(1,) * (weight.ndim - 1))
-            return convolve(x, weight, bias * (1 + scale[0]) + shift[0])  # type: ignore[operator]
-        y = convolve(x, weight, bias)  # type: ignore[arg-type]
+        y = convolve(x, *self._modulated(None))
         per_voxel = (*scale.shape, *(1,) * self.spatial_dims)
         return y * (1 + scale).reshape(per_voxel).to(y.dtype) + shift.reshape(per_voxel).to(y.dtype)
 
-    @torch.no_grad()
-    def fold(self, condition: Tensor | None) -> None:
-        """Fold weight normalisation and the modulation for one ``condition`` ``(1, E)`` into plain weights."""
-        if is_parametrized(self.conv, "weight"):
-            self.conv = self._plain_copy()
+    def stream(self, condition: Tensor | None = None) -> Stream:
+        """Give the layer, for one ``condition`` ``(1, E)``, for a volume that comes slab by slab."""
+        weight, bias = self._modulated(condition)
+        r, beyond = self.radius, self._beyond
+        return windowed(
+            lambda window: convolve(pad(window, (0, r, r), beyond), weight, bias),
+            r,
+            lambda window, before, after: pad_planes(window, before, after, beyond),
+        )
+
+    @property
+    def _beyond(self) -> str:
+        return "constant" if self.transposed else "reflect"
+
+    def _modulated(self, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Give weights and bias; one condition for the batch is in them, which spares two passes over the image."""
+        weight, bias = self.kernel(), self.conv.bias
         if self.modulation is not None and condition is not None:
             scale, shift = self.modulation(condition)[0].chunk(2)
-            weight: Tensor = self.conv.weight  # type: ignore[assignment]
-            bias: Tensor = self.conv.bias  # type: ignore[assignment]
-            shape = [1] * weight.ndim
-            shape[1 if self.transposed else 0] = -1
-            weight.mul_((1 + scale).reshape(shape))
-            bias.mul_(1 + scale).add_(shift)
-        self.modulation = None
-
-    def _plain_copy(self) -> nn.Module:
-        """Give the convolution with its weights as they are now, without weight norm.
-
-        Not by ``remove_parametrizations``: that edits the module's class, which deep copies share, and so would break
-        the network that this is a copy of.
-        """
-        conv = self.conv
-        layer = (_TRANSPOSED if self.transposed else _CONVOLUTIONS)[self.spatial_dims]
-        bias: Tensor = conv.bias  # type: ignore[assignment]
-        # Uninitialised, so that folding draws no random numbers in the middle of a training.
-        size = (conv.in_channels, conv.out_channels, conv.kernel_size)
-        plain = skip_init(layer, *size, device=bias.device, dtype=bias.dtype)
-        plain.requires_grad_(bias.requires_grad).train(conv.training)
-        plain.weight.copy_(conv.weight)  # type: ignore[arg-type]
-        plain.bias.copy_(bias)
-        return plain
+            weight = weight * (1 + scale).reshape(-1, *(1,) * (weight.ndim - 1))
+            bias = bias * (1 + scale) + shift  # type: ignore[operator]
+        return weight, bias  # type: ignore[return-value]
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from srcyc.networks.layers import Convolution, PReLU
+from srcyc.networks.streaming import Stream, chained, pointwise, with_shortcut
 
 #: Edge length of the first and the last convolution, and of those in the blocks.
 OUTER_KERNEL = 5
@@ -41,6 +42,18 @@ class ResidualBlock(nn.Module):
         """``(B, F, *spatial)`` -> the same."""
         y = self.conv2(self.relu2(self.conv1(self.relu1(x), condition)))
         return y + x if self.shortcut else y
+
+    def stream(self, condition: Tensor | None) -> Stream:
+        """Give the block for a volume that comes slab by slab."""
+        branch = chained(
+            [
+                pointwise(self.relu1),
+                self.conv1.stream(condition),
+                pointwise(self.relu2),
+                self.conv2.stream(),
+            ]
+        )
+        return with_shortcut(branch) if self.shortcut else branch
 
 
 class ResDNet(nn.Module):
@@ -106,11 +119,10 @@ class ResDNet(nn.Module):
             y = block(y, condition)
         return self.tail(y)
 
-    def fold(self, condition: Tensor | None) -> None:
-        """Fold weight normalisation and the modulation for one condition ``(1, E)`` into plain weights, in place."""
-        for module in self.modules():
-            if isinstance(module, Convolution):
-                module.fold(condition)
+    def stream(self, condition: Tensor | None) -> Stream:
+        """Give :meth:`forward`, for one ``condition`` ``(1, E)``, for a volume that comes slab by slab."""
+        blocks = [block.stream(condition) for block in self.blocks]  # type: ignore[operator]
+        return chained([self.head.stream(), *blocks, self.tail.stream()])
 
 
 def condition_mlp(inputs: int, features: int) -> nn.Sequential:

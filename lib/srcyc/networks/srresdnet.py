@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from srcyc.config import SRResDNetConfig
 from srcyc.errors import ConfigError, ModelError
-from srcyc.networks.layers import check_dims
+from srcyc.networks.generator import (
+    Estimate,
+    EstimateStream,
+    Generator,
+    GeneratorConfig,
+    Sampling,
+    register,
+)
 from srcyc.networks.resdnet import ResDNet, condition_mlp
 from srcyc.noise import estimate_noise
 from srcyc.resampling import Interpolation, resample
+from srcyc.schema import Limits
 
 #: Length of the conditioning vector of a network that knows the sampling.
 CONDITION_FEATURES = 16
 
 
-class SRResDNet(nn.Module):
+class SRResDNetConfig(GeneratorConfig):
+    """Arguments of :class:`SRResDNet`."""
+
+    name: Literal["srresdnet"] = "srresdnet"
+    spatial_dims: Literal[2, 3] = 3
+    in_channels: int = Field(default=1, ge=1)
+    features: int = Field(default=16, ge=1, le=1024)
+    depth: int = Field(default=5, ge=1, le=64)
+    interpolation: Interpolation = "linear"
+    knows_sampling: bool = True
+    initial_alpha: float = math.log(2)
+    clip: Limits | None = None
+
+
+@register
+class SRResDNet(Generator):
     """Super-resolution generator G_HR (Umer, Micheloni 2020, arXiv:2009.03693) for images and volumes.
 
-    ``output = upscaled - projection(ResDNet(upscaled))``. All learned layers run on the output grid, so one network
-    serves every real scale factor.
+    Called as published, it upscales and refines: ``output = upscaled - projection(ResDNet(upscaled))``. As one of the
+    product's generators (:meth:`estimate`) it gets the classical inverse of a scan instead of an interpolated image,
+    and the projection on what the scan does not see takes the place of the noise-adaptive one. All learned layers run
+    on the output grid.
 
     Args:
         spatial_dims: 2 or 3.
@@ -36,46 +61,25 @@ class SRResDNet(nn.Module):
         interpolation: how :meth:`forward` upscales; ``"linear"`` as published, or ``"cubic"`` (B-spline).
         knows_sampling: tell the network the scale factor and the slice thickness by feature modulation. Identity
             (factor 1) and super-resolution then are different tasks, not one contradiction.
-        initial_alpha: start of the learned scalar of the projection.
-        sigma_floor: least noise the projection assumes, in the images' unit; a noise-free scan would otherwise
-            forbid every correction.
+        initial_alpha: start of the learned scalar of the noise-adaptive projection.
         clip: range that outputs are clipped to, as published; None carries bright voxels through.
     """
 
-    def __init__(
-        self,
-        spatial_dims: int = 3,
-        in_channels: int = 1,
-        features: int = 64,
-        depth: int = 5,
-        *,
-        interpolation: Interpolation = "linear",
-        knows_sampling: bool = False,
-        initial_alpha: float = math.log(2),
-        sigma_floor: float = 0.0,
-        clip: tuple[float, float] | None = None,
-    ) -> None:
-        super().__init__()
-        self.spatial_dims = check_dims(spatial_dims)
-        self.interpolation: Interpolation = interpolation
-        self.sigma_floor = sigma_floor
-        self.clip = clip
-        self.embedding = condition_mlp(2, CONDITION_FEATURES) if knows_sampling else None
+    Config = SRResDNetConfig
+    config: SRResDNetConfig
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        config = self.config
+        self.spatial_dims = config.spatial_dims
+        told = CONDITION_FEATURES if config.knows_sampling else 0
+        self.embedding = condition_mlp(2, CONDITION_FEATURES) if told else None
         self.resdnet = ResDNet(
-            spatial_dims,
-            in_channels,
-            features,
-            depth,
-            condition_features=CONDITION_FEATURES if knows_sampling else 0,
+            config.spatial_dims, config.in_channels, config.features, config.depth, condition_features=told
         )
         # An untrained network changes the image little.
         self.resdnet.tail.scale_weight(0.04)
-        self.alpha = nn.Parameter(torch.tensor([initial_alpha]))
-
-    @classmethod
-    def from_config(cls, config: SRResDNetConfig) -> SRResDNet:
-        """Build the (untrained) network that a configuration describes."""
-        return cls(**config.model_dump())
+        self.alpha = nn.Parameter(torch.tensor([config.initial_alpha]))
 
     @classmethod
     def from_published(cls, path: str | Path) -> SRResDNet:
@@ -84,7 +88,14 @@ class SRResDNet(nn.Module):
         Raises:
             ModelError: not a state dict of that network.
         """
-        network = cls(2, 3, 64, 5, initial_alpha=0.0, clip=(0.0, 255.0))
+        network = cls(
+            spatial_dims=2,
+            in_channels=3,
+            features=64,
+            knows_sampling=False,
+            initial_alpha=0.0,
+            clip=(0.0, 255.0),
+        )
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             network.load_state_dict({_published_key(key): value for key, value in state.items()})
@@ -102,19 +113,43 @@ class SRResDNet(nn.Module):
             ) from error
         return network
 
-    @property
-    def halo(self) -> int:
-        """Voxels around a tile that its residual depends on."""
-        return self.resdnet.halo
+    def planes(self, fine: int, slices: int) -> tuple[int, int]:
+        """It works on the grid that is wanted."""
+        return fine, fine
 
     @property
-    def knows_sampling(self) -> bool:
-        """Whether the network is told the factor and the slice thickness."""
-        return self.embedding is not None
+    def reach(self) -> int:
+        """That of the residual estimator."""
+        return self.resdnet.halo
+
+    def features_per_row(self, columns: int, fine: int, slices: int) -> int:
+        """Every voxel wanted has all features."""
+        return self.config.features * columns * fine
+
+    def estimate(self, upscaled: Tensor, samplings: Sequence[Sampling]) -> Estimate:
+        """Estimate what is missing; the slices themselves are trusted.
+
+        Args:
+            upscaled: ``(B, 1, I, J, K)``, normalised intensity.
+            samplings: one per item.
+        """
+        return Estimate(-self.resdnet(upscaled, self._told(samplings, upscaled)), None)
+
+    def stream(self, sampling: Sampling) -> EstimateStream:
+        """Give :meth:`estimate` for one image that comes slab by slab."""
+        residual = self.resdnet.stream(self._told([sampling], self.alpha))
+        return lambda upscaled, last: Estimate(-residual(upscaled, last), None)
+
+    def _told(self, samplings: Sequence[Sampling], like: Tensor) -> Tensor | None:
+        factors, ratios = (
+            torch.tensor([getattr(sampling, name) for sampling in samplings])
+            for name in ("factor", "thickness_ratio")
+        )
+        return self.condition(factors, ratios, like)
 
     def upscale(self, lr: Tensor, size: Sequence[int]) -> Tensor:
         """Interpolate ``(B, C, *spatial)`` to ``size`` over the same field of view."""
-        return resample(lr, size, self.interpolation)
+        return resample(lr, size, self.config.interpolation)
 
     def forward(
         self,
@@ -179,7 +214,7 @@ class SRResDNet(nn.Module):
         norm = torch.linalg.vector_norm(residual.float().flatten(1), dim=1)
         gain = self.projection_gain(norm, sigma, residual[0].numel())
         output = upscaled - residual * gain.reshape(-1, *(1,) * (upscaled.ndim - 1))
-        return output if self.clip is None else output.clamp(*self.clip)
+        return output if self.config.clip is None else output.clamp(*self.config.clip)
 
     def condition(
         self, factor: float | Tensor, thickness_ratio: float | Tensor, like: Tensor
@@ -195,7 +230,9 @@ class SRResDNet(nn.Module):
             torch.as_tensor(value, dtype=torch.float32, device=like.device).reshape(-1)
             for value in (factor, thickness_ratio)
         ]
-        condition: Tensor = self.embedding(torch.stack(torch.broadcast_tensors(*told), dim=1).log2())
+        condition: Tensor = self.embedding(
+            torch.stack(torch.broadcast_tensors(*told), dim=1).log2().to(self.alpha)
+        )
         return condition
 
     def projection_gain(self, norm: Tensor, sigma: Tensor, count: int) -> Tensor:
@@ -212,16 +249,8 @@ class SRResDNet(nn.Module):
         Returns:
             ``(B,)``, at most 1.
         """
-        eps = self.alpha.float().exp() * sigma.float().clamp_min(self.sigma_floor) * math.sqrt(count - 1)
+        eps = self.alpha.float().exp() * sigma.float() * math.sqrt(count - 1)
         return eps / torch.maximum(norm.float(), eps).clamp_min(torch.finfo(torch.float32).tiny)
-
-    @torch.no_grad()
-    def folded(self, factor: float, thickness_ratio: float = 1.0) -> ResDNet:
-        """Give a plain copy of the residual estimator for one sampling: no weight norm, no modulation left."""
-        network = copy.deepcopy(self.resdnet).eval().requires_grad_(False)
-        like = next(self.resdnet.parameters()).new_zeros(1)
-        network.fold(self.condition(factor, thickness_ratio, like))
-        return network
 
 
 def _published_key(key: str) -> str:

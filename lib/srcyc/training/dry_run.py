@@ -57,7 +57,7 @@ def estimate(config: TrainingConfig, scans: TrainingSet, store: ScanStore, devic
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.monotonic() - (started if config.data.workers else drawing))
-        factors.append(batch.factor)
+        factors += [axis.factor for axis in batch.axes]
     trained = {name: network for name, network in networks.named() if not name.startswith("ema")}
     return Estimate(
         (min(factors), max(factors)),

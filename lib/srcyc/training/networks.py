@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from srcyc.config import TrainingConfig
-from srcyc.networks import DegradationNet, PatchDiscriminator, SRResDNet
+from srcyc.networks import DegradationNet, Generator, PatchDiscriminator, build_generator
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Networks:
         d_lr: judges LR.
     """
 
-    g_hr: SRResDNet
+    g_hr: Generator
     ema_hr: AveragedModel
     g_lr: DegradationNet | None
     ema_lr: AveragedModel | None
@@ -45,7 +45,7 @@ def build_networks(config: TrainingConfig, device: torch.device) -> Networks:
     """Build the networks of a run from its seed, so that the same configuration gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        g_hr = SRResDNet.from_config(config.g_hr)
+        g_hr = build_generator(config.g_hr)
         both = config.mode != "generator-only"
         g_lr = DegradationNet.from_config(config.g_lr) if both else None
         d_hr = PatchDiscriminator.from_config(config.d_hr) if both else None

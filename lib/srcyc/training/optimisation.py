@@ -1,4 +1,4 @@
-"""Descent: Adam with clipped gradients, loss scaling where fp16 needs it, and the learning rate over the steps."""
+"""Descent: Adam and Muon, clipped gradients, loss scaling where fp16 needs it, the learning rate over the steps."""
 
 from __future__ import annotations
 
@@ -10,21 +10,59 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 
 from srcyc.config import OptimiserConfig
 from srcyc.training.distributed import Processes
 
 
+class Muon(Optimizer):
+    """Steps along orthogonalised momentum (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
+
+    The momentum of a convolution's weights, as a matrix ``(out, in * kernel)``, is replaced by about the nearest one
+    with orthonormal rows: every direction of a layer learns equally fast. PyTorch's own takes matrices only.
+
+    Args:
+        parameters: weights of convolutions with as many channels in as out.
+        lr: learning rate.
+        momentum: of the Nesterov kind.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                mean = state.setdefault("momentum", torch.zeros_like(weight))
+                mean.lerp_(weight.grad, 1 - group["momentum"])
+                along = weight.grad.lerp(mean, group["momentum"]).flatten(1)
+                weight.sub_(group["lr"] * _orthogonalised(along.float()).reshape(weight.shape))
+
+
+def _orthogonalised(matrix: Tensor) -> Tensor:
+    """Bring the singular values of ``(rows, columns)``, rows <= columns, close to 1 by five Newton-Schulz steps."""
+    x = matrix / (torch.linalg.vector_norm(matrix) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x
+
+
 class Optimiser:
-    """Adam (Kingma, Ba 2015, arXiv:1412.6980) over some networks.
+    """Adam (Kingma, Ba 2015, arXiv:1412.6980) over some networks; the inner layers of one may have Muon.
 
     Args:
         networks: trained together.
-        learning_rate: before the schedule.
-        config: betas and clipping.
+        learning_rate: of Adam, before the schedule.
+        config: algorithm, betas and clipping.
         processes: whose gradients are averaged.
         dtype: of the forward passes; fp16 has too narrow a range for gradients, so the loss is scaled then.
+        inner_of: the network whose convolutions with as many channels in as out are Muon's, if that is asked for.
     """
 
     def __init__(
@@ -34,33 +72,48 @@ class Optimiser:
         config: OptimiserConfig,
         processes: Processes,
         dtype: torch.dtype,
+        *,
+        inner_of: nn.Module | None = None,
     ) -> None:
         self.parameters = [p for network in networks for p in network.parameters()]
-        self.learning_rate = learning_rate
-        self.adam = Adam(self.parameters, lr=learning_rate, betas=config.betas)
+        inner: list[nn.Parameter] = []
+        if config.algorithm == "muon" and inner_of is not None:
+            inner = [p for p in inner_of.parameters() if p.ndim > 2 and p.shape[0] == p.shape[1]]
+        known = set(map(id, inner))
+        rest = [p for p in self.parameters if id(p) not in known]
+        self.algorithms: dict[str, tuple[Optimizer, float]] = {
+            "adam": (Adam(rest, lr=learning_rate, betas=config.betas), learning_rate)
+        }
+        if inner:
+            self.algorithms["muon"] = (Muon(inner, config.muon_learning_rate), config.muon_learning_rate)
         self.clip = config.gradient_clip
         self.processes = processes
         self.scaler = GradScaler(processes.device.type, enabled=dtype == torch.float16)
 
     def minimise(self, loss: Tensor, scale: float) -> None:
-        """Step down the gradient of ``loss`` with ``scale`` times the learning rate."""
-        for group in self.adam.param_groups:
-            group["lr"] = self.learning_rate * scale
-        self.adam.zero_grad(set_to_none=True)
+        """Step down the gradient of ``loss`` with ``scale`` times the learning rates."""
+        for algorithm, rate in self.algorithms.values():
+            algorithm.zero_grad(set_to_none=True)
+            for group in algorithm.param_groups:
+                group["lr"] = rate * scale
         self.scaler.scale(loss).backward()
         self.processes.average_gradients(self.parameters)
-        self.scaler.unscale_(self.adam)
+        for algorithm, _ in self.algorithms.values():
+            self.scaler.unscale_(algorithm)
         nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.scaler.step(self.adam)
+        for algorithm, _ in self.algorithms.values():
+            self.scaler.step(algorithm)
         self.scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
         """Give what a resumed run needs."""
-        return {"adam": self.adam.state_dict(), "scaler": self.scaler.state_dict()}
+        states = {name: algorithm.state_dict() for name, (algorithm, _) in self.algorithms.items()}
+        return {**states, "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
-        self.adam.load_state_dict(state["adam"])
+        for name, (algorithm, _) in self.algorithms.items():
+            algorithm.load_state_dict(state[name])
         # Empty from a run in another type, which needed no scaling.
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])

@@ -16,10 +16,9 @@ from matplotlib.ticker import MaxNLocator
 
 from srcyc.config import TrainingConfig
 from srcyc.errors import OutputError
-from srcyc.evaluation.figure import Image, Panel, comparison_figure, save_figure
-from srcyc.evaluation.metrics import psnr
+from srcyc.evaluation.figure import Panel, comparison_figure, save_figure
+from srcyc.evaluation.metrics import Truth
 from srcyc.files import write_text
-from srcyc.intensity import FOREGROUND
 from srcyc.training.recorder import HISTORY_NAME, read_history
 from srcyc.training.run_folder import MODEL_NAME
 from srcyc.training.validation import Picture, Score
@@ -29,7 +28,7 @@ REPORT_NAME = "report"
 
 #: Colours that are told apart by everybody (Okabe, Ito 2008), the first for the network.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-_CUBIC, _BEST = "#6b7280", "#b8860b"
+_BASELINE, _BEST = "#6b7280", "#b8860b"
 #: Up to this many points are marked one by one.
 _MARKED = 40
 _WIDTH, _HEIGHT = 7.0, 3.2
@@ -42,9 +41,15 @@ _METRICS = {
 #: Metrics of held-back LR scans: heading and what it is.
 _REAL = {
     "cycle": ("forward-cycle error", "mean |G_LR(G_HR(y)) - y|, normalised intensity"),
-    "consistency": ("consistency", "||A G_HR(y) - y|| / ||y||"),
+    "correction": ("correction of the slices", "||delta|| / ||y||"),
 }
-_NOT_LOSSES = {"step", "seconds", "learning_rate", *_METRICS, *(f"cubic_{m}" for m in _METRICS), *_REAL}
+#: What a network is compared with, and how it is called.
+_BASELINES = {"cubic": "cubic B-spline", "classical": "classical inverse"}
+_NOT_LOSSES = {
+    *("step", "seconds", "learning_rate"),
+    *(prefix + m for prefix in ("", *(f"{b}_" for b in _BASELINES)) for m in _METRICS),
+    *_REAL,
+}
 
 Row = Mapping[str, float]
 
@@ -154,8 +159,8 @@ def _facts(folder: Path, config: TrainingConfig, history: Sequence[Row], best: _
         gain = best.score.key(metric)
         word = "better" if gain >= 0 else "worse"
         facts.append(
-            f"- best model: of step {best.step}, by {metric.upper()} {abs(gain):{digits}}{unit} {word} than cubic "
-            "B-spline interpolation"
+            f"- best model: of step {best.step}, by {metric.upper()} {abs(gain):{digits}}{unit} {word} than the "
+            "classical inverse, which needs no network"
         )
     if (folder / MODEL_NAME).exists():
         facts.append(f"- model file: `{MODEL_NAME}` in the run's folder")
@@ -164,30 +169,36 @@ def _facts(folder: Path, config: TrainingConfig, history: Sequence[Row], best: _
 
 
 def _table(history: Sequence[Row], best: Score | None) -> list[str]:
-    """Give the score beside cubic's and beside what training started from."""
+    """Give the score beside the baselines' and beside what training started from."""
     if best is None:
         return []
     first = history[0] if history and history[0]["step"] == 0 else {}
     found = best.as_row()
     lines: list[str] = []
     rows = [
-        (heading, found[name], found[f"cubic_{name}"], first.get(name), form, note)
+        (
+            heading,
+            found[name],
+            [found[f"{baseline}_{name}"] for baseline in _BASELINES],
+            first.get(name),
+            form,
+            note,
+        )
         for name, (heading, form, note) in _METRICS.items()
-        if name in found and f"cubic_{name}" in found
+        if name in found and all(f"{baseline}_{name}" in found for baseline in _BASELINES)
     ]
     if rows:
         lines += [
-            "Held-back HR scans, thick slices simulated at "
-            "the thicknesses of `validation.thicknesses`, inside the foreground:",
+            "Held-back HR scans, thick slices simulated (`validation.thicknesses`), inside the head:",
             "",
-            "| | best model | cubic B-spline | difference | before training | |",
-            "|---|---|---|---|---|---|",
+            f"| | best model | {' | '.join(_BASELINES.values())} | gain over classical | before training | |",
+            "|---|---|---|---|---|---|---|",
         ]
-        for heading, own, cubic, start, form, note in rows:
+        for heading, own, others, start, form, note in rows:
             before = "" if start is None else format(start, form)
-            lines.append(
-                f"| {heading} | {own:{form}} | {cubic:{form}} | {own - cubic:+{form}} | {before} | {note} |"
-            )
+            baselines = " | ".join(format(other, form) for other in others)
+            gain = own - others[-1]
+            lines.append(f"| {heading} | {own:{form}} | {baselines} | {gain:+{form}} | {before} | {note} |")
         lines.append("")
     real = [(*_REAL[name], found[name], first.get(name)) for name in _REAL if name in found]
     if real:
@@ -218,18 +229,17 @@ def _free_name(folder: Path, name: str, taken: Sequence[Path]) -> Path:
 
 
 def _draw_picture(path: Path, picture: Picture, headline: str) -> Path:
-    mask = picture.truth > FOREGROUND
-
-    def quality(image: Image) -> float:
-        return psnr(image, picture.truth, mask, peak=1.0)
-
-    cubic, own = quality(picture.interpolated), quality(picture.sr)
+    truth = Truth(picture.truth)
+    cubic, classical, own = (
+        truth.quality(image).psnr for image in (picture.interpolated, picture.classical, picture.sr)
+    )
     panels = [
         Panel(f"cubic B-spline\nPSNR {cubic:.2f} dB", picture.interpolated),
-        Panel(f"super-resolved\nPSNR {own:.2f} dB ({own - cubic:+.2f})", picture.sr),
+        Panel(f"classical inverse\nPSNR {classical:.2f} dB", picture.classical),
+        Panel(f"super-resolved\nPSNR {own:.2f} dB ({own - classical:+.2f})", picture.sr),
     ]
-    truth = Volume(picture.truth[None], picture.grid.affine)
-    return comparison_figure(path, truth, panels, axis=2, headline=headline, all_planes=True)
+    volume = Volume(picture.truth[None], picture.grid.affine)
+    return comparison_figure(path, volume, panels, axis=2, headline=headline, all_planes=True)
 
 
 def _charts(history: Sequence[Row]) -> list[_Chart]:
@@ -248,7 +258,7 @@ def _charts(history: Sequence[Row]) -> list[_Chart]:
     ]
     for metric, (unit, _, note) in _METRICS.items():
         curves = [_curve(history, metric, "network")]
-        curves.append(_curve(history, f"cubic_{metric}", "cubic B-spline", dashed=True))
+        curves += [_curve(history, f"{b}_{metric}", name, dashed=True) for b, name in _BASELINES.items()]
         charts.append(_Chart(f"{metric.upper()} on held-back HR scans ({note})", unit, curves))
     charts += [
         _Chart(
@@ -295,7 +305,7 @@ def _draw_curves(path: Path, charts: Sequence[_Chart], best_step: int | None) ->
 def _plot(axes: Axes, chart: _Chart, best_step: int | None) -> None:
     colours = iter(_COLOURS * (1 + len(chart.curves) // len(_COLOURS)))
     for curve in chart.curves:
-        colour = _CUBIC if curve.dashed else next(colours)
+        colour = _BASELINE if curve.dashed else next(colours)
         marker = "o" if len(curve.steps) <= _MARKED and not curve.dashed else ""
         axes.plot(
             curve.steps,

@@ -16,9 +16,9 @@ from srcyc.data.store import ScanStore, TrainingScan
 from srcyc.device import resolve_precision
 from srcyc.errors import ConfigError, ModelError, OutputError
 from srcyc.inference.model_file import PublishedModel, find_model, load_model, publish_model
-from srcyc.networks import SRResDNet
+from srcyc.networks import Generator
 from srcyc.training.distributed import Processes
-from srcyc.training.networks import Networks, build_networks
+from srcyc.training.networks import build_networks
 from srcyc.training.publishing import make_card
 from srcyc.training.recorder import HISTORY_NAME, Recorder, read_history
 from srcyc.training.report import write_report
@@ -63,7 +63,7 @@ def with_initial_model(config: TrainingConfig) -> tuple[TrainingConfig, Publishe
     if initial is not None:
         # Fine-tuning keeps the network it starts from, whatever the settings say of a new one.
         config = config.model_copy(update={"g_hr": initial.card.network})
-    for name in ("g_hr", "g_lr", "d_hr", "d_lr"):
+    for name in ("g_lr", "d_hr", "d_lr"):
         if getattr(config, name).spatial_dims != 3:
             raise ConfigError(f"{name}.spatial_dims is 2; training on volumes needs 3.")
     return config, initial
@@ -130,11 +130,11 @@ def train(
         processes.wait()
     batches = make_batches(config, scans, run.store, processes.share)
     hr, lr = _load(run.store, scans.hr), _load(run.store, scans.lr)
-    validator = _validator(config, scans, run.store, networks, processes)
+    validator = _validator(config, scans, run.store, processes)
     if processes.is_first:
         processes.wait()
 
-    def publish(network: SRResDNet, step: int, score: Score | None) -> None:
+    def publish(network: Generator, step: int, score: Score | None) -> None:
         card = make_card(config, initial, hr, lr, step, score)
         publish_model(network, card, run.model, overwrite=True)
 
@@ -147,7 +147,7 @@ def train(
         run.checkpoints(config),
         lambda step: Recorder(run.path, step),
         processes,
-        scans=[f"{scan.name} {scan.image.shape} {scan.sigma:.9g}" for scan in (*lr, *hr)],
+        scans=[f"{scan.name} {scan.image.shape} {scan.spacing}" for scan in (*lr, *hr)],
         on_best=publish,
         report=report,
     )
@@ -189,13 +189,14 @@ def make_batches(config: TrainingConfig, scans: TrainingSet, store: ScanStore, s
     Raises:
         ConfigError: the batch cannot be shared equally by the processes.
     """
-    settings = (config.data, config.g_hr.interpolation, config.seed, config.steps, share)
+    settings = (config.data, config.seed, config.steps, share)
     if scans.pairs:
         pairs = [(store.get(lr.path), store.get(hr.path)) for lr, hr in scans.pairs]
         return AlignedPatches(pairs, *settings)
     if config.mode == "unpaired":
         return UnpairedPatches(_load(store, scans.lr), _load(store, scans.hr), *settings)
-    return SimulatedPatches(_load(store, scans.hr), *settings)
+    # An adversary judges the images of a step side by side: they have one factor then.
+    return SimulatedPatches(_load(store, scans.hr), *settings, mixed=config.mode == "generator-only")
 
 
 def _load(store: ScanStore, scans: Sequence[AssignedScan]) -> list[TrainingScan]:
@@ -203,7 +204,7 @@ def _load(store: ScanStore, scans: Sequence[AssignedScan]) -> list[TrainingScan]
 
 
 def _validator(
-    config: TrainingConfig, scans: TrainingSet, store: ScanStore, networks: Networks, processes: Processes
+    config: TrainingConfig, scans: TrainingSet, store: ScanStore, processes: Processes
 ) -> Validator:
     """Give what the first process judges by; the others judge nothing.
 
@@ -212,9 +213,7 @@ def _validator(
     """
     hr = scans.validation_hr if processes.is_first else []
     lr = scans.validation_lr if processes.is_first else []
-    validator = Validator(
-        _load(store, hr), _load(store, lr), config.validation, networks.g_hr, processes.device
-    )
+    validator = Validator(_load(store, hr), _load(store, lr), config.validation, processes.device)
     needs_lr = config.validation.key_metric == "cycle"
     if processes.is_first and hr and not (validator.real if needs_lr else validator.simulated):
         kind, remedy = (

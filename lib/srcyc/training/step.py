@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -11,17 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from srcyc.acquisition import AxisAcquisition
 from srcyc.config import TrainingConfig
 from srcyc.data.image_pool import ImagePool
 from srcyc.data.patches import Batch
+from srcyc.enhancement import enhance
 from srcyc.losses import (
     AdversarialLoss,
     GeneratorObjective,
     GeneratorTerm,
     PerceptualLoss,
     ReconstructionLoss,
+    RelativeLoss,
     TotalVariationLoss,
 )
+from srcyc.resampling import apply_along
 from srcyc.training.distributed import Processes
 from srcyc.training.networks import Networks
 from srcyc.training.optimisation import Optimiser
@@ -40,7 +44,7 @@ class TrainingStep:
     paired (SRResCycGAN: Umer, Micheloni 2020, arXiv:2009.03693), real_hr is the truth of real_lr:
         forward:  real_lr -> G_HR -> fake_hr ~ real_hr (judged by D_HR) -> G_LR -> fake_lr ~ real_lr (judged by D_LR)
     generator-only: the content (and perceptual, total variation) terms of paired alone.
-    identity: G_HR.refine(real_hr) at factor 1 ~ real_hr, G_LR(real_lr) at factor 1 ~ real_lr
+    identity: G_HR(real_hr) at factor 1 ~ real_hr, G_LR(real_lr) at factor 1 ~ real_lr
 
     A term of weight 0 is not computed, nor any pass that only it needs; what several terms look at is computed once.
 
@@ -64,10 +68,10 @@ class TrainingStep:
         self.objective = GeneratorObjective(config.losses)
         self.adversarial = AdversarialLoss(config.adversarial)
         self.reconstruction = ReconstructionLoss()
-        dims = config.g_hr.spatial_dims
-        self.total_variation = TotalVariationLoss(dims)
+        self.relative = RelativeLoss() if config.content == "relative" else None
+        self.total_variation = TotalVariationLoss(3)
         self.perceptual = PerceptualLoss(
-            dims,
+            3,
             backbone=config.perceptual.backbone,
             layer=config.perceptual.layer,
             weights=config.perceptual.weights,
@@ -79,7 +83,9 @@ class TrainingStep:
         }
         settings = config.optimiser
         generators = [g for g in (networks.g_hr, networks.g_lr) if g is not None]
-        self.generators = Optimiser(generators, settings.learning_rate, settings, processes, dtype)
+        self.generators = Optimiser(
+            generators, settings.learning_rate, settings, processes, dtype, inner_of=networks.g_hr
+        )
         self.discriminators: Optimiser | None = None
         if networks.d_hr is not None and networks.d_lr is not None:
             self.discriminators = Optimiser(
@@ -103,34 +109,49 @@ class TrainingStep:
         if not self.objective.is_active("adversarial_hr"):
             return terms
         self._judged(True)
-        fake_hr, fake_lr = self._earlier("d_hr", passes.fake_hr()), self._earlier("d_lr", passes.fake_lr())
+        # All items of a step with an adversary have one factor, so they are one batch.
+        real_hr, real_lr = torch.cat(passes.real_hr), batch.real_lr
+        fake_hr = self._earlier("d_hr", torch.cat(passes.fake_hr()))
+        fake_lr = self._earlier("d_lr", passes.fake_lr())
         with self._autocast():
-            judged_hr = self.adversarial.discriminator(d_hr(batch.real_hr), d_hr(fake_hr))
-            judged_lr = self.adversarial.discriminator(d_lr(batch.real_lr), d_lr(fake_lr))
+            judged_hr = self.adversarial.discriminator(d_hr(real_hr), d_hr(fake_hr))
+            judged_lr = self.adversarial.discriminator(d_lr(real_lr), d_lr(fake_lr))
         self.discriminators.minimise(judged_hr + judged_lr, scale)
         return {**terms, "d_hr": judged_hr.detach(), "d_lr": judged_lr.detach()}
 
     def _terms(self, passes: _Passes, batch: Batch) -> dict[GeneratorTerm, Callable[[], Tensor]]:
         """Give the terms that the networks of this mode can have, each as a function."""
         same = self.reconstruction
-        estimate = passes.fake_hr if batch.aligned else passes.rec_hr
+        real_hr = passes.real_hr
+        # Where there is a truth: of the real slices if aligned, else of those that G_LR made.
+        estimate, baseline = (
+            (passes.fake_hr, passes.baseline_of_real)
+            if batch.aligned
+            else (passes.rec_hr, passes.baseline_of_fake)
+        )
+
+        def content() -> Tensor:
+            if self.relative is None:
+                return _mean(same, estimate(), real_hr)
+            return _mean(self.relative, estimate(), real_hr, baseline())
+
         terms: dict[GeneratorTerm, Callable[[], Tensor]] = {
-            "content": lambda: same(estimate(), batch.real_hr),
-            "perceptual": lambda: self.perceptual(estimate(), batch.real_hr),
-            "total_variation": lambda: self.total_variation(passes.fake_hr()),
+            "content": content,
+            "perceptual": lambda: _mean(self.perceptual, estimate(), real_hr),
+            "total_variation": lambda: _mean(self.total_variation, passes.fake_hr()),
         }
         d_hr, d_lr = self.networks.d_hr, self.networks.d_lr
         if d_hr is None or d_lr is None:
             return terms
         terms |= {
-            "adversarial_hr": lambda: self._fool(d_hr, passes.fake_hr(), batch.real_hr),
+            "adversarial_hr": lambda: self._fool(d_hr, torch.cat(passes.fake_hr()), torch.cat(real_hr)),
             "adversarial_lr": lambda: self._fool(d_lr, passes.fake_lr(), batch.real_lr),
             "cycle_lr": lambda: same(passes.rec_lr(), batch.real_lr),
-            "identity_hr": lambda: same(passes.identity_hr(), batch.real_hr),
+            "identity_hr": lambda: _mean(same, *passes.identity_hr()),
             "identity_lr": lambda: same(passes.identity_lr(), batch.real_lr),
         }
         if not batch.aligned:
-            terms["cycle_hr"] = lambda: same(passes.rec_hr(), batch.real_hr)
+            terms["cycle_hr"] = lambda: _mean(same, passes.rec_hr(), real_hr)
         return terms
 
     def _fool(self, discriminator: nn.Module, fake: Tensor, real: Tensor) -> Tensor:
@@ -171,41 +192,75 @@ class TrainingStep:
             self.discriminators.load_state_dict(state["discriminators"])
 
 
+#: One image ``(1, 1, I, J, planes)`` per item, of those planes that count.
+_Images = list[Tensor]
+
+
 @dataclass(frozen=True)
 class _Passes:
     """The forward passes of one batch, each computed when first asked for and then kept."""
 
-    fake_hr: Callable[[], Tensor]
+    real_hr: _Images
+    fake_hr: Callable[[], _Images]
     rec_lr: Callable[[], Tensor]
     fake_lr: Callable[[], Tensor]
-    rec_hr: Callable[[], Tensor]
-    identity_hr: Callable[[], Tensor]
+    rec_hr: Callable[[], _Images]
+    identity_hr: Callable[[], tuple[_Images, _Images]]
     identity_lr: Callable[[], Tensor]
+    baseline_of_real: Callable[[], _Images]
+    baseline_of_fake: Callable[[], _Images]
 
 
 def _passes(networks: Networks, batch: Batch) -> _Passes:
     # Local names, no object that refers to itself: the tensors go as soon as the step is over.
-    g_hr, g_lr = networks.g_hr, networks.g_lr
-    lr_size, hr_size = batch.real_lr.shape[2:], batch.real_hr.shape[2:]
+    g_hr, g_lr, axes = networks.g_hr, networks.g_lr, batch.axes
 
-    def degraded(hr: Tensor, ratio: float = batch.thickness_ratio) -> Tensor:
+    def counted(images: Sequence[Tensor]) -> _Images:
+        return [image[..., batch.counted(item)] for item, image in enumerate(images)]
+
+    def degraded(images: Sequence[Tensor], ratio: float | None = None) -> Tensor:
         if g_lr is None:
             raise ValueError("this mode has no G_LR")
-        result: Tensor = g_lr(hr, size=lr_size, thickness_ratio=ratio)
-        return result
+        size = batch.real_lr.shape[2:]
+        fakes = [
+            g_lr(image, size=size, thickness_ratio=axis.thickness_ratio if ratio is None else ratio)
+            for image, axis in zip(images, axes, strict=True)
+        ]
+        return torch.cat(fakes)
 
-    def refined(upscaled: Tensor, sigma: Tensor) -> Tensor:
-        return g_hr.refine(upscaled, factor=batch.factor, thickness_ratio=batch.thickness_ratio, sigma=sigma)
+    def baseline(slices: Tensor) -> _Images:
+        pairs = zip(slices.detach().split(1), axes, strict=True)
+        return counted([apply_along(one.float(), axis.upscaling, -1) for one, axis in pairs])
 
-    fake_hr = cache(lambda: refined(batch.upscaled, batch.sigma_lr))
+    def identity() -> tuple[_Images, _Images]:
+        """A thin scan's planes are slices of factor 1: nothing lies between them, and nothing is wrong with them."""
+        planes = batch.real_lr.shape[-1]
+        thin = torch.cat([image[..., _central(image.shape[-1], planes)] for image in batch.real_hr])
+        same = [AxisAcquisition.of(planes, planes)] * len(thin)
+        return [one.image for one in enhance(g_hr, thin, same)], list(thin.split(1))
+
+    fake_hr = cache(lambda: [one.image for one in enhance(g_hr, batch.real_lr, axes)])
     rec_lr = cache(lambda: degraded(fake_hr()))
     # With pairs the degraded image that D_LR judges is that of fake_hr, as in the paper: one pass for two terms.
     fake_lr = rec_lr if batch.aligned else cache(lambda: degraded(batch.real_hr))
     return _Passes(
-        fake_hr,
+        counted(batch.real_hr),
+        cache(lambda: counted(fake_hr())),
         rec_lr,
         fake_lr,
-        rec_hr=cache(lambda: refined(g_hr.upscale(fake_lr(), hr_size), batch.sigma_hr)),
-        identity_hr=cache(lambda: g_hr.refine(batch.real_hr, sigma=batch.sigma_hr)),
-        identity_lr=cache(lambda: degraded(batch.real_lr, ratio=1.0)),
+        rec_hr=cache(lambda: counted([one.image for one in enhance(g_hr, fake_lr(), axes)])),
+        identity_hr=cache(identity),
+        identity_lr=cache(lambda: degraded(batch.real_lr.split(1), ratio=1.0)),
+        baseline_of_real=cache(lambda: baseline(batch.real_lr)),
+        baseline_of_fake=cache(lambda: baseline(fake_lr())),
     )
+
+
+def _central(n: int, size: int) -> slice:
+    start = (n - size) // 2
+    return slice(start, start + size)
+
+
+def _mean(loss: Callable[..., Tensor], *images: Sequence[Tensor]) -> Tensor:
+    """Give the mean of a loss over the items of a batch."""
+    return torch.stack([loss(*item) for item in zip(*images, strict=True)]).mean()

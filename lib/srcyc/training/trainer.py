@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from srcyc.config import TrainingConfig
 from srcyc.data.patches import Batch
 from srcyc.device import precision_name
 from srcyc.errors import ConfigError, DataError, StoppedError
-from srcyc.networks import SRResDNet
+from srcyc.networks import Generator
 from srcyc.training.checkpoint import Checkpoints
 from srcyc.training.distributed import Processes
 from srcyc.training.networks import Networks
@@ -111,7 +111,7 @@ class Trainer:
         recorder: Callable[[int], Recorder],
         processes: Processes,
         scans: list[str],
-        on_best: Callable[[SRResDNet, int, Score | None], None],
+        on_best: Callable[[Generator, int, Score | None], None],
         report: Callable[[Progress], None],
     ) -> None:
         self.config = config
@@ -305,7 +305,7 @@ class Trainer:
             recorder.pictures(state.done, self.validator.pictures(g_hr))
         return score, best
 
-    def _averages(self) -> tuple[SRResDNet, Any]:
+    def _averages(self) -> tuple[Generator, Any]:
         averages = self.networks.ema_lr
         return _module(self.networks.ema_hr), averages.module if averages is not None else None
 
@@ -334,8 +334,8 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _module(average: nn.Module) -> SRResDNet:
-    network: SRResDNet = average.module  # type: ignore[assignment]
+def _module(average: nn.Module) -> Generator:
+    network: Generator = average.module  # type: ignore[assignment]
     return network
 
 
@@ -347,13 +347,9 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move the tensors of a batch; images in the layout that convolutions are fastest in."""
-    moved: dict[str, Any] = {}
-    for field in fields(batch):
-        value = getattr(batch, field.name)
-        if isinstance(value, Tensor):
-            value = value.to(device, non_blocking=True)
-            if value.ndim == 5:
-                value = value.contiguous(memory_format=torch.channels_last_3d)
-        moved[field.name] = value
-    return replace(batch, **moved)
+    """Move the images of a batch."""
+    return replace(
+        batch,
+        real_lr=batch.real_lr.to(device, non_blocking=True),
+        real_hr=tuple(image.to(device, non_blocking=True) for image in batch.real_hr),
+    )

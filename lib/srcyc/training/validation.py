@@ -12,16 +12,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from srcyc.acquisition import Acquisition
+from srcyc.acquisition import AxisAcquisition, relative_residual
 from srcyc.config import ValidationConfig
 from srcyc.data.store import TrainingScan
+from srcyc.enhancement import Enhanced, enhance
 from srcyc.errors import ConfigError
 from srcyc.evaluation.lpips import LPIPS
-from srcyc.evaluation.metrics import SSIM_WINDOW, psnr, ssim
+from srcyc.evaluation.metrics import Quality, Truth
 from srcyc.geometry import Grid
 from srcyc.intensity import FOREGROUND
-from srcyc.networks import DegradationNet, SRResDNet
-from srcyc.resampling import resample
+from srcyc.networks import DegradationNet, Generator
+from srcyc.resampling import apply_along, resample
 
 Image = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]
@@ -30,8 +31,6 @@ Shape = tuple[int, int, int]
 _LEAST_SLICES = 3
 #: Pictures shown, each of another scan as far as there are as many.
 _PICTURES = 3
-#: Normalised intensity: the scan's robust range.
-_PEAK = 1.0
 #: What to do when a metric cannot be judged, by metric.
 _REMEDIES = {
     "psnr": "hold back a person with thin-slice scans (data.held_back), thinner than validation.thicknesses",
@@ -48,83 +47,98 @@ class Case:
     Attributes:
         name: scan, and thickness if simulated.
         scan: what it is cut from.
-        start: first voxel of the crop, of ``scan.image``.
-        thick: ``(I, J, k)``, shape of the thick-slice crop.
+        along: axis of ``scan.image`` that is (made) the thick one; it comes last in all that follows.
+        start: first voxel of the crop.
+        thick: ``(I, J, S)``, shape of the thick-slice crop.
         fine: ``(I, J, K)``, shape it is brought to, over the same field of view.
         simulated: whether the thick slices are simulated from the scan, which then is the truth; else they are its own.
     """
 
     name: str
     scan: TrainingScan
+    along: int
     start: Shape
     thick: Shape
     fine: Shape
     simulated: bool
 
     @property
-    def factor(self) -> float:
-        """Thick spacing over fine spacing."""
-        return self.fine[2] / self.thick[2]
+    def axis(self) -> AxisAcquisition:
+        """The operator along the thick axis."""
+        ratio = 1.0 if self.simulated else round(self.scan.thickness_ratio, 2)
+        return AxisAcquisition.of(self.fine[2], self.thick[2], ratio)
 
     @property
-    def acquisition(self) -> Acquisition:
-        """From the fine to the thick crop."""
-        return Acquisition(self.fine, self.thick)
+    def factor(self) -> float:
+        """Thick spacing over fine spacing."""
+        return self.axis.factor
 
     @property
     def grid(self) -> Grid:
         """Where the fine crop lies in the world."""
-        affine = self.scan.grid.affine.copy()
-        affine[:3, 3] = self.scan.grid.index_to_world(self.start)
-        return Grid(self.fine if self.simulated else self.thick, affine).resized(self.fine)
+        whole = self.scan.grid.permuted(_last(self.along))
+        return whole.cropped(self.start, self.fine if self.simulated else self.thick).resized(self.fine)
 
     def truth(self) -> Tensor:
         """Give the fine crop of a simulated case, ``(1, 1, I, J, K)``, normalised intensity."""
         return self._crop(self.fine)
 
     def measured(self) -> Tensor:
-        """Give the thick crop, ``(1, 1, I, J, k)``, normalised intensity."""
-        return self.acquisition.apply(self.truth()) if self.simulated else self._crop(self.thick)
+        """Give the thick crop, ``(1, 1, I, J, S)``, normalised intensity."""
+        return apply_along(self.truth(), self.axis.matrix, -1) if self.simulated else self._crop(self.thick)
 
     def _crop(self, shape: Shape) -> Tensor:
         box = tuple(slice(b, b + n) for b, n in zip(self.start, shape, strict=True))
+        image = self.scan.image.transpose(_last(self.along))
         # The scan may be a read-only memory map, which a tensor must not share.
-        return torch.from_numpy(np.array(self.scan.image[box], dtype=np.float32))[None, None]
+        return torch.from_numpy(np.array(image[box], dtype=np.float32))[None, None]
+
+
+def _last(axis: int) -> tuple[int, int, int]:
+    """Give the order of axes with one of them last."""
+    i, j = (other for other in range(3) if other != axis)
+    return i, j, axis
 
 
 @dataclass(frozen=True)
 class Score:
     """Means over the cases; None where nothing could be measured.
 
-    PSNR, SSIM and LPIPS are of slices simulated from held-back HR scans, over the foreground, data range 1 (the scan's
-    robust range), each beside cubic B-spline interpolation's on the same cases.
+    PSNR, SSIM and LPIPS are of slices simulated from held-back HR scans (:class:`srcyc.evaluation.metrics.Truth`), each
+    beside cubic B-spline interpolation's and the classical inverse's (:mod:`srcyc.acquisition`) on the same cases.
 
     Attributes:
         psnr: dB.
         cubic_psnr: dB.
-        ssim: 3D (:func:`srcyc.evaluation.metrics.ssim`).
+        classical_psnr: dB.
+        ssim: 3D.
         cubic_ssim: the same.
-        lpips: :class:`srcyc.evaluation.lpips.LPIPS`; less is better.
+        classical_ssim: the same.
+        lpips: less is better.
         cubic_lpips: the same.
+        classical_lpips: the same.
         cycle: forward-cycle error ``mean |G_LR(G_HR(y)) - y|`` on held-back LR scans y, normalised intensity.
-        consistency: ``||A G_HR(y) - y|| / ||y||`` on the same, A being :class:`srcyc.acquisition.Acquisition`.
+        correction: ``||delta|| / ||y||`` on the same: by how much G_HR corrects the slices themselves.
     """
 
     psnr: float | None = None
     cubic_psnr: float | None = None
+    classical_psnr: float | None = None
     ssim: float | None = None
     cubic_ssim: float | None = None
+    classical_ssim: float | None = None
     lpips: float | None = None
     cubic_lpips: float | None = None
+    classical_lpips: float | None = None
     cycle: float | None = None
-    consistency: float | None = None
+    correction: float | None = None
 
     def key(self, metric: str) -> float:
         """Give what a model is chosen by, larger is better.
 
         Args:
-            metric: ``"psnr"`` (dB), ``"ssim"`` or ``"lpips"``: by how much the network is better than cubic
-                interpolation; ``"cycle"``: the negated forward-cycle error.
+            metric: ``"psnr"`` (dB), ``"ssim"`` or ``"lpips"``: by how much the network is better than the classical
+                inverse, which needs none; ``"cycle"``: the negated forward-cycle error.
 
         Raises:
             ConfigError: it was not measured, or there is no such metric.
@@ -132,13 +146,13 @@ class Score:
         if metric not in _REMEDIES:
             raise ConfigError(f"validation.key_metric {metric!r}: use one of {', '.join(_REMEDIES)}.")
         own: float | None = getattr(self, metric)
-        cubic: float | None = 0.0 if metric == "cycle" else getattr(self, f"cubic_{metric}")
-        if own is None or cubic is None:
+        baseline: float | None = 0.0 if metric == "cycle" else getattr(self, f"classical_{metric}")
+        if own is None or baseline is None:
             raise ConfigError(
                 f"validation.key_metric {metric} cannot be measured on the held-back scans: {_REMEDIES[metric]}, or "
                 "choose another key_metric."
             )
-        return own - cubic if metric in ("psnr", "ssim") else cubic - own
+        return own - baseline if metric in ("psnr", "ssim") else baseline - own
 
     def as_row(self) -> dict[str, float]:
         """Give what was measured by name, as in ``history.csv``."""
@@ -153,6 +167,7 @@ class Picture:
     Attributes:
         name: of the case.
         interpolated: cubic B-spline.
+        classical: the classical inverse.
         sr: the network's.
         truth: what was scanned.
         grid: where the voxels lie, thick axis last.
@@ -160,16 +175,10 @@ class Picture:
 
     name: str
     interpolated: Image
+    classical: Image
     sr: Image
     truth: Image
     grid: Grid
-
-
-@dataclass(frozen=True)
-class _Quality:
-    psnr: float
-    ssim: float | None
-    lpips: float | None
 
 
 class Validator:
@@ -181,7 +190,6 @@ class Validator:
         hr: thin-slice scans of held-back persons, to simulate thick slices from.
         lr: thick-slice scans of held-back persons.
         config: thicknesses, crop, LPIPS weights.
-        network: tells how images are upscaled before they are refined; not kept.
         device: where the networks are.
 
     Raises:
@@ -194,15 +202,13 @@ class Validator:
         hr: Sequence[TrainingScan],
         lr: Sequence[TrainingScan],
         config: ValidationConfig,
-        network: SRResDNet,
         device: torch.device,
     ) -> None:
         self.simulated = [case for scan in hr for case in simulated_cases(scan, config)]
         self.real = [case for scan in lr for case in real_cases(scan, config)]
         self.device = device
-        self._interpolation = network.interpolation
         self._lpips = LPIPS(config.lpips, device) if config.lpips and self.simulated else None
-        self._cubic: list[_Quality] = []
+        self._baselines: dict[str, list[Quality]] = {}
         self._shown = _shown(self.simulated)
         self._seen: tuple[list[tuple[Tensor, int]], dict[int, Tensor]] = ([], {})
 
@@ -215,48 +221,45 @@ class Validator:
         """Whether there is anything to judge by."""
         return bool(self.simulated or self.real)
 
-    def score(self, g_hr: SRResDNet, g_lr: DegradationNet | None = None) -> Score:
+    def score(self, g_hr: Generator, g_lr: DegradationNet | None = None) -> Score:
         """Score the networks in fp32; they are left in the mode (training or not) in which they came.
 
         Args:
             g_hr: thick -> fine.
             g_lr: fine -> thick; without it there is no forward-cycle error.
         """
-        if not self._cubic:
+        if not self._baselines:
             # What the networks are compared with never changes.
-            for case in self.simulated:
-                truth = case.truth()
-                cubic = resample(case.measured(), case.fine, "cubic")
-                self._cubic.append(self._quality(cubic, truth))
+            self._baselines = {
+                name: [self._quality(method(case), Truth(_array(case.truth()))) for case in self.simulated]
+                for name, method in (("cubic", cubic), ("classical", classical))
+            }
         with _judged(self.device, g_hr, g_lr):
-            own: list[_Quality] = []
+            own: list[Quality] = []
             seen: dict[int, Tensor] = {}
             for number, case in enumerate(self.simulated):
-                image = self._super_resolved(g_hr, case)
-                own.append(self._quality(image, case.truth()))
+                image = self._enhanced(g_hr, case).image
+                own.append(self._quality(image, Truth(_array(case.truth()))))
                 if number in self._shown:
                     seen[number] = image
             self._seen = (_state(g_hr), seen)
-            cycles, residuals = [], []
+            cycles, corrections = [], []
             for case in self.real:
                 measured = case.measured()
-                fine = self._super_resolved(g_hr, case)
-                residuals.append(case.acquisition.residual(fine, measured))
+                fine, delta = self._enhanced(g_hr, case)
+                if delta is not None:
+                    corrections.append(relative_residual(measured + delta.cpu(), measured))
                 if g_lr is not None:
-                    again = g_lr(fine.to(self.device), size=case.thick).cpu()
+                    ratio = case.axis.thickness_ratio
+                    again = g_lr(fine.to(self.device), size=case.thick, thickness_ratio=ratio).cpu()
                     cycles.append(float((again - measured).abs().mean(dtype=torch.float64)))
-        return Score(
-            psnr=_mean(q.psnr for q in own),
-            cubic_psnr=_mean(q.psnr for q in self._cubic),
-            ssim=_mean(q.ssim for q in own),
-            cubic_ssim=_mean(q.ssim for q in self._cubic),
-            lpips=_mean(q.lpips for q in own),
-            cubic_lpips=_mean(q.lpips for q in self._cubic),
-            cycle=_mean(cycles),
-            consistency=_mean(residuals),
-        )
+        means: dict[str, float | None] = {}
+        for prefix, qualities in (("", own), *((f"{name}_", q) for name, q in self._baselines.items())):
+            for metric in ("psnr", "ssim", "lpips"):
+                means[prefix + metric] = _mean(getattr(quality, metric) for quality in qualities)
+        return Score(**means, cycle=_mean(cycles), correction=_mean(corrections))
 
-    def pictures(self, g_hr: SRResDNet) -> list[Picture]:
+    def pictures(self, g_hr: Generator) -> list[Picture]:
         """Super-resolve a few simulated cases to be looked at: the thickest slices of different scans.
 
         What :meth:`score` has just super-resolved with the same weights is not computed again.
@@ -267,42 +270,43 @@ class Validator:
             for number in self._shown:
                 case = self.simulated[number]
                 known = seen.get(number) if _unchanged(state, _state(g_hr)) else None
-                images = (
-                    resample(case.measured(), case.fine, "cubic"),
-                    self._super_resolved(g_hr, case) if known is None else known,
-                    case.truth(),
-                )
-                interpolated, sr, truth = (image[0, 0].numpy() for image in images)
-                pictures.append(Picture(case.name, interpolated, sr, truth, case.grid))
+                sr = self._enhanced(g_hr, case).image if known is None else known
+                interpolated, inverse, own, truth = map(_array, (cubic(case), classical(case), sr, case.truth()))
+                pictures.append(Picture(case.name, interpolated, inverse, own, truth, case.grid))
         return pictures
 
-    def _super_resolved(self, g_hr: SRResDNet, case: Case) -> Tensor:
-        upscaled = resample(case.measured(), case.fine, self._interpolation)
-        sigma = torch.tensor([case.scan.sigma], dtype=torch.float32)
-        return g_hr.refine(upscaled.to(self.device), factor=case.factor, sigma=sigma.to(self.device)).cpu()
+    def _enhanced(self, g_hr: Generator, case: Case) -> Enhanced:
+        image, delta = enhance(g_hr, case.measured().to(self.device), [case.axis])[0]
+        return Enhanced(image.cpu(), delta)
 
-    def _quality(self, image: Tensor, truth: Tensor) -> _Quality:
-        x, y = image[0, 0].numpy(), truth[0, 0].numpy()
-        mask = y > FOREGROUND
-        structural = perceptual = None
-        if min(y.shape) >= SSIM_WINDOW:
-            structural = ssim(x, y, mask, _PEAK)
-        if self._lpips is not None and self._lpips.fits(y.shape):
-            perceptual = self._lpips(x, y, mask, _PEAK)
-        return _Quality(psnr(x, y, mask, _PEAK), structural, perceptual)
+    def _quality(self, image: Tensor, truth: Truth) -> Quality:
+        return truth.quality(_array(image), self._lpips)
+
+
+def cubic(case: Case) -> Tensor:
+    """Interpolate a case's slices by cubic B-spline, ``(1, 1, I, J, K)``."""
+    return resample(case.measured(), case.fine, "cubic")
+
+
+def classical(case: Case) -> Tensor:
+    """Give the classical inverse of a case's slices, ``(1, 1, I, J, K)``."""
+    return apply_along(case.measured(), case.axis.upscaling, -1)
 
 
 def simulated_cases(scan: TrainingScan, config: ValidationConfig) -> list[Case]:
     """Give the central crop of an HR scan at each thickness; what would not enlarge, or is all air, is left out."""
-    i, j, k = (min(config.crop, n) for n in scan.image.shape)
-    start = _central(scan, (i, j, k))
+    along = scan.thin_axes[-1]
+    i, j, k = (min(config.crop, scan.image.shape[axis]) for axis in _last(along))
+    start = _central(scan, along, (i, j, k))
+    spacing = scan.spacing[along]
     cases = []
     for thickness in config.thicknesses:
-        slices = int(k * scan.spacing[2] / thickness)
-        fine = min(k, round(slices * thickness / scan.spacing[2]))
+        slices = int(k * spacing / thickness)
+        fine = min(k, round(slices * thickness / spacing))
         if slices < _LEAST_SLICES or fine <= slices:
             continue
-        case = Case(f"{scan.name} at {thickness:g} mm", scan, start, (i, j, slices), (i, j, fine), True)
+        name = f"{scan.name} at {thickness:g} mm"
+        case = Case(name, scan, along, start, (i, j, slices), (i, j, fine), True)
         if bool((case.truth() > FOREGROUND).any()):
             cases.append(case)
     return cases
@@ -316,8 +320,8 @@ def real_cases(scan: TrainingScan, config: ValidationConfig) -> list[Case]:
     fine = round(slices * scan.factor)
     if fine <= slices:
         return []
-    start = _central(scan, (i, j, slices))
-    return [Case(scan.name, scan, start, (i, j, slices), (i, j, fine), False)]
+    start = _central(scan, 2, (i, j, slices))
+    return [Case(scan.name, scan, 2, start, (i, j, slices), (i, j, fine), False)]
 
 
 def _shown(cases: Sequence[Case]) -> list[int]:
@@ -341,9 +345,14 @@ def _unchanged(before: Sequence[tuple[Tensor, int]], now: Sequence[tuple[Tensor,
     )
 
 
-def _central(scan: TrainingScan, size: Shape) -> Shape:
-    i, j, k = ((n - s) // 2 for n, s in zip(scan.image.shape, size, strict=True))
+def _central(scan: TrainingScan, along: int, size: Shape) -> Shape:
+    i, j, k = ((scan.image.shape[axis] - s) // 2 for axis, s in zip(_last(along), size, strict=True))
     return i, j, k
+
+
+def _array(image: Tensor) -> Image:
+    array: Image = image[0, 0].numpy()
+    return array
 
 
 @contextmanager
