@@ -118,29 +118,27 @@ def phantom() -> PhantomFactory:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained network of a few hundred weights: its residual is small, so it interpolates nearly."""
+    """An untrained network: it adds nothing yet, so its result is the classical inverse."""
     # Here: most tests need no PyTorch to be collected.
     import torch
 
-    from srcyc.config import SRResDNetConfig
     from srcyc.inference.model_file import ModelCard, publish_model
-    from srcyc.networks import SRResDNet
+    from srcyc.networks import SliceResDNet
 
-    config = SRResDNetConfig(features=4, depth=1)
     torch.manual_seed(0)
+    network = SliceResDNet(features=8, depth=1)
     card = ModelCard(
         name="tiny",
         title="untrained",
-        network=config,
+        network=network.config,
         spacing_range=(0.3, 2.0),
         factor_range=(1.5, 8.0),
         contrasts=("T1w",),
         trained_on="nothing",
-        metrics={},
         licence="Apache-2.0",
         created="2024-01-01T00:00:00+00:00",
         software="srcyc test",
     )
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    publish_model(SRResDNet.from_config(config), card, path)
+    publish_model(network, card, path)
     return path

@@ -84,7 +84,7 @@ precision: fp32
 pool_size: 3
 early_stopping: 0
 data: {size: 16, batch_size: 1, least_slices: 4, workers: 1}
-g_hr: {features: 4, depth: 1}
+g_hr: {name: sliceresdnet, features: 8, depth: 1}
 g_lr: {features: 4, blocks: 1, head_kernel: 3}
 d_hr: {features: 4, layers: 2}
 d_lr: {features: 4, layers: 1}

@@ -8,76 +8,37 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from srcyc.config import Schema, SRResDNetConfig
 from srcyc.errors import ModelError, OutputError
 from srcyc.files import written
-from srcyc.networks import SRResDNet
+from srcyc.inference.card import SCHEMA_VERSION, ModelCard
+from srcyc.networks import Generator, GeneratorConfig, build_generator
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "SUFFIX",
+    "ModelCard",
+    "PublishedModel",
+    "find_model",
+    "load_model",
+    "packaged_models",
+    "publish_model",
+]
 
 DEFAULT_MODEL = "srcyc-t1"
 SUFFIX = ".safetensors"
-SCHEMA_VERSION: Literal[1] = 1
 #: Key of the card in the file's metadata.
 _CARD_KEY = "srcyc"
 #: What a zip archive (``torch.save``) and a bare pickle begin with.
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
-
-Range = tuple[float, float]
-
-
-class ModelCard(Schema):
-    """What a published model is, and what it may be used for.
-
-    Attributes:
-        schema_version: of this schema.
-        name: short name, as in ``--model``.
-        title: one line for lists.
-        network: arguments that rebuild the network.
-        spacing_range: voxel size in mm of the HR grids it was trained on, finest and coarsest.
-        factor_range: spacing of the thick axis over the HR spacing, least and most.
-        contrasts: MR contrasts it was trained on.
-        trained_on: data, in words.
-        metrics: scores on held-back scans.
-        licence: SPDX identifier of the weights.
-        created: ISO date.
-        software: name and version that trained it.
-    """
-
-    schema_version: Literal[1] = SCHEMA_VERSION
-    name: str = Field(min_length=1)
-    title: str
-    network: SRResDNetConfig
-    spacing_range: Range
-    factor_range: Range
-    contrasts: tuple[str, ...]
-    trained_on: str
-    metrics: dict[str, Any]
-    licence: str
-    created: str
-    software: str
-
-    @field_validator("spacing_range", "factor_range")
-    @classmethod
-    def _ordered(cls, value: Range) -> Range:
-        low, high = value
-        if not 0 < low <= high < float("inf"):
-            raise ValueError("give a positive lower and an upper end")
-        return value
-
-    @field_validator("created")
-    @classmethod
-    def _iso_date(cls, value: str) -> str:
-        date.fromisoformat(value[:10])
-        return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +52,14 @@ class PublishedModel:
         path: the file.
     """
 
-    network: SRResDNet
+    network: Generator
     card: ModelCard
     sha256: str
     path: Path
 
 
 def publish_model(
-    network: SRResDNet, card: ModelCard, path: str | os.PathLike[str], *, overwrite: bool = False
+    network: Generator, card: ModelCard, path: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Path:
     """Write one model file; it appears under its name only when complete, and then also survives a power cut.
 
@@ -124,7 +85,8 @@ def publish_model(
         name: value.detach().to("cpu", torch.float32, copy=True).contiguous()
         for name, value in network.state_dict().items()
     }
-    _check_weights(weights, card.network, path)
+    _check_layout({name: _Layout.of(value) for name, value in weights.items()}, card.network, path)
+    _check_numbers(weights, path)
     content = save(weights, metadata={_CARD_KEY: card.model_dump_json()})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,16 +109,21 @@ def load_model(path: str | os.PathLike[str]) -> PublishedModel:
     content = _read(path)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            # The card and the header first: what they say is checked before a network or a tensor is made of it.
+            card = _read_card(path, file.metadata() or {})
+            names = list(file.keys())
+            layouts = {name: _Layout.in_file(file.get_slice(name)) for name in names}
+            _check_layout(layouts, card.network, path)
+            weights = {name: file.get_tensor(name) for name in names}
+    except ModelError:
+        raise
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         if content.startswith(_PICKLE_STARTS):
             _refuse(path, "is a Python pickle, which could run code", error)
         reason = " ".join(str(error).split())
         _refuse(path, f"is damaged or no safetensors file ({reason})", error)
-    card = _read_card(path, metadata)
-    _check_weights(weights, card.network, path)
-    network = SRResDNet.from_config(card.network)
+    _check_numbers(weights, path)
+    network = build_generator(card.network)
     network.load_state_dict(weights)
     network.eval().requires_grad_(False)
     return PublishedModel(network, card, hashlib.sha256(content).hexdigest(), path)
@@ -209,9 +176,11 @@ def _read_card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
     except (ValueError, KeyError, TypeError) as error:
         _refuse(path, "has an unreadable model card", error)
     if version != SCHEMA_VERSION:
+        older = isinstance(version, int) and version < SCHEMA_VERSION
+        remedy = "train it again with this release" if older else "install a newer release"
         raise ModelError(
-            f"{path}: has a model card of version {version!r}, this software reads version {SCHEMA_VERSION}; "
-            "install the srcyc release that the model was published with, or publish it again."
+            f"{path}: has a model card of version {version!r}, this software reads version {SCHEMA_VERSION}; {remedy}, "
+            "or choose another model (`srcyc models`)."
         )
     try:
         # Strictly, as JSON: tuples are lists there.
@@ -222,17 +191,44 @@ def _read_card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
         _refuse(path, f"has a wrong model card ({where}: {first['msg']})", error)
 
 
-def _check_weights(weights: Mapping[str, Tensor], config: SRResDNetConfig, path: Path) -> None:
-    """Refuse weights that are not exactly those of the network described."""
-    with torch.device("meta"):
-        expected = SRResDNet.from_config(config).state_dict()
-    for name in [*expected, *weights]:
-        if name not in weights:
+class _Layout(NamedTuple):
+    """What is known of a tensor before it is read."""
+
+    shape: tuple[int, ...]
+    is_fp32: bool
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Layout:
+        return cls(tuple(tensor.shape), tensor.dtype == torch.float32)
+
+    @classmethod
+    def in_file(cls, part: object) -> _Layout:
+        """Read it from the header of a safetensors file."""
+        return cls(tuple(part.get_shape()), part.get_dtype() == "F32")  # type: ignore[attr-defined]
+
+
+def _check_layout(found: Mapping[str, _Layout], config: GeneratorConfig, path: Path) -> None:
+    """Refuse weights that are not exactly those of the network described; nothing is allocated."""
+    try:
+        with torch.device("meta"):
+            expected = {
+                name: _Layout.of(value) for name, value in build_generator(config).state_dict().items()
+            }
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        _refuse(path, "describes a network that cannot be built", error)
+    for name in [*expected, *found]:
+        if name not in found:
             _refuse(path, f"lacks the weights {name!r} of the network on its card")
         if name not in expected:
             _refuse(path, f"has weights {name!r} that the network on its card does not have")
-        if weights[name].shape != expected[name].shape:
-            shapes = f"{tuple(weights[name].shape)} instead of {tuple(expected[name].shape)}"
+        if found[name].shape != expected[name].shape:
+            shapes = f"{found[name].shape} instead of {expected[name].shape}"
             _refuse(path, f"has weights {name!r} of shape {shapes}, so they do not fit its card")
-        if weights[name].dtype != torch.float32 or not bool(torch.isfinite(weights[name]).all()):
-            _refuse(path, f"has weights {name!r} that are not finite fp32 numbers")
+        if not found[name].is_fp32:
+            _refuse(path, f"has weights {name!r} that are not fp32 numbers")
+
+
+def _check_numbers(weights: Mapping[str, Tensor], path: Path) -> None:
+    for name, value in weights.items():
+        if not bool(torch.isfinite(value).all()):
+            _refuse(path, f"has weights {name!r} that are not finite")

@@ -8,27 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from srcyc.config import SRResDNetConfig
 from srcyc.inference import ModelCard, PublishedModel, load_model, publish_model
-from srcyc.networks import SRResDNet
+from srcyc.networks import SliceResDNet, SliceResDNetConfig
 
 ModelFactory = Callable[..., PublishedModel]
 
 
-def lively_network(seed: int = 0, **config: object) -> SRResDNet:
-    """A network that was never trained, but with biases, unequal slopes, modulation and a visible residual."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = SRResDNet.from_config(SRResDNetConfig(**config))  # type: ignore[arg-type]
+def lively_network(seed: int = 0, **config: int) -> SliceResDNet:
+    """A network that was never trained, but whose every layer does something, and whose output shows."""
+    network = SliceResDNet(**config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            if name.endswith(("bias", "modulation.weight")):
-                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
-            elif "relu" in name:
-                parameter.copy_(0.4 * torch.rand(parameter.shape, generator=generator))
-        tail = network.resdnet.tail
-        tail.set_weight(tail.conv.weight * 3)  # type: ignore[operator]
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + 0.2 * noise if "norm.weight" in name else 0.06 * noise)
     return network.eval()
 
 
@@ -36,12 +29,11 @@ def make_card(**changes: object) -> ModelCard:
     values: dict[str, object] = {
         "name": "test-model",
         "title": "Untrained, for tests",
-        "network": SRResDNetConfig(features=4, depth=2),
+        "network": SliceResDNetConfig(features=8, depth=2),
         "spacing_range": (0.8, 1.2),
         "factor_range": (2.0, 7.0),
         "contrasts": ("T1w",),
         "trained_on": "nothing",
-        "metrics": {"psnr": 1.5},
         "licence": "CC0-1.0",
         "created": "2026-01-31",
         "software": "srcyc 0.1.0",
@@ -64,22 +56,18 @@ def card() -> Callable[..., ModelCard]:
 
 
 @pytest.fixture
-def network() -> Callable[..., SRResDNet]:
+def network() -> Callable[..., SliceResDNet]:
     return lively_network
 
 
 @pytest.fixture
 def published(tmp_path: Path) -> ModelFactory:
-    """Writes and reads back a model: ``published(features=4, depth=2, **card_fields)``."""
+    """Writes and reads back a model: ``published(features=8, depth=2, **card_fields)``."""
 
-    def make(seed: int = 0, *, features: int = 4, depth: int = 2, **changes: object) -> PublishedModel:
-        config = SRResDNetConfig(features=features, depth=depth)
-        path = publish_model(
-            lively_network(seed, **config.model_dump()),
-            make_card(network=config, **changes),
-            tmp_path / "model.safetensors",
-            overwrite=True,
-        )
+    def make(seed: int = 0, *, features: int = 8, depth: int = 2, **changes: object) -> PublishedModel:
+        network = lively_network(seed, features=features, depth=depth)
+        card = make_card(network=network.config, **changes)
+        path = publish_model(network, card, tmp_path / "model.safetensors", overwrite=True)
         return load_model(path)
 
     return make

@@ -5,17 +5,22 @@ import json
 import os
 import pickle
 import sys
+import tracemalloc
 
 import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from srcyc.config import SRResDNetConfig
+from srcyc.acquisition import AxisAcquisition
+from srcyc.enhancement import enhance
 from srcyc.errors import ModelError, OutputError
 from srcyc.inference import find_model, load_model, packaged_models, publish_model
+from srcyc.networks import SliceResDNetConfig
 
-SMALL = {"features": 4, "depth": 2}
+SMALL = {"features": 8, "depth": 2}
+#: A weight of that network with 8 values.
+WEIGHT = "blocks.0.norm.bias"
 
 
 @pytest.fixture
@@ -23,6 +28,7 @@ def model(network, card, tmp_path):
     return publish_model(network(**SMALL), card(), tmp_path / "model.safetensors")
 
 
+@torch.no_grad()
 def test_a_published_model_comes_back_whole(network, card, tmp_path):
     net = network(**SMALL)
     path = publish_model(net, card(), tmp_path / "new" / "model.safetensors")
@@ -31,10 +37,9 @@ def test_a_published_model_comes_back_whole(network, card, tmp_path):
     assert found.card == card()
     assert found.path == path
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    image = torch.rand(1, 1, 6, 7, 4)
-    torch.testing.assert_close(
-        found.network(image, size=(6, 7, 12)), net(image, size=(6, 7, 12)), atol=0, rtol=0
-    )
+    scan, axis = torch.rand(1, 1, 6, 7, 4), AxisAcquisition.of(12, 4)
+    images = [enhance(network, scan, [axis])[0].image for network in (found.network, net)]
+    torch.testing.assert_close(images[0], images[1], atol=0, rtol=0)
     assert not found.network.training
     assert [entry.name for entry in path.parent.iterdir()] == ["model.safetensors"]
 
@@ -89,7 +94,9 @@ def test_another_suffix_is_refused(network, card, tmp_path):
 def test_a_card_of_another_network_is_refused(network, card, tmp_path):
     with pytest.raises(ModelError, match="lacks the weights"):
         publish_model(
-            network(**SMALL), card(network=SRResDNetConfig(features=4, depth=3)), tmp_path / "m.safetensors"
+            network(**SMALL),
+            card(network=SliceResDNetConfig(features=8, depth=3)),
+            tmp_path / "m.safetensors",
         )
     assert not list(tmp_path.iterdir())
 
@@ -97,8 +104,8 @@ def test_a_card_of_another_network_is_refused(network, card, tmp_path):
 def test_weights_that_are_not_finite_are_not_published(network, card, tmp_path):
     net = network(**SMALL)
     with torch.no_grad():
-        net.alpha.fill_(torch.nan)
-    with pytest.raises(ModelError, match=r"'alpha'.*not finite"):
+        net.norm.bias[3] = torch.nan
+    with pytest.raises(ModelError, match=r"'norm.bias'.*not finite"):
         publish_model(net, card(), tmp_path / "model.safetensors")
 
 
@@ -139,22 +146,28 @@ def test_damaged_files_are_refused(model, card, tmp_path):
         (lambda: rewrite(model, metadata={"srcyc": "[]"}), "unreadable model card"),
         (lambda: rewrite(model, card={"name": "x"}), "unreadable model card"),
         (
-            lambda: rewrite(model, card={**good, "schema_version": 2}),
-            "version 2, this software reads version 1",
+            lambda: rewrite(model, card={**good, "schema_version": 1}),
+            "version 1, this software reads version 2; train it again",
+        ),
+        (
+            lambda: rewrite(model, card={**good, "schema_version": 3}),
+            "version 3, this software reads version 2; install a newer release",
         ),
         (lambda: rewrite(model, card={**good, "title": 5}), r"wrong model card \(title"),
         (lambda: rewrite(model, card={**good, "surprise": 5}), r"wrong model card \(surprise"),
         (lambda: rewrite(model, card={**good, "spacing_range": [2, 1]}), r"wrong model card \(spacing_range"),
-        (lambda: rewrite(model, card=good, drop=["alpha"]), "lacks the weights 'alpha'"),
+        (lambda: rewrite(model, card={**good, "scores": [{"scan": "x"}]}), r"wrong model card \(scores\.0"),
+        (lambda: rewrite(model, card={**good, "network": {"name": "unet"}}), r"\(network: .*no generator"),
+        (lambda: rewrite(model, card=good, drop=[WEIGHT]), f"lacks the weights '{WEIGHT}'"),
         (lambda: rewrite(model, card=good, extra={"more": torch.zeros(1)}), "'more' that the network"),
-        (lambda: rewrite(model, card=good, extra={"alpha": torch.zeros(2)}), r"'alpha' of shape \(2,\)"),
+        (lambda: rewrite(model, card=good, extra={WEIGHT: torch.zeros(2)}), rf"'{WEIGHT}' of shape \(2,\)"),
         (
-            lambda: rewrite(model, card=good, extra={"alpha": torch.tensor([torch.nan])}),
-            "'alpha' that are not finite",
+            lambda: rewrite(model, card=good, extra={WEIGHT: torch.full((8,), torch.nan)}),
+            f"'{WEIGHT}' that are not finite",
         ),
         (
-            lambda: rewrite(model, card=good, extra={"alpha": torch.ones(1).half()}),
-            "'alpha' that are not finite fp32",
+            lambda: rewrite(model, card=good, extra={WEIGHT: torch.ones(8).half()}),
+            f"'{WEIGHT}' that are not fp32",
         ),
     ]
     for make, message in cases:
@@ -163,6 +176,30 @@ def test_damaged_files_are_refused(model, card, tmp_path):
             load_model(path)
         assert str(caught.value).startswith(str(path)), message
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ({"features": 8_000_000}, "network.features"),
+        ({"depth": 10**9}, "network.depth"),
+        ({"features": 1024, "depth": 64}, "of shape"),
+        ({"name": "srresdnet", "in_channels": 10**30}, "cannot be built|network.in_channels"),
+    ],
+)
+def test_what_a_card_says_of_sizes_is_not_believed(model, card, size, message):
+    described = card().model_dump(mode="json")
+    described["network"] = size if "name" in size else {**described["network"], **size}
+    path = rewrite(model, card=described)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelError, match=message) as caught:
+            load_model(path)
+        # Python's own objects only; a network of 1024 features and 64 blocks would have 14 GB of weights.
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+    assert str(caught.value).startswith(str(path))
 
 
 def test_cards_are_checked(card):
