@@ -151,9 +151,9 @@ class SRCycApp(MONAILabelApp):
         try:
             if options.store and image is not None and isinstance(store, StudiesFolder):
                 result.params["stored_as"] = store.store_result(image, result.file, dict(result.params))
-            self._hand_over_uncertainty(result)
+            self._hand_over_maps(result)
         except BaseException:
-            result.file.unlink(missing_ok=True)
+            result.remove()
             raise
         file = str(result.file)
         return {"file": file, "label": file, "tag": "", "params": result.params}
@@ -242,18 +242,17 @@ class SRCycApp(MONAILabelApp):
         uploads = Path(tempfile.gettempdir())
         return path.parent == uploads and bool(_UPLOADED.fullmatch(path.name)) and path.is_file()
 
-    def _hand_over_uncertainty(self, result: Result) -> None:
-        """Keep the map as a session, from which any client of MONAI Label can fetch it; a script gets its path."""
-        if result.uncertainty is None:
-            return
-        if self._sessions is None or not self._server_mode:
-            result.params["uncertainty_file"] = str(result.uncertainty)
-            return
-        try:
-            session, _ = self._sessions.add_session(str(result.uncertainty))
-        finally:
-            result.uncertainty.unlink(missing_ok=True)
-        result.params["uncertainty_session"] = session
+    def _hand_over_maps(self, result: Result) -> None:
+        """Keep maps as sessions, from which any client of MONAI Label can fetch them; a script gets their paths."""
+        for name, path in result.maps.items():
+            if self._sessions is None or not self._server_mode:
+                result.params[f"{name}_file"] = str(path)
+                continue
+            try:
+                session, _ = self._sessions.add_session(str(path))
+            finally:
+                path.unlink(missing_ok=True)
+            result.params[f"{name}_session"] = session
 
 
 def _switch(conf: Mapping[str, str], key: str, *, default: bool) -> bool:

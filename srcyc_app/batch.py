@@ -13,6 +13,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType, BatchInferTask
 
 from srcyc.errors import InputError, NothingToDoError, StoppedError
+from srcyc.inference.results import MAPS
 from srcyc.training.signals import StopRequest
 from srcyc_app.datastore import StudiesFolder
 from srcyc_app.domains import scans_in
@@ -135,7 +136,7 @@ def _one(
         _log.exception("%s", image)
         return {"status": "failed", "stored_as": None, "message": f"{type(error).__name__}: {error}"}
     params = result["params"]
-    for file in (result["file"], params.get("uncertainty_file")):
+    for file in (result["file"], *(params.get(f"{name}_file") for name in MAPS)):
         if file:
             Path(file).unlink(missing_ok=True)
     return {"status": "written", "stored_as": params["stored_as"], "message": ""}

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from fastapi import HTTPException
 from pydantic import ValidationError
 
-from srcyc.config import Schema
 from srcyc.errors import InputError
+from srcyc.inference.options import first_problem
+from srcyc.schema import Schema
 
 #: Characters of a value that is shown back.
 _SHOWN = 200
@@ -28,6 +29,7 @@ class Refusal(HTTPException, InputError):
     """
 
     def __init__(self, status: int, sentence: str) -> None:
+        InputError.__init__(self, sentence)
         HTTPException.__init__(self, status_code=status, detail=sentence)
 
     def __str__(self) -> str:
@@ -67,10 +69,10 @@ def refusing(path: Path | None = None, shown: str | None = None) -> Iterator[Non
     except Refusal:
         raise
     except InputError as error:
-        sentence = str(error)
+        fact = error.fact
         if path is not None and shown is not None:
-            sentence = sentence.replace(str(path), shown)
-        raise unusable(sentence) from error
+            fact = fact.replace(str(path), shown)
+        raise unusable(fact if error.remedy is None else f"{fact}; {error.remedy}.") from error
 
 
 def validated(schema: type[Wanted], values: Mapping[str, Any]) -> Wanted:
@@ -82,7 +84,5 @@ def validated(schema: type[Wanted], values: Mapping[str, Any]) -> Wanted:
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0]) if first["loc"] else "request"
-        reason = first["msg"].removeprefix("Value error, ")
+        key, reason = first_problem(error)
         raise unusable(f"{key} {str(values.get(key))[:_SHOWN]!r}: {reason}.") from error

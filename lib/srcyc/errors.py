@@ -1,10 +1,26 @@
-"""Typed errors: one sentence that names the file, the value and the remedy."""
+"""Typed errors: what is wrong and what to do about it, as data; together they are one sentence."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class SRCycError(Exception):
-    """A failure that the input did not cause; the command line exits with 1."""
+    """A failure that the input did not cause; the command line exits with 1.
+
+    Whoever shows it may word it: the command line turns the options that it names into flags.
+
+    Args:
+        fact: which file, what value, what is wrong with it.
+        remedy: what to do, in the imperative, without a full stop; None: the fact is a sentence of its own.
+        options: names of options that the two mention, as in Python: ``target_spacing``.
+    """
+
+    def __init__(self, fact: str, *, remedy: str | None = None, options: Sequence[str] = ()) -> None:
+        super().__init__(fact if remedy is None else f"{fact}; {remedy}.")
+        self.fact = fact
+        self.remedy = remedy
+        self.options = tuple(options)
 
 
 class StoppedError(SRCycError):
@@ -14,8 +30,10 @@ class StoppedError(SRCycError):
         number: of the signal.
     """
 
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
+    def __init__(
+        self, fact: str, number: int, *, remedy: str | None = None, options: Sequence[str] = ()
+    ) -> None:
+        super().__init__(fact, remedy=remedy, options=options)
         self.number = number
 
 

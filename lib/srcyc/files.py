@@ -1,12 +1,13 @@
-"""Files: written so that they appear under their names only when complete, and hashed."""
+"""Files: written so that they appear under their names only when complete, alone or together, and hashed."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,10 +35,7 @@ def written(path: Path) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(
-            f"{path}: cannot be written ({reason}); free some space or choose another folder."
-        ) from error
+        raise _not_written(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -60,6 +58,40 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """Give a hidden folder inside ``folder`` (so on the same disk) that is removed in the end.
+
+    Raises:
+        OutputError: it cannot be created.
+    """
+    try:
+        temporary = tempfile.TemporaryDirectory(dir=folder, prefix=".srcyc-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise _not_written(folder, error) from error
+    with temporary as path:
+        yield Path(path)
+
+
+def publish(staged: Sequence[Path], folder: Path) -> None:
+    """Move complete files to ``folder`` in the order given: a volume goes last, so it never lacks its sidecar.
+
+    Raises:
+        OutputError: a file cannot be moved; those of the set that were moved before are taken back.
+    """
+    new: list[Path] = []
+    try:
+        for path in staged:
+            final = folder / path.name
+            if not final.exists():
+                new.append(final)
+            os.replace(path, final)
+    except OSError as error:
+        for final in new:
+            final.unlink(missing_ok=True)
+        raise _not_written(folder, error) from error
+
+
 def sha256(path: Path) -> str:
     """Hash a file, or all files of a folder in the order of their names; hexadecimal."""
     digest = hashlib.sha256()
@@ -69,3 +101,10 @@ def sha256(path: Path) -> str:
                 while block := stream.read(2**20):
                     digest.update(block)
     return digest.hexdigest()
+
+
+def _not_written(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{path}: cannot be written ({error.strerror or error})",
+        remedy="free some space or choose another folder",
+    )

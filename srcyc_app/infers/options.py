@@ -3,71 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from pydantic import Field, field_validator
 
-from srcyc.config import Schema
-from srcyc.geometry import TargetSpacing
+from srcyc.inference.options import InferenceOptions
 from srcyc_app.refusals import validated
-
-DTYPES = ("float32", "int16", "uint16", "uint8", "input")
-EXTENSIONS = (".nrrd", ".nii.gz", ".nii", ".mha")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 #: Longest text taken for a value.
 _LONGEST = 200
 
 
-class Options(Schema):
-    """One request's wishes.
+class Options(InferenceOptions):
+    """One request's wishes: the library's, and those that only a server has."""
 
-    Attributes:
-        weights: model name; None: the server's default.
-        target_spacing: ``isotropic``, mm, or mm per array axis.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: arithmetic of the network.
-        consistency: correct the result towards the scan.
-        uncertainty: also make the map.
-        denoise: smooth the scan first.
-        n4: correct its bias field first.
-        force: go on far outside the model's range.
-        result_dtype: voxel type of the result; ``input``: the scan's own.
-        result_extension: file format of the result.
-        store: keep the result in the datastore too.
-    """
+    weights: str | None = Field(
+        default=None,
+        max_length=_LONGEST,
+        title="Model",
+        description="The network that computes the thin slices; default: the first one.",
+    )
+    device: str = Field(
+        default="auto",
+        max_length=_LONGEST,
+        title="Device",
+        description="Where the server computes: auto takes a GPU if it has one.",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto",
+        title="Precision",
+        description="Arithmetic of the network: auto is the fastest that the device can do well.",
+    )
+    result_dtype: Literal["float32", "int16", "uint16", "uint8", "input"] = Field(
+        default="float32", title="Voxel type", description="Of the result; input: the scan's own."
+    )
+    result_extension: Literal[".nrrd", ".nii.gz", ".nii", ".mha"] = Field(
+        default=".nrrd", title="File format", description="Of the result and its maps."
+    )
+    store: bool = Field(
+        default=False,
+        title="Keep the result in the studies folder",
+        description="Only results of scans in the studies folder can be kept there.",
+    )
 
-    weights: str | None = Field(default=None, max_length=_LONGEST)
-    target_spacing: TargetSpacing | str = "isotropic"
-    device: str = Field(default="auto", max_length=_LONGEST)
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    consistency: bool = True
-    uncertainty: bool = False
-    denoise: bool = False
-    n4: bool = False
-    force: bool = False
-    result_dtype: Literal["float32", "int16", "uint16", "uint8", "input"] = "float32"
-    result_extension: Literal[".nrrd", ".nii.gz", ".nii", ".mha"] = ".nrrd"
-    store: bool = False
-
-    @field_validator("weights", mode="before")
+    @field_validator("weights", "slice_thickness", mode="before")
     @classmethod
     def _none_is_default(cls, value: Any) -> Any:
-        return None if value == "" else value
-
-    @field_validator("target_spacing", mode="before")
-    @classmethod
-    def _numbers(cls, value: Any) -> Any:
-        if isinstance(value, bool):
-            raise ValueError("give 'isotropic', one value in mm, or three")
-        if isinstance(value, str) and value != "isotropic":
-            try:
-                numbers = [float(part) for part in value.split(",")]
-            except ValueError:
-                raise ValueError("give 'isotropic', one value in mm, or three as X,Y,Z") from None
-            return numbers[0] if len(numbers) == 1 else tuple(numbers)
-        return value
+        return None if isinstance(value, str) and not value.strip() else value
 
     @field_validator("result_extension", mode="before")
     @classmethod
@@ -75,7 +58,7 @@ class Options(Schema):
         return f".{value}" if isinstance(value, str) and not value.startswith(".") else value
 
     @classmethod
-    def of(cls, request: Mapping[str, Any]) -> Options:
+    def of(cls, values: Mapping[str, Any]) -> Options:
         """Read a request; what is none of these is left to others.
 
         The stock client sends the lists of :func:`choices` back as they are, Slicer sends the item chosen: of a
@@ -84,16 +67,16 @@ class Options(Schema):
         Raises:
             Refusal: 422, names the key and what is wrong with its value.
         """
-        values = {}
+        known = {}
         for key in cls.model_fields:
-            if key not in request:
+            if key not in values:
                 continue
-            value = request[key]
+            value = values[key]
             if isinstance(value, list | tuple) and not (key == "target_spacing" and len(value) == 3):
                 value = value[0] if value else None
             if value is not None:
-                values[key] = value
-        return validated(cls, values)
+                known[key] = value
+        return validated(cls, known)
 
 
 def choices(weights: list[str]) -> dict[str, Any]:
@@ -103,17 +86,29 @@ def choices(weights: list[str]) -> dict[str, Any]:
         weights: names of the models, the default first.
     """
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    known = {"weights": weights, "device": ["auto", "cpu", *gpus]}
+    return {name: known.get(name, _choice(name)) for name in Options.model_fields}
+
+
+def descriptions() -> dict[str, dict[str, Any]]:
+    """Give each option's label and help, and what kind of value it takes: switch, number, choice or text."""
     return {
-        "weights": weights,
-        "target_spacing": "isotropic",
-        "device": ["auto", "cpu", *gpus],
-        "precision": list(PRECISIONS),
-        "consistency": True,
-        "uncertainty": False,
-        "denoise": False,
-        "n4": False,
-        "force": False,
-        "result_dtype": list(DTYPES),
-        "result_extension": list(EXTENSIONS),
-        "store": False,
+        name: {"label": field.title, "help": field.description, "kind": _kind(name)}
+        for name, field in Options.model_fields.items()
     }
+
+
+def _choice(name: str) -> Any:
+    field = Options.model_fields[name]
+    if get_origin(field.annotation) is Literal:
+        return [field.default, *(value for value in get_args(field.annotation) if value != field.default)]
+    return "" if field.default is None else field.default
+
+
+def _kind(name: str) -> str:
+    field = Options.model_fields[name]
+    if isinstance(field.default, bool):
+        return "switch"
+    if name in ("weights", "device") or get_origin(field.annotation) is Literal:
+        return "choice"
+    return "number" if set(get_args(field.annotation)) == {float, type(None)} else "text"

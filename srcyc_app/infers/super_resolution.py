@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from srcyc.image_files import volume_suffix
-from srcyc.inference.output import fit_type
-from srcyc.inference.super_resolver import Plan, SuperResolution, SuperResolver
-from srcyc.volume import Volume, read_volume, write_volume
+from srcyc.inference.results import write_result
+from srcyc.inference.super_resolver import Plan, SuperResolver
+from srcyc.volume import Volume, read_volume
 from srcyc_app.archives import unpack_zip
 from srcyc_app.identifiers import is_plain_component
-from srcyc_app.infers.options import Options, choices
+from srcyc_app.infers.options import Options, choices, descriptions
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import refusing, unusable
 
@@ -34,13 +33,18 @@ class Result:
 
     Attributes:
         file: the volume.
-        uncertainty: its map, if asked for.
+        maps: those asked for, by the names of :data:`srcyc.inference.results.MAPS`.
         params: what the sidecar of ``srcyc infer`` holds.
     """
 
     file: Path
-    uncertainty: Path | None
+    maps: dict[str, Path]
     params: dict[str, Any]
+
+    def remove(self) -> None:
+        """Nobody wants it any more."""
+        for path in (self.file, *self.maps.values()):
+            path.unlink(missing_ok=True)
 
 
 class SuperResolutionTask(InferTask):
@@ -72,14 +76,13 @@ class SuperResolutionTask(InferTask):
         return choices(self._shelf.names())
 
     def info(self) -> dict[str, Any]:
-        """Add the models' cards to what MONAI Label tells of a task."""
-        return {**super().info(), "cards": self._shelf.cards()}
+        """Add the models' cards, and how the options are called, to what MONAI Label tells of a task."""
+        return {**super().info(), "cards": self._shelf.cards(), "options": descriptions()}
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
         """Meet MONAI Label's contract: the path of the result and its parameters."""
         result = self.run(Path(request["image"]), Options.of(request))
-        if result.uncertainty is not None:
-            result.params["uncertainty_file"] = str(result.uncertainty)
+        result.params.update({f"{name}_file": str(path) for name, path in result.maps.items()})
         return str(result.file), result.params
 
     def run(
@@ -111,17 +114,18 @@ class SuperResolutionTask(InferTask):
             )
             scan = self._read(source, shown, folder)
             _check_memory(scan, options, resolver, shown)
-            made = resolver(
-                scan,
-                target_spacing=options.target_spacing,  # type: ignore[arg-type]  # checked by the geometry
-                consistency=options.consistency,
-                denoise=options.denoise,
-                n4=options.n4,
-                force=options.force,
-                uncertainty=options.uncertainty,
-                progress=progress,
-            )
-            return _write(made, scan, options, shown, folder)
+            made = resolver(scan, options, progress=progress)
+            name = f"{stem(shown)[:60]}_sr_{uuid.uuid4().hex}{options.result_extension}"
+            place = Path(folder or tempfile.gettempdir()) / name
+            # The system's temporary folder is everybody's.
+            written = write_result(made, scan, place, dtype=options.result_dtype, sidecar=False, private=True)
+        params = written.sidecar
+        params["input"]["name"] = shown
+        params["output"] = f"{stem(shown)}_sr{options.result_extension}"
+        for key in written.maps:
+            # Where it can be had is said by whoever hands it over.
+            del params[key]
+        return Result(written.volume, written.maps, params)
 
     def _read(self, source: Path, shown: str, folder: Path | None) -> Volume:
         if source.suffix.lower() != ".zip":
@@ -142,10 +146,9 @@ def _check_memory(scan: Volume, options: Options, resolver: SuperResolver, shown
 
     Raises:
         Refusal: 422.
-        InputError: the scan or the target spacing cannot be used at all.
+        InputError: the scan, or what is asked of it, cannot be used at all.
     """
-    target = options.target_spacing
-    plan = Plan.of(scan, target, resolver.model.card, force=options.force)  # type: ignore[arg-type]
+    plan = Plan.of(scan, options, resolver.model.card)
     # Python's integers: a grid that nobody can hold overflows numpy's.
     voxels = plan.fine_shape[0] * plan.fine_shape[1] * plan.fine_shape[2]
     needed, free = voxels * _BYTES_PER_VOXEL / 1e9, psutil.virtual_memory().available / 1e9
@@ -157,40 +160,8 @@ def _check_memory(scan: Volume, options: Options, resolver: SuperResolver, shown
         )
 
 
-def _write(made: SuperResolution, scan: Volume, options: Options, shown: str, folder: Path | None) -> Result:
-    params = made.report.model_dump(mode="json")
-    params["input"]["name"] = shown
-    volume, dtype = made.volume, np.dtype(np.float32)
-    wanted = scan.stored_dtype if options.result_dtype == "input" else np.dtype(options.result_dtype)
-    if wanted.kind in "iu":
-        dtype = wanted
-        volume, warnings = fit_type(volume, dtype)
-        params["warnings"] = [*params["warnings"], *warnings]
-    params["output_type"] = str(dtype)
-    written: list[Path] = []
-    try:
-        written.append(_temporary(shown, "sr", options.result_extension, folder))
-        write_volume(volume, written[0], dtype=dtype, overwrite=True)
-        if made.uncertainty is not None:
-            written.append(_temporary(shown, "uncertainty", options.result_extension, folder))
-            write_volume(made.uncertainty, written[1], overwrite=True)
-    except BaseException:
-        for path in written:
-            path.unlink(missing_ok=True)
-        raise
-    params["output"] = f"{stem(shown)}_sr{options.result_extension}"
-    return Result(written[0], written[1] if len(written) > 1 else None, params)
-
-
 def stem(name: str) -> str:
     """Give a scan's name without its suffix; what cannot be part of a file name becomes ``scan``."""
     suffix = ".zip" if name.lower().endswith(".zip") else volume_suffix(Path(name)) or ""
     bare = name[: len(name) - len(suffix)]
     return bare if is_plain_component(bare) else "scan"
-
-
-def _temporary(shown: str, kind: str, suffix: str, folder: Path | None) -> Path:
-    """Make an empty file with a name of its own that tells what it is."""
-    handle, path = tempfile.mkstemp(prefix=f"{stem(shown)[:60]}_{kind}_", suffix=suffix, dir=folder)
-    os.close(handle)
-    return Path(path)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from srcyc.errors import OutputError
-from srcyc.files import remove_unfinished, write_text, written
+from srcyc.files import publish, remove_unfinished, staging, write_text, written
 
 
 def test_a_file_is_there_only_when_it_is_complete(tmp_path: Path) -> None:
@@ -47,3 +48,39 @@ def test_what_a_killed_process_was_writing_can_be_removed(tmp_path: Path) -> Non
 
 def test_text_is_utf8(tmp_path: Path) -> None:
     assert write_text(tmp_path / "a.txt", "0.9 × 5 mm").read_bytes() == "0.9 × 5 mm".encode()
+
+
+def test_a_set_of_files_appears_and_the_staging_place_goes(tmp_path: Path) -> None:
+    with staging(tmp_path) as place:
+        files = [place / "a.json", place / "a.nii"]
+        for file in files:
+            file.write_text("new")
+        publish(files, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.nii"]
+
+
+def test_nothing_is_left_when_the_work_is_broken_off(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), staging(tmp_path) as place:
+        (place / "half").write_text("x")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_set_that_cannot_be_completed_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "old.json").write_text("old")
+    real = os.replace
+
+    def failing(source: Path, target: Path) -> None:
+        if str(target).endswith(".nii"):
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OutputError, match="No space left"), staging(tmp_path) as place:
+        files = [place / "a.json", place / "a.nii"]
+        for file in files:
+            file.write_text("new")
+        publish(files, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["old.json"]

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -106,13 +107,12 @@ def sentence_of(error: BaseException, subject: str | None = None) -> tuple[str, 
         error: anything raised.
         subject: the file that was worked on.
     """
-    text = " ".join(str(error).split())
-    if isinstance(error, InputError):
-        return _about(text, subject), EXIT_BAD_INPUT
-    if isinstance(error, StoppedError):
-        return _about(text, subject), 128 + error.number
     if isinstance(error, SRCycError):
-        return _about(text, subject), EXIT_FAILURE
+        text = _about(_worded(error), subject)
+        if isinstance(error, StoppedError):
+            return text, 128 + error.number
+        return text, EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_FAILURE
+    text = " ".join(str(error).split())
     if _is_out_of_memory(error):
         remedy = "give a smaller --max-memory, a coarser --target-spacing, or use a machine with more"
         return _about(f"out of memory; {remedy}.", subject), EXIT_FAILURE
@@ -147,6 +147,21 @@ def usage_sentence(error: BaseException) -> str | None:
     command = context.command_path if context is not None else "srcyc"
     message = " ".join(str(error.format_message()).split()).rstrip(".")
     return f"{command}: {message}; see '{command} --help'."
+
+
+def flag(option: str) -> str:
+    """Give the flag of an option: ``target_spacing`` -> ``--target-spacing``."""
+    return f"--{option.replace('_', '-')}"
+
+
+def _worded(error: SRCycError) -> str:
+    """Put fact and remedy into one sentence in which options are flags."""
+    fact, remedy = error.fact, error.remedy or ""
+    for option in error.options:
+        # Elsewhere in a fact the word may be part of a path.
+        fact = re.sub(rf"^{re.escape(option)}\b", flag(option), fact)
+        remedy = re.sub(rf"(?<![\w-]){re.escape(option)}\b", flag(option), remedy)
+    return " ".join((f"{fact}; {remedy}." if remedy else fact).split())
 
 
 def _about(text: str, subject: str | None) -> str:

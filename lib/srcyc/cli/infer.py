@@ -12,21 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srcyc.cli.console import EXIT_BAD_INPUT, EXIT_FAILURE, Console, sentence_of, show_error
-from srcyc.cli.options import Device, MaxMemory, ModelName, Precision, parse_spacing
-from srcyc.cli.plan import (
-    PREVIEW_SUFFIX,
-    SIDECAR_SUFFIX,
-    Job,
-    find_sources,
-    plan_jobs,
-    prepare_folder,
-    remove_empty,
-)
-from srcyc.cli.staging import publish, staging
+from srcyc.cli.options import Device, MaxMemory, ModelName, Precision, with_inference_options
+from srcyc.cli.plan import Job, find_sources, plan_jobs, prepare_folder, remove_empty
 from srcyc.errors import InputError
+from srcyc.inference.options import InferenceOptions
 
 if TYPE_CHECKING:
-    from srcyc.inference.super_resolver import SuperResolution, SuperResolver
+    from srcyc.inference.results import Place
+    from srcyc.inference.super_resolver import SuperResolver
     from srcyc.volume import Volume
 
 
@@ -48,7 +41,7 @@ class Outcome:
     output: str | None = None
     sidecar: str | None = None
     preview: str | None = None
-    uncertainty: str | None = None
+    maps: dict[str, str] = field(default_factory=dict)
     message: str = ""
     report: dict[str, Any] = field(default_factory=dict)
 
@@ -57,16 +50,12 @@ class Outcome:
 class Request:
     """What to do with every scan."""
 
-    target_spacing: Any
-    consistency: bool
-    denoise: bool
-    n4: bool
-    force: bool
+    options: InferenceOptions
     keep_type: bool
     preview: bool
-    uncertainty: bool
 
 
+@with_inference_options(after="model")
 def infer(
     inputs: Annotated[
         list[Path],
@@ -86,39 +75,18 @@ def infer(
         ),
     ],
     model: ModelName = None,
-    target_spacing: Annotated[
-        str,
-        typer.Option(
-            metavar="isotropic|MM|X,Y,Z",
-            help="Voxel size wanted: the scan's finest on every axis, one value, or one per array axis. "
-            "No axis is made coarser.",
-        ),
-    ] = "isotropic",
     device: Device = "auto",
     precision: Precision = "auto",
     max_memory: MaxMemory = None,
-    consistency: Annotated[
-        bool,
-        typer.Option(help="Correct the result so that its thick slices equal the scan's within its noise."),
-    ] = True,
-    denoise: Annotated[bool, typer.Option("--denoise", help="Reduce the scan's noise first.")] = False,
-    n4: Annotated[bool, typer.Option("--n4", help="Correct the scan's bias field (N4) first.")] = False,
     keep_type: Annotated[
         bool, typer.Option("--keep-type", help="Write the scan's integer type, rounded, instead of float32.")
     ] = False,
     preview: Annotated[
         bool, typer.Option("--preview", help="Also write OUT.png: interpolated beside super-resolved.")
     ] = False,
-    uncertainty: Annotated[
-        bool,
-        typer.Option(
-            "--uncertainty",
-            help="Also write OUT_uncertainty: the standard deviation over flips, at four times the cost.",
-        ),
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Go on far outside the model's range.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    **wishes: Any,
 ) -> None:
     """Super-resolve thick-slice scans.
 
@@ -126,9 +94,7 @@ def infer(
     does not stop the rest. Exit code: 0 all written or skipped, 2 some input was refused, 1 something failed.
     """
     console = Console(json=json)
-    request = Request(
-        parse_spacing(target_spacing), consistency, denoise, n4, force, keep_type, preview, uncertainty
-    )
+    request = Request(InferenceOptions.of(wishes), keep_type, preview)
     outcomes = _Batch(console, request, _loader(model, device, precision, max_memory)).run(
         inputs, output, overwrite=overwrite
     )
@@ -180,10 +146,11 @@ class _Batch:
         outcomes = [self._problem(str(given), error) for given, error in sources.bad]
         if not sources.scans:
             return outcomes
+        from srcyc.inference.results import MAPS
+
         wanted = self._request
-        jobs = plan_jobs(
-            sources.scans, output, overwrite=overwrite, preview=wanted.preview, uncertainty=wanted.uncertainty
-        )
+        maps = [name for name, option in MAPS.items() if getattr(wanted.options, option)]
+        jobs = plan_jobs(sources.scans, output, overwrite=overwrite, preview=wanted.preview, maps=maps)
         folder = jobs[0].output.parent
         created = prepare_folder(folder) if any(not job.done and job.problem is None for job in jobs) else []
         try:
@@ -209,6 +176,7 @@ class _Batch:
             return self._problem(str(job.source), error)
 
     def _super_resolve(self, job: Job, label: str) -> Outcome:
+        from srcyc.inference.results import INPUT_TYPE, write_result
         from srcyc.volume import read_volume
 
         start = time.perf_counter()
@@ -216,72 +184,38 @@ class _Batch:
         request = self._request
         resolver = self._ready()
         with self._console.progress(label) as progress:
-            result = resolver(
+            result = resolver(scan, request.options, progress=progress)
+            written = write_result(
+                result,
                 scan,
-                target_spacing=request.target_spacing,
-                consistency=request.consistency,
-                denoise=request.denoise,
-                n4=request.n4,
-                force=request.force,
-                uncertainty=request.uncertainty,
-                progress=progress,
+                job.output,
+                dtype=INPUT_TYPE if request.keep_type else "float32",
+                also=self._preview(job, scan) if request.preview else None,
             )
-            report = self._write(job, scan, result)
-        for warning in report.get("warnings", []):
+        for warning in written.sidecar["warnings"]:
             self._console.warn(f"{job.source}: {warning}")
         seconds = time.perf_counter() - start
         message = f"{_millimetres(scan)} -> {_millimetres(result.volume)}, {seconds:.1f} s"
-        self._console.say(f"{job.output}: {message}")
+        self._console.say(f"{job.output}: {message}; {about_slices(written.sidecar)}")
         return Outcome(
             str(job.source),
             Status.WRITTEN,
             str(job.output),
-            str(job.beside(SIDECAR_SUFFIX)),
-            str(job.beside(PREVIEW_SUFFIX)) if request.preview else None,
-            str(job.uncertainty) if request.uncertainty else None,
+            str(job.place.sidecar),
+            str(job.place.preview) if request.preview else None,
+            {name: str(path) for name, path in written.maps.items()},
             message,
-            report,
+            written.sidecar,
         )
 
-    def _write(self, job: Job, scan: Volume, result: SuperResolution) -> dict[str, Any]:
-        """Write volume, sidecar and preview; give what the sidecar holds."""
-        import json
+    def _preview(self, job: Job, scan: Volume) -> Callable[[Place, Volume], None]:
+        def draw(place: Place, volume: Volume) -> None:
+            from srcyc.evaluation.figure import preview_figure
 
-        from srcyc.files import write_text
-        from srcyc.inference.output import fit_type
-        from srcyc.volume import write_volume
+            headline = f"{job.source.name}, super-resolved by {self._ready().model.card.name}"
+            preview_figure(place.preview, scan, volume, headline=headline)
 
-        report = result.report.model_dump(mode="json")
-        volume, dtype = result.volume, None
-        if self._request.keep_type and scan.stored_dtype.kind in "iu":
-            dtype = scan.stored_dtype
-            volume, warning = fit_type(volume, dtype)
-            report["warnings"] = [*report.get("warnings", []), *warning]
-        report["output"] = job.output.name
-        report["output_type"] = str(dtype or "float32")
-        if result.uncertainty is not None:
-            report["uncertainty"] = job.uncertainty.name
-        with staging(job.output.parent) as place:
-            staged = [
-                write_text(
-                    place / job.beside(SIDECAR_SUFFIX).name,
-                    json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-                )
-            ]
-            if self._request.preview:
-                from srcyc.evaluation.figure import preview_figure
-
-                headline = f"{job.source.name}, super-resolved by {report['model']['name']}"
-                staged.append(
-                    preview_figure(place / job.beside(PREVIEW_SUFFIX).name, scan, volume, headline=headline)
-                )
-            if result.uncertainty is not None:
-                write_volume(result.uncertainty, place / job.uncertainty.name)
-            written = write_volume(volume, place / job.output.name, dtype=dtype)
-            # The uncertainty, and the .raw that has to be there before the .mhd that names it.
-            staged += sorted(path for path in place.iterdir() if path not in (*staged, written))
-            publish([*staged, written], job.output.parent)
-        return report
+        return draw
 
     def _ready(self) -> SuperResolver:
         if self._resolver is None:
@@ -305,12 +239,29 @@ class _ModelUnusable(Exception):
         self.cause = cause
 
 
+def about_slices(report: dict[str, Any]) -> str:
+    """Tell how thick the slices were taken to be, who says so, and by how much they were corrected."""
+    thickness, consistency = report["thickness"], report["consistency"]
+    said = {
+        "stated": "as stated",
+        "read": "as the file says",
+        "assumed": f"assumed: {thickness['ratio']:.3g} of their distance",
+    }[thickness["source"]]
+    corrected = consistency["slices_corrected"]
+    done = f"corrected by {100 * consistency['correction']:.2g} %" if corrected else "not corrected"
+    return f"slices {thickness['millimetres']:.3g} mm thick ({said}), {done}"
+
+
 def _millimetres(volume: Volume) -> str:
     return " × ".join(f"{mm:.3g}" for mm in volume.spacing) + " mm"
 
 
 def _as_dict(outcome: Outcome) -> dict[str, Any]:
-    return {**vars(outcome), "status": outcome.status.value}
+    from srcyc.inference.results import MAPS
+
+    told = {**vars(outcome), "status": outcome.status.value}
+    maps = told.pop("maps")
+    return {**told, **{name: maps.get(name) for name in MAPS}}
 
 
 def _summarise(console: Console, outcomes: list[Outcome]) -> None:

@@ -1,31 +1,65 @@
-"""Options that several commands share."""
+"""Options that several commands share, and those that are made of the library's own declaration."""
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+from pydantic.fields import FieldInfo
 
+from srcyc.cli.console import flag
 from srcyc.errors import ConfigError
+from srcyc.inference.options import InferenceOptions
 
 if TYPE_CHECKING:
     from srcyc.inference.super_resolver import SuperResolver
 
 
-def parse_spacing(text: str) -> str | float | tuple[float, ...]:
-    """Read ``isotropic``, ``MM`` or ``X,Y,Z``.
+def with_inference_options(after: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for every field of :class:`InferenceOptions`, in place of its ``**wishes``.
 
-    Raises:
-        ConfigError: none of these.
+    Args:
+        after: name of the parameter that they follow in the help.
     """
-    if text == "isotropic":
-        return text
-    values = parse_numbers(text, option="--target-spacing", example="isotropic, 1, or 0.9,0.9,1")
-    if len(values) not in (1, 3):
-        raise ConfigError(f"--target-spacing {text!r}: give 'isotropic', one value in mm, or three as X,Y,Z.")
-    return values[0] if len(values) == 1 else tuple(values)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**given: Any) -> None:
+            command(**given)
+
+        parameters = []
+        for each in inspect.signature(command, eval_str=True).parameters.values():
+            if each.kind is not each.VAR_KEYWORD:
+                parameters.append(each.replace(kind=each.KEYWORD_ONLY))
+            if each.name == after:
+                parameters += [_parameter(*field) for field in InferenceOptions.model_fields.items()]
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    default = field.default
+    if isinstance(default, bool):
+        kind: Any = bool
+        names = f"{flag(name)}/--no-{flag(name)[2:]}" if default else flag(name)
+    else:
+        # What is no number is text, which the declaration reads.
+        kind = float if float in get_args(field.annotation) and default is None else str
+        kind = kind if default is not None else kind | None
+        names = flag(name)
+    option = typer.Option(
+        names, metavar=str(extra["form"]) if "form" in extra else None, help=field.description
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+    )
 
 
 def parse_numbers(text: str, *, option: str, example: str) -> list[float]:

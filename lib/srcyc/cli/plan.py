@@ -8,15 +8,17 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from srcyc.errors import InputError, OutputError
 from srcyc.files import sha256
 
+if TYPE_CHECKING:
+    from srcyc.inference.results import Place
+
 #: Added to the input's stem when the output is a folder.
 OUTPUT_ENDING = "_sr"
 OUTPUT_SUFFIX = ".nii.gz"
-SIDECAR_SUFFIX, PREVIEW_SUFFIX, UNCERTAINTY_ENDING = ".json", ".png", "_uncertainty"
 
 
 @dataclass(frozen=True)
@@ -35,22 +37,12 @@ class Job:
     problem: InputError | None = None
     done: bool = False
 
-    def beside(self, ending: str) -> Path:
-        """Give the path that replaces the output's volume suffix by ``ending``."""
-        return self.output.with_name(volume_stem(self.output) + ending)
-
     @property
-    def uncertainty(self) -> Path:
-        """Where the uncertainty goes: beside the output, in its format."""
-        return self.beside(UNCERTAINTY_ENDING + self.output.name[len(volume_stem(self.output)) :])
+    def place(self) -> Place:
+        """The output, and what lies beside it."""
+        from srcyc.inference.results import Place
 
-
-def volume_stem(path: Path) -> str:
-    """Give a file name without its volume suffix (``.nii.gz`` is one suffix); any other name as it is."""
-    from srcyc.image_files import volume_suffix
-
-    suffix = volume_suffix(path)
-    return path.name if suffix is None else path.name[: -len(suffix)]
+        return Place(self.output)
 
 
 @dataclass(frozen=True)
@@ -116,7 +108,7 @@ def _volumes(given: Path) -> tuple[list[Path], int]:
 
 
 def plan_jobs(
-    sources: Sequence[Path], out: Path, *, overwrite: bool, preview: bool = False, uncertainty: bool = False
+    sources: Sequence[Path], out: Path, *, overwrite: bool, preview: bool = False, maps: Sequence[str] = ()
 ) -> list[Job]:
     """Name the output of every source and see whether it may be written.
 
@@ -125,7 +117,7 @@ def plan_jobs(
         out: a file for one scan (it has a volume suffix), else a folder.
         overwrite: existing outputs are replaced.
         preview: a picture is written beside each volume.
-        uncertainty: so is the uncertainty.
+        maps: so are these, by their names.
 
     Raises:
         OutputError: one file named for several scans, or a name that is neither a volume nor a folder.
@@ -154,9 +146,9 @@ def plan_jobs(
                 raise OutputError(
                     f"{source}: another input would be written to {output} too; run them one by one."
                 )
-            companions = [job.beside(SIDECAR_SUFFIX)]
-            companions += [job.beside(PREVIEW_SUFFIX)] if preview else []
-            companions += [job.uncertainty] if uncertainty else []
+            companions = [job.place.sidecar]
+            companions += [job.place.preview] if preview else []
+            companions += [job.place.map(name) for name in maps]
             done = _check_place(job, overwrite=overwrite, companions=companions)
         except InputError as error:
             job = Job(source, output, problem=error)
@@ -168,6 +160,8 @@ def plan_jobs(
 
 def unique_names(sources: Sequence[Path]) -> list[str]:
     """Name each scan by its stem; scans of equal stem by as much of their folders as tells them apart."""
+    from srcyc.inference.results import volume_stem
+
     # abspath, not resolve: the target of a link may have a meaningless name (DataLad, git-annex).
     paths = [Path(os.path.abspath(path)) for path in sources]
     names = [volume_stem(path) for path in paths]
@@ -228,7 +222,7 @@ def _check_place(job: Job, *, overwrite: bool, companions: Sequence[Path]) -> bo
         raise OutputError(f"{output}: is the input itself; give another name as --output.")
     if overwrite or not job.source.exists():
         return False
-    sidecar = read_sidecar(job.beside(SIDECAR_SUFFIX))
+    sidecar = read_sidecar(job.place.sidecar)
     if output.exists():
         if other := _other_input(sidecar, job.source):
             raise OutputError(
@@ -273,8 +267,14 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def _made_by_srcyc(path: Path) -> bool:
-    """Tell whether a file is a result or the uncertainty of one, by the sidecar beside it."""
+    """Tell whether a file is a result or a map of one, by the sidecar beside it."""
+    from srcyc.inference.results import MAPS, SIDECAR_SUFFIX, volume_stem
+
+    if not path.is_file():
+        return False
     stem = volume_stem(path)
-    beside = [path.with_name(name + SIDECAR_SUFFIX) for name in (stem, stem.removesuffix(UNCERTAINTY_ENDING))]
-    sidecars = [read_sidecar(sidecar) for sidecar in beside] if path.is_file() else []
-    return any(path.name in (sidecar.get("output"), sidecar.get("uncertainty")) for sidecar in sidecars)
+    for name, ending in (("output", ""), *((name, f"_{name}") for name in MAPS)):
+        sidecar = path.with_name(stem.removesuffix(ending) + SIDECAR_SUFFIX)
+        if stem.endswith(ending) and read_sidecar(sidecar).get(name) == path.name:
+            return True
+    return False

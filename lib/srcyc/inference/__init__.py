@@ -1,19 +1,28 @@
 """Super-resolution of whole volumes with a published model."""
 
-from srcyc.inference.model_file import (
-    DEFAULT_MODEL,
-    ModelCard,
-    PublishedModel,
-    find_model,
-    load_model,
-    packaged_models,
-    publish_model,
-)
-from srcyc.inference.report import Report
-from srcyc.inference.super_resolver import SuperResolution, SuperResolver
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from srcyc.inference.options import InferenceOptions
+
+if TYPE_CHECKING:
+    from srcyc.inference.model_file import (
+        DEFAULT_MODEL,
+        ModelCard,
+        PublishedModel,
+        find_model,
+        load_model,
+        packaged_models,
+        publish_model,
+    )
+    from srcyc.inference.report import Report
+    from srcyc.inference.super_resolver import SuperResolution, SuperResolver
 
 __all__ = [
     "DEFAULT_MODEL",
+    "InferenceOptions",
     "ModelCard",
     "PublishedModel",
     "Report",
@@ -24,3 +33,13 @@ __all__ = [
     "packaged_models",
     "publish_model",
 ]
+
+_HOMES = {"Report": "report", "SuperResolution": "super_resolver", "SuperResolver": "super_resolver"}
+
+
+def __getattr__(name: str) -> Any:
+    # PyTorch takes seconds to import: whoever wants the options only must not wait for it.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOMES.get(name, "model_file")
+    return getattr(importlib.import_module(f"srcyc.inference.{home}"), name)

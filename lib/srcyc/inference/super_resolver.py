@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from srcyc._version import __version__
@@ -181,7 +180,11 @@ class SuperResolver:
             SRCycError: preprocessing or the network failed.
         """
         start = time.perf_counter()
-        options = _options(options, wishes)
+        if options is not None and wishes:
+            raise ConfigError(
+                f"options are given, and {', '.join(wishes)} too", remedy="give one or the other"
+            )
+        options = options or InferenceOptions.of(wishes)
         tell = progress or (lambda share: None)
         _check(volume)
         plan = Plan.of(volume, options, self.model.card)
@@ -308,18 +311,6 @@ class SuperResolver:
                 "more or ask for a coarser target spacing."
             )
         return int(min(slab, affordable))
-
-
-def _options(options: InferenceOptions | None, wishes: dict[str, Any]) -> InferenceOptions:
-    if options is not None and wishes:
-        raise ConfigError(f"options are given, and {', '.join(wishes)} too; give one or the other.")
-    try:
-        return options or InferenceOptions(**wishes)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        reason = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{key}: {reason} (got {first['input']!r}).") from error
 
 
 @dataclass(frozen=True, eq=False)

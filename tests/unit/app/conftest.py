@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,4 +43,13 @@ def studies(tmp_path: Path, thick: Volume) -> Path:
     """A studies folder with that scan, `thick.nrrd`."""
     folder = tmp_path / "studies"
     write_volume(thick, folder / "thick.nrrd", dtype=np.int16)
+    return folder
+
+
+@pytest.fixture
+def models(tmp_path: Path, tiny_model: Path) -> Path:
+    """A folder of retrained models with one, `tiny`."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    shutil.copy(tiny_model, folder)
     return folder

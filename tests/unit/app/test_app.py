@@ -15,20 +15,20 @@ import pytest
 import srcyc_app
 from srcyc.errors import ConfigError
 from srcyc.inference.super_resolver import SuperResolver
-from srcyc.volume import read_volume
+from srcyc.volume import Volume, read_volume
 from srcyc_app.app import SRCycApp
 from srcyc_app.refusals import Refusal
 
 
 @pytest.fixture
-def app(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SRCycApp:
+def app(studies: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SRCycApp:
     from monailabel.config import settings
 
     monkeypatch.setattr(settings, "MONAI_LABEL_SESSION_PATH", str(tmp_path / "sessions"))
     monkeypatch.setattr(settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    made = SRCycApp(str(tmp_path / "app"), str(studies), {"model_dir": str(tmp_path / "models")})
+    made = SRCycApp(str(tmp_path / "app"), str(studies), {"model_dir": str(models)})
     made.server_mode(True)
     return made
 
@@ -60,18 +60,21 @@ def test_info_is_complete_on_an_empty_folder(tmp_path: Path) -> None:
     assert app.next_sample({"strategy": "random"}) == {}
 
 
-def test_an_image_id_gives_what_the_library_gives(app: SRCycApp, studies: Path) -> None:
+def test_an_image_id_gives_what_the_library_gives(app: SRCycApp, studies: Path, tiny_model: Path) -> None:
     answer = ask(app, image="thick")
     scan = read_volume(studies / "thick.nrrd")
-    expected = SuperResolver.from_pretrained(device="cpu", precision="fp32")(scan)
+    expected = SuperResolver.load(tiny_model, device="cpu", precision="fp32")(scan)
     result = read_volume(answer["file"])
     np.testing.assert_array_equal(result.data, expected.volume.data)
     np.testing.assert_allclose(result.affine, expected.volume.affine, atol=1e-9)
     report = answer["params"]
     assert report["input"]["name"] == "thick.nrrd"
-    assert report["model"]["name"] == "srcyc-t1"
-    assert report["consistency"]["after"] < report["consistency"]["before"]
+    assert report["model"]["name"] == "tiny"
+    assert report["consistency"] == expected.report.consistency.model_dump()
+    assert report["thickness"]["source"] == "assumed"
     assert report["output"] == "thick_sr.nrrd"
+    # Scans are nobody else's business.
+    assert Path(answer["file"]).stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "input"])
@@ -87,12 +90,45 @@ def test_integers_are_rounded_and_clipped_never_wrapped(app: SRCycApp, dtype: st
     assert len(clipped) == (1 if dtype == "uint8" else 0)
 
 
-def test_uncertainty_becomes_a_session(app: SRCycApp) -> None:
-    report = ask(app, image="thick", uncertainty=True)["params"]
-    session = app.sessions().get_session(report["uncertainty_session"])
-    spread = read_volume(session.image)
+def test_options_reach_the_network(app: SRCycApp, studies: Path, tiny_model: Path) -> None:
+    wishes = {"slice_thickness": 2.5, "correct_slices": False, "target_spacing": 1.2}
+    answer = ask(app, image="thick", **{name: str(value) for name, value in wishes.items()})
+    resolver = SuperResolver.load(tiny_model, device="cpu", precision="fp32")
+    expected = resolver(read_volume(studies / "thick.nrrd"), **wishes)
+    np.testing.assert_array_equal(read_volume(answer["file"]).data, expected.volume.data)
+    report = answer["params"]
+    assert (report["thickness"]["millimetres"], report["thickness"]["source"]) == (2.5, "stated")
+    assert not report["consistency"]["slices_corrected"]
+    assert report["consistency"]["residual"] < 1e-3
+
+
+def test_maps_become_sessions(app: SRCycApp, thick: Volume) -> None:
+    answer = ask(app, image="thick", uncertainty=True, correction_map=True)
+    report, result = answer["params"], read_volume(answer["file"])
+    spread, correction = (
+        read_volume(app.sessions().get_session(report[f"{name}_session"]).image)
+        for name in ("uncertainty", "correction")
+    )
     assert spread.data.min() >= 0
     assert spread.data.max() > 0
+    np.testing.assert_allclose(spread.affine, result.affine, atol=1e-9)
+    # What was corrected is known slice by slice.
+    assert correction.shape == (*result.shape[:2], thick.shape[2])
+    np.testing.assert_allclose(correction.grid.field_of_view, thick.grid.field_of_view, atol=1e-3)
+    assert "uncertainty" not in report and "correction" not in report
+    left = {path.name for path in Path(tempfile.gettempdir()).iterdir()}
+    assert left == {Path(answer["file"]).name}
+
+
+def test_maps_that_were_not_asked_for_are_not_made(app: SRCycApp) -> None:
+    report = ask(app, image="thick")["params"]
+    assert [key for key in report if key.endswith(("_session", "_file"))] == []
+
+
+def test_without_a_server_maps_are_files(app: SRCycApp) -> None:
+    app.server_mode(False)
+    report = ask(app, image="thick", correction_map=True)["params"]
+    assert read_volume(report["correction_file"]).shape[2] == 8
 
 
 def test_store_keeps_the_result_out_of_training(app: SRCycApp, studies: Path) -> None:

@@ -30,14 +30,12 @@ STOCK = {
 
 
 @pytest.fixture
-def app(studies: Path, tmp_path: Path, thick: Volume, phantom: Any) -> Any:
+def app(studies: Path, models: Path, tmp_path: Path, thick: Volume, phantom: Any) -> Any:
     write_volume(thick, studies / "another.nii.gz")
     broken = (studies / "another.nii.gz").read_bytes()
     (studies / "broken.nii.gz").write_bytes(broken[: len(broken) // 2])
     write_volume(Volume(phantom((24, 24, 24)), np.eye(4)), studies / "thin.nii.gz")
-    return srcyc_app.app.SRCycApp(
-        str(tmp_path / "app"), str(studies), {"model_dir": str(tmp_path / "models")}
-    )
+    return srcyc_app.app.SRCycApp(str(tmp_path / "app"), str(studies), {"model_dir": str(models)})
 
 
 def test_thick_scans_are_done_and_one_broken_scan_does_not_stop_the_rest(app: Any) -> None:
@@ -56,6 +54,16 @@ def test_thick_scans_are_done_and_one_broken_scan_does_not_stop_the_rest(app: An
         app.batch_infer({"model": "srcyc", "images": ["thick"], "overwrite": True})["thick"]["status"]
         == "written"
     )
+
+
+def test_a_batch_leaves_no_files_of_its_maps(
+    app: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    asked = {"model": "srcyc", "images": ["thick"], "uncertainty": True, "correction_map": True}
+    assert app.batch_infer(asked)["thick"]["status"] == "written"
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 @pytest.mark.parametrize(

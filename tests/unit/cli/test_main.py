@@ -7,8 +7,7 @@ import pytest
 
 from srcyc import __version__
 from srcyc.cli import main, spread_paths
-from srcyc.cli.options import parse_numbers, parse_spacing
-from srcyc.errors import ConfigError
+from srcyc.cli.options import parse_numbers
 
 
 def test_version(capsys):
@@ -44,6 +43,10 @@ def test_no_command_shows_the_help(capsys):
         (["infer", "a.nii", "-o", "b.nii", "--target-spacing", "1,2"], "1,2"),
         (["infer", "a.nii", "-o", "b.nii", "--target-spacing", "fine"], "fine"),
         (["infer", "a.nii", "-o", "b.nii", "--target-spacing", "nan"], "nan"),
+        (["infer", "a.nii", "-o", "b.nii", "--target-spacing", ""], "--target-spacing ''"),
+        (["infer", "a.nii", "-o", "b.nii", "--slice-thickness", "0"], "--slice-thickness 0.0"),
+        (["infer", "a.nii", "-o", "b.nii", "--slice-thickness", "nan"], "--slice-thickness nan"),
+        (["infer", "a.nii", "-o", "b.nii", "--slice-thickness", "thick"], "--slice-thickness"),
         (["evaluate", "--hr", "a.nii", "-o", "x", "--thickness", "0"], "--thickness"),
     ],
 )
@@ -61,19 +64,6 @@ def test_a_mistaken_argument_is_one_sentence(capsys, tmp_path, monkeypatch, argu
 def test_help_and_mistakes_do_not_wait_for_pytorch(arguments):
     code = f"import sys; from srcyc.cli import main; main({arguments!r}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "value"), [("isotropic", "isotropic"), ("1", 1.0), ("0.9,0.9,1", (0.9, 0.9, 1.0)), ("1e-1", 0.1)]
-)
-def test_target_spacings(text, value):
-    assert parse_spacing(text) == value
-
-
-@pytest.mark.parametrize("text", ["", "1,2", "0", "-1", "inf", "1,1,x", "Isotropic"])
-def test_wrong_target_spacings(text):
-    with pytest.raises(ConfigError, match="--target-spacing"):
-        parse_spacing(text)
 
 
 def test_numbers():

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from srcyc.cli.plan import find_sources, plan_jobs, prepare_folder, remove_empty, unique_names, volume_stem
+from srcyc.cli.plan import find_sources, plan_jobs, prepare_folder, remove_empty, unique_names
 from srcyc.errors import OutputError
 from srcyc.volume import Volume, write_volume
 
@@ -17,14 +17,6 @@ def _scan(path: Path) -> Path:
 
 def _plan(sources, out, *, overwrite=False):
     return plan_jobs(sources, out, overwrite=overwrite)
-
-
-@pytest.mark.parametrize(
-    ("name", "stem"),
-    [("a.nii.gz", "a"), ("a.b.NII", "a.b"), ("x.mha", "x"), ("series", "series"), ("v1.2", "v1.2")],
-)
-def test_the_stem_of_a_volume(name, stem):
-    assert volume_stem(Path(name)) == stem
 
 
 def test_folders_are_expanded_once_and_in_order(tmp_path):
@@ -51,7 +43,7 @@ def test_a_folder_without_volumes_is_bad(tmp_path):
 def test_one_input_may_name_its_file(tmp_path):
     (job,) = _plan([tmp_path / "a.nii"], tmp_path / "x.mha")
     assert job.output == tmp_path / "x.mha"
-    assert job.beside(".json") == tmp_path / "x.json"
+    assert job.place.sidecar == tmp_path / "x.json"
 
 
 def test_a_folder_gets_one_file_per_input(tmp_path):

@@ -1,0 +1,162 @@
+"""What a result is written as: the one writer of volumes, their maps and their sidecars."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from srcyc.files import publish, staging, write_text
+from srcyc.image_files import volume_suffix
+from srcyc.volume import Volume, write_volume
+
+if TYPE_CHECKING:
+    from srcyc.inference.super_resolver import SuperResolution
+
+SIDECAR_SUFFIX, PREVIEW_SUFFIX = ".json", ".png"
+
+#: Maps that a result may have (attributes of :class:`SuperResolution`), and the options that ask for them.
+MAPS = {"uncertainty": "uncertainty", "correction": "correction_map"}
+
+#: Stands for the scan's own voxel type.
+INPUT_TYPE = "input"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a result goes, and under which names what belongs to it lies beside it.
+
+    Attributes:
+        volume: path of the volume; its suffix decides the format, of the maps too.
+    """
+
+    volume: Path
+
+    @property
+    def sidecar(self) -> Path:
+        """How the result was made."""
+        return self.beside(SIDECAR_SUFFIX)
+
+    @property
+    def preview(self) -> Path:
+        """A picture."""
+        return self.beside(PREVIEW_SUFFIX)
+
+    def map(self, name: str) -> Path:
+        """One of :data:`MAPS`."""
+        stem = volume_stem(self.volume)
+        return self.beside(f"_{name}{self.volume.name[len(stem) :]}")
+
+    def beside(self, ending: str) -> Path:
+        """Give the path that replaces the volume's suffix by ``ending``."""
+        return self.volume.with_name(volume_stem(self.volume) + ending)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        volume: its path.
+        maps: paths by the names of :data:`MAPS`.
+        sidecar: what the sidecar holds.
+    """
+
+    volume: Path
+    maps: dict[str, Path]
+    sidecar: dict[str, Any]
+
+
+def volume_stem(path: Path) -> str:
+    """Give a file name without its volume suffix (``.nii.gz`` is one suffix); any other name as it is."""
+    suffix = volume_suffix(path)
+    return path.name if suffix is None else path.name[: -len(suffix)]
+
+
+def maps_of(result: SuperResolution) -> dict[str, Volume]:
+    """Give the maps that a result has, by name."""
+    found = {name: getattr(result, name) for name in MAPS}
+    return {name: volume for name, volume in found.items() if volume is not None}
+
+
+def write_result(
+    result: SuperResolution,
+    scan: Volume,
+    path: Path,
+    *,
+    dtype: str = "float32",
+    sidecar: bool = True,
+    private: bool = False,
+    also: Callable[[Place, Volume], None] | None = None,
+) -> Written:
+    """Write a result and all that belongs to it; the files appear together and complete, or not at all.
+
+    Args:
+        result: to be written.
+        scan: it was made from.
+        path: of the volume, in a folder that exists; what is there is replaced.
+        dtype: voxel type, or ``input`` for the scan's if that is an integer; maps are float32.
+        sidecar: write it too.
+        private: only this user may read the files.
+        also: writes further files to a place that is given to it, of the volume as it is written.
+
+    Raises:
+        OutputError: see :func:`srcyc.volume.write_volume`.
+    """
+    document = result.report.model_dump(mode="json")
+    volume, kind = result.volume, scan.stored_dtype if dtype == INPUT_TYPE else np.dtype(dtype)
+    if kind.kind in "iu":
+        volume, warnings = fit_type(volume, kind)
+        document["warnings"] = [*document["warnings"], *warnings]
+    else:
+        kind = np.dtype(np.float32)
+    final, maps = Place(path), maps_of(result)
+    document["output"] = path.name
+    document["output_type"] = str(kind)
+    document |= {name: final.map(name).name for name in maps}
+    with staging(path.parent) as folder:
+        staged = Place(folder / path.name)
+        first = []
+        if sidecar:
+            text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            first.append(write_text(staged.sidecar, text))
+        if also is not None:
+            also(staged, volume)
+        for name, values in maps.items():
+            write_volume(values, staged.map(name))
+        last = write_volume(volume, staged.volume, dtype=kind)
+        # The volume goes last; a .raw has to be there before the .mhd that names it.
+        others = sorted(file for file in folder.iterdir() if file not in (*first, last))
+        if private:
+            for file in (*first, *others, last):
+                file.chmod(0o600)
+        publish([*first, *others, last], path.parent)
+    return Written(path, {name: final.map(name) for name in maps}, document)
+
+
+def fit_type(volume: Volume, dtype: np.dtype[Any]) -> tuple[Volume, list[str]]:
+    """Bring voxels into the range of an integer type, and tell how many were outside.
+
+    Returns:
+        the volume with its values limited to the type's range, and a warning if any was outside.
+    """
+    limits = np.iinfo(dtype)
+    rounded = np.rint(volume.data)
+    outside = int(np.count_nonzero((rounded < limits.min) | (rounded > limits.max)))
+    if not outside:
+        return volume, []
+    low, high = float(volume.data.min()), float(volume.data.max())
+    # The largest float32 inside the range: 2**31 - 1 itself would be rounded up, out of it.
+    top = np.float32(limits.max)
+    if int(top) > limits.max:
+        top = np.nextafter(top, np.float32(0))
+    data = np.clip(volume.data, np.float32(limits.min), top)
+    warning = (
+        f"{outside} of {volume.data.size} voxels ({low:g} to {high:g}) lie outside {dtype} "
+        f"({limits.min} to {limits.max}) and were set to its limits; write float32 to keep them."
+    )
+    return replace(volume, data=data), [warning]
