@@ -2,15 +2,65 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from srcyc.acquisition import Acquisition
 from srcyc.errors import ConfigError
 from srcyc.geometry import Grid
+from srcyc.intensity import IntensityScaling, robust_scaling
 from srcyc.volume import Volume
+
+
+@dataclass(frozen=True)
+class Spoiling:
+    """What slices themselves get wrong; the same seed gives the same faults.
+
+    Attributes:
+        jitter: standard deviation of the slices' gain, which has mean 1: a fraction, 0.03 means 3 %.
+        noise: standard deviation of Gaussian noise, as a fraction of the scan's robust range.
+        seed: of the draws.
+
+    Raises:
+        ConfigError: a value below 0 or of 1 and above.
+    """
+
+    jitter: float = 0.0
+    noise: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("jitter", "noise"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ConfigError(f"{name} {value:g}", remedy="give a fraction from 0 to 1", options=(name,))
+
+    def apply(
+        self, slices: npt.NDArray[np.float32], axis: int, scaling: IntensityScaling
+    ) -> npt.NDArray[np.float32]:
+        """Spoil slices.
+
+        Args:
+            slices: ``(..., I, J, K)``, any intensity unit; unchanged if there is nothing to spoil.
+            axis: spatial axis along which they are stacked.
+            scaling: tells black, which gain does not change, and the range.
+        """
+        rng = np.random.default_rng(self.seed)
+        y = slices
+        if self.jitter:
+            along = axis - 3
+            gain = 1 + rng.normal(0, self.jitter, y.shape[along])
+            y = scaling.offset + (y - scaling.offset) * gain.reshape(-1, *(1,) * (-along - 1))
+        if self.noise:
+            y = y + rng.normal(0, self.noise * scaling.scale, y.shape)
+        return y.astype(np.float32, copy=False)
+
+
+#: Slices as the operator gives them.
+CLEAN = Spoiling()
 
 
 def thick_grid(fine: Grid, spacing: float, axis: int) -> tuple[Grid, slice]:
@@ -62,7 +112,12 @@ def crop_volume(volume: Volume, axis: int, kept: slice) -> Volume:
 
 
 def simulate_thick(
-    volume: Volume, spacing: float, *, thickness: float | None = None, axis: int | None = None
+    volume: Volume,
+    spacing: float,
+    *,
+    thickness: float | None = None,
+    axis: int | None = None,
+    spoiling: Spoiling = CLEAN,
 ) -> tuple[Volume, Volume]:
     """Simulate a thick-slice scan of a thin-slice one.
 
@@ -72,6 +127,7 @@ def simulate_thick(
         thickness: FWHM of the slice profile, mm; below ``spacing`` there is a gap. Default: ``spacing``. Their ratio
             is kept exactly, and the result's ``slice_thickness`` is the one reached.
         axis: array axis to thicken; default: the axis closest to world head-foot (S).
+        spoiling: what the slices get wrong.
 
     Returns:
         the thick scan, and the part of ``volume`` that it covers (the truth to compare with).
@@ -86,6 +142,7 @@ def simulate_thick(
     ratio = 1.0 if thickness is None else thickness / spacing
     operator = Acquisition(truth.shape, grid.shape, ratio, slice_axis=axis)
     data = operator.apply(torch.from_numpy(np.ascontiguousarray(truth.data))).numpy()
+    data = spoiling.apply(data, axis, robust_scaling(truth.data))
     thick = replace(
         volume,
         data=data,

@@ -30,9 +30,109 @@ def test_models_are_compared_with_interpolation(srcyc, fine_file, tiny_model, tm
     assert len(rows) == 2 * 4
     assert all(row["aligned"] == "True" for row in rows)
     by_method = {row["method"]: row for row in rows if float(row["thickness"]) == 3}
-    assert float(by_method["trilinear"]["delta_psnr"]) < 0 == float(by_method["cubic B-spline"]["delta_psnr"])
-    # The correction makes even an untrained model consistent with the scan.
-    assert float(by_method["tiny"]["consistency"]) < 0.7 * float(by_method["cubic B-spline"]["consistency"])
+    linear, cubic, classical, tiny = by_method.values()
+    assert classical["method"] == "classical inverse"
+    assert float(linear["psnr_over_cubic"]) < 0 == float(cubic["psnr_over_cubic"])
+    assert float(classical["psnr_over_classical"]) == 0 < float(classical["psnr_over_cubic"])
+    assert float(tiny["psnr_over_classical"]) == pytest.approx(
+        float(tiny["psnr"]) - float(classical["psnr"]), abs=1e-6
+    )
+    # The projection keeps even an untrained model consistent with the scan, but for what it says of the slices.
+    assert float(tiny["consistency"]) < 0.7 * float(cubic["consistency"])
+
+
+def test_slices_can_be_spoiled_and_any_axis_made_thick(srcyc, fine_file, tiny_model, tmp_path):
+    arguments = ("evaluate", "--hr", fine_file, "--thickness", "3", "--model", tiny_model, "--json")
+    clean = srcyc(*arguments, "--axis", "0,2", "-o", tmp_path / "clean").json
+    spoiled = srcyc(
+        *(*arguments, "--axis", "0", "--jitter", "0.05", "--noise", "0.03", "--told-ratio", "0.8"),
+        *("--no-figures", "-o", tmp_path / "spoiled"),
+    ).json
+    assert clean["figures"] == ["head_3mm_axis0.png", "head_3mm_axis2.png"]
+    assert [score["axis"] for score in clean["scores"]] == [0] * 4 + [2] * 4
+    for score, worse in zip(clean["scores"], spoiled["scores"], strict=False):
+        assert worse["psnr"] < score["psnr"]
+        assert (worse["jitter"], worse["noise"], worse["told_ratio"]) == (0.05, 0.03, 0.8)
+        assert (score["jitter"], score["noise"], score["told_ratio"]) == (0, 0, 1)
+    assert clean["means"][0]["rows"] == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--axis", "3"), ("--axis", "S"), ("--jitter", "2"), ("--noise", "-1"), ("--told-ratio", "5")],
+)
+def test_impossible_simulations_are_a_sentence(srcyc, fine_file, tmp_path, option, value):
+    ran = srcyc("evaluate", "--hr", fine_file, "--thickness", "3", option, value, "-o", tmp_path / "out")
+    assert ran.code == 2
+    assert value in ran.sentence
+    assert not (tmp_path / "out").exists()
+
+
+def test_real_thick_scans_are_examined_without_a_truth(srcyc, thick_file, tiny_model, tmp_path):
+    out = tmp_path / "out"
+    ran = srcyc("evaluate", "--lr", thick_file, "--model", tiny_model, "-o", out)
+    assert (ran.code, ran.err) == (0, "")
+    assert sorted(path.name for path in out.iterdir()) == [
+        "metrics.json",
+        "scan_thick.png",
+        "thick_scans.csv",
+    ]
+    assert "slice gain" in ran.out
+    assert "PSNR" not in ran.out
+    with (out / "thick_scans.csv").open(encoding="utf-8") as stream:
+        scan, classical, tiny = csv.DictReader(stream)
+    assert [row["method"] for row in (scan, classical, tiny)] == ["scan", "classical inverse", "tiny"]
+    assert float(classical["slice_gain"]) == pytest.approx(float(scan["slice_gain"]), rel=0.05)
+    assert (scan["thickness_source"], float(scan["thickness"])) == ("assumed", pytest.approx(3.2))
+    assert float(tiny["correction"]) > 0
+    # Told, and with the slices left alone.
+    ran = srcyc(
+        *("evaluate", "--lr", thick_file, "--model", tiny_model, "-o", out, "--overwrite", "--json"),
+        *("--slice-thickness", "4", "--no-correct-slices", "--no-figures"),
+    )
+    report = ran.json
+    assert report["scores"] == report["figures"] == []
+    assert [row["thickness_source"] for row in report["thick_scans"]] == ["stated"] * 3
+    assert report["thick_scans"][2]["correction"] == pytest.approx(0, abs=1e-6)
+
+
+def test_thin_and_thick_scans_in_one_run(srcyc, fine_file, thick_file, tiny_model, tmp_path):
+    ran = srcyc(
+        *("evaluate", "--hr", fine_file, "--lr", thick_file, "--thickness", "3", "--model", tiny_model),
+        *("--no-figures", "--json", "-o", tmp_path),
+        "--overwrite",
+    )
+    assert ran.code == 0
+    assert len(ran.json["scores"]) == 4
+    assert len(ran.json["thick_scans"]) == 3
+
+
+def test_no_scan_at_all_is_a_sentence(srcyc, tmp_path):
+    ran = srcyc("evaluate", "-o", tmp_path / "out")
+    assert ran.code == 2
+    assert "--hr" in ran.sentence
+    assert "--lr" in ran.sentence
+
+
+def test_a_thin_scan_among_the_thick_ones_does_not_stop_the_rest(
+    srcyc, fine_file, thick_file, tiny_model, tmp_path
+):
+    ran = srcyc(
+        *(
+            "evaluate",
+            "--lr",
+            fine_file,
+            thick_file,
+            "--model",
+            tiny_model,
+            "--no-figures",
+            "-o",
+            tmp_path / "out",
+        )
+    )
+    assert ran.code == 2
+    assert "head.nii.gz" in ran.sentence
+    assert (tmp_path / "out" / "thick_scans.csv").exists()
 
 
 def test_several_models_scans_and_json(srcyc, phantom, tiny_model, fine_file, tmp_path):
@@ -73,7 +173,7 @@ def test_lpips_is_added_when_asked_for(srcyc, phantom, tiny_model, shared_dir, t
     assert "LPIPS" in ran.out
     report = json.loads((tmp_path / "with" / "metrics.json").read_text(encoding="utf-8"))
     means = {mean["method"]: mean for mean in report["means"]}
-    assert means["trilinear"]["delta_lpips"] > 0 == means["cubic B-spline"]["delta_lpips"]
+    assert means["trilinear"]["lpips_over_cubic"] > 0 == means["cubic B-spline"]["lpips_over_cubic"]
     for mean in means.values():
         assert f"{mean['lpips']:.4f}" in ran.out
     assert "lpips" in report["definitions"]

@@ -38,7 +38,9 @@ def test_a_short_quick_run_on_one_scan_beats_cubic_on_another_person(
     )
     assert ran.code == 0, ran.err
     gains = {
-        row["thickness"]: row["delta_psnr"] for row in ran.json["scores"] if row["method"] == "srcyc-custom"
+        row["thickness"]: row["psnr_over_cubic"]
+        for row in ran.json["scores"]
+        if row["method"] == "srcyc-custom"
     }
     assert set(gains) == {3, 5}
     assert min(gains.values()) > LEAST_GAIN, gains

@@ -11,7 +11,7 @@ import pytest
 
 from srcyc.errors import ConfigError
 from srcyc.geometry import Grid
-from srcyc.simulation import crop_volume, simulate_thick, thick_grid
+from srcyc.simulation import Spoiling, crop_volume, simulate_thick, thick_grid
 from srcyc.volume import Volume
 
 OBLIQUE = np.array([[0.8, -0.6, 0.0], [0.36, 0.48, -0.8], [0.48, 0.64, 0.6]])
@@ -165,3 +165,45 @@ def test_thick_grid_tells_which_voxels_it_covers() -> None:
     grid, kept = thick_grid(Grid(SHAPE, make_affine(np.eye(3))), 4.0, 1)  # 34.1 mm: 8 slices, 29 voxels of 31
     assert (grid.shape, kept) == ((26, 8, 28), slice(1, 30))
     assert grid.spacing[1] == pytest.approx(29 * 1.1 / 8)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_gain_jitter_changes_whole_slices_alone_and_leaves_black(axis: int) -> None:
+    data = np.full((1, *SHAPE), 400.0)
+    data[:, :13] = 100.0  # black is not 0
+    volume = make_volume(np.eye(3), data)
+    clean, _ = simulate_thick(volume, 4.0, axis=axis)
+    spoiled, _ = simulate_thick(volume, 4.0, axis=axis, spoiling=Spoiling(jitter=0.05))
+    signal, changed = (np.moveaxis(x.data[0], axis, 2) - 100 for x in (clean, spoiled))
+    head = signal > 50
+    for number in range(signal.shape[2]):
+        inside = head[..., number]
+        if inside.any():
+            ratio = changed[..., number][inside] / signal[..., number][inside]
+            assert np.ptp(ratio) < 1e-4
+    np.testing.assert_allclose(changed[signal < 0.01], 0, atol=1e-2)
+    assert np.abs(changed - signal).max() > 1
+
+
+def test_noise_is_as_large_as_asked_and_the_seed_fixes_it() -> None:
+    volume = make_volume(np.eye(3))
+    scale = np.ptp(volume.data)  # uniform: its robust range is nearly that
+    clean, _ = simulate_thick(volume, 4.0)
+    first, again, other = (
+        simulate_thick(volume, 4.0, spoiling=Spoiling(noise=0.02, seed=seed))[0].data for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert np.std(first - clean.data) == pytest.approx(0.02 * scale, rel=0.1)
+
+
+def test_nothing_asked_is_nothing_spoiled() -> None:
+    volume = make_volume(np.eye(3))
+    clean, spoiled = simulate_thick(volume, 4.0)[0], simulate_thick(volume, 4.0, spoiling=Spoiling(seed=5))[0]
+    np.testing.assert_array_equal(clean.data, spoiled.data)
+
+
+@pytest.mark.parametrize("wrong", [{"jitter": -0.1}, {"noise": 1.0}, {"jitter": math.nan}])
+def test_impossible_faults_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="fraction"):
+        Spoiling(**wrong)

@@ -4,29 +4,76 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from srcyc.acquisition import Acquisition
-from srcyc.errors import SRCycError
+from srcyc.acquisition import LARGEST_THICKNESS, Acquisition
+from srcyc.errors import ConfigError, SRCycError
 from srcyc.evaluation.lpips import LPIPS
-from srcyc.evaluation.metrics import Alignment, Image, alignment, evaluation_mask, psnr, ssim
+from srcyc.evaluation.metrics import Alignment, Image, Quality, Truth, alignment
 from srcyc.geometry import FIELD_OF_VIEW_TOLERANCE, Grid
-from srcyc.intensity import robust_scaling
 from srcyc.resampling import resample
-from srcyc.simulation import simulate_thick
+from srcyc.simulation import CLEAN, Spoiling, simulate_thick
 from srcyc.volume import Volume
 
-#: The interpolations that every model is compared with; differences are given to plain cubic.
-TRILINEAR, CUBIC = "trilinear", "cubic B-spline"
-#: Cubic, corrected to agree with the scan: what data consistency gains without any network.
-CORRECTED = "cubic + consistency"
+#: What needs no network, and every model is compared with; a model has to beat the last one.
+TRILINEAR, CUBIC, CLASSICAL = "trilinear", "cubic B-spline", "classical inverse"
 
 #: Brings a thick scan to the given spacing (mm per array axis); returns the result and the warnings it raised.
 Method = Callable[[Volume, tuple[float, float, float]], tuple[Volume, list[str]]]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """How thick slices are made, and what methods are told of them.
+
+    Attributes:
+        thickness: FWHM of the slice profile, mm.
+        gap: distance between neighbouring slices, mm; slice centres lie ``thickness + gap`` apart.
+        axis: array axis that is made thick; None: the one closest to head-foot.
+        spoiling: what the slices get wrong.
+        told_ratio: thickness over slice distance that methods are told; None: the true one.
+
+    Raises:
+        ConfigError: a ratio that no scan has.
+    """
+
+    thickness: float
+    gap: float = 0.0
+    axis: int | None = None
+    spoiling: Spoiling = CLEAN
+    told_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.told_ratio is not None and not 0 < self.told_ratio <= LARGEST_THICKNESS:
+            raise ConfigError(
+                f"told_ratio {self.told_ratio:g}",
+                remedy=f"give a slice thickness over slice distance up to {LARGEST_THICKNESS:g}",
+                options=("told_ratio",),
+            )
+
+    @property
+    def ratio(self) -> float:
+        """Slice thickness over slice distance, as methods are told."""
+        return self.told_ratio or self.thickness / (self.thickness + self.gap)
+
+    def of(self, scan: Volume) -> tuple[Volume, Volume]:
+        """Simulate: give the thick scan, whose ``slice_thickness`` is the one told, and the truth it covers.
+
+        Raises:
+            ConfigError: see :func:`srcyc.simulation.simulate_thick`.
+        """
+        thick, truth = simulate_thick(
+            scan,
+            self.thickness + self.gap,
+            thickness=self.thickness,
+            axis=self.axis,
+            spoiling=self.spoiling,
+        )
+        return replace(thick, slice_thickness=self.ratio * thick.spacing[thick_axis(thick, truth)]), truth
 
 
 @dataclass(frozen=True)
@@ -35,23 +82,20 @@ class Score:
 
     Attributes:
         method: name.
-        psnr: dB inside the mask.
-        ssim: 3D, inside the mask.
-        consistency: relative residual ``||A x - y|| / ||y||`` of the result x for the thick scan y.
+        quality: PSNR, SSIM and LPIPS against the truth.
+        consistency: relative residual ``||A x - y|| / ||y||`` of the result x for the thick scan y, A being the
+            acquisition that the method was told.
         alignment: shift and flips against the truth.
         seconds: wall clock.
         warnings: what the method warned of.
-        lpips: of the mask's bounding box (less is better); None if not asked for, or the scan is too small.
     """
 
     method: str
-    psnr: float
-    ssim: float
+    quality: Quality
     consistency: float
     alignment: Alignment
     seconds: float
-    warnings: list[str] = field(default_factory=list)
-    lpips: float | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,119 +103,106 @@ class Comparison:
     """All methods on one simulated scan.
 
     Attributes:
+        simulation: how it was made.
         thick: the simulated scan.
         truth: what it was simulated from, cropped to whole slices.
         axis: array axis that was thickened.
-        slice_spacing: distance of the slice centres reached, mm.
-        data_range: the truth's robust range, its intensity unit.
-        mask_fraction: share of the truth's voxels that were evaluated.
-        scores: one per method, the interpolations first.
+        scores: one per method, those without a network first.
         images: method -> ``(I, J, K)`` on the truth's grid.
     """
 
+    simulation: Simulation
     thick: Volume
     truth: Volume
     axis: int
-    slice_spacing: float
-    data_range: float
-    mask_fraction: float
     scores: list[Score]
     images: dict[str, Image]
+
+    @property
+    def slice_spacing(self) -> float:
+        """Distance of the slice centres reached, mm."""
+        return self.thick.spacing[self.axis]
 
 
 def compare(
     scan: Volume,
-    thickness: float,
+    simulation: Simulation,
     methods: Mapping[str, Method],
     *,
-    gap: float = 0.0,
     lpips: LPIPS | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Simulate thick slices, run the interpolations and ``methods``, and score each against the truth.
+    """Simulate thick slices, run what needs no network and ``methods``, and score each against the truth.
 
     The interpolations continue the outer slices beyond their centres (linear: constant, cubic: mirrored about the
     outer voxel faces), so that the half slice at either end, where ITK would write zeros, is judged fairly.
 
     Args:
         scan: thin-slice scan, ``(1, I, J, K)``.
-        thickness: FWHM of the slice profile, mm.
-        methods: name -> method, none with an interpolation's name.
-        gap: distance between neighbouring slices, mm; slice centres lie ``thickness + gap`` apart.
-        lpips: measure LPIPS too, with the truth's 0.5th percentile as black and its data range as white.
+        simulation: of the thick slices.
+        methods: name -> method, none with the name of one that needs no network.
+        lpips: measure LPIPS too.
         progress: called with the name of each method when it starts.
 
     Raises:
         ConfigError: a thickness that cannot be simulated from this scan.
-        DataError: a scan without a foreground, or too small.
+        DataError: a scan without a foreground.
         SRCycError: a method returned another grid than the truth's.
     """
-    thick, truth = simulate_thick(scan, thickness + gap, thickness=thickness)
-    axis = next(a for a in range(3) if thick.shape[a] != truth.shape[a])
-    target = truth.data[0]
-    perceptual = lpips if lpips and lpips.fits(target.shape) else None
-    mask, scaling = evaluation_mask(target), robust_scaling(target)
-    peak = scaling.scale
-    operator = Acquisition(truth.shape, thick.shape, thickness / (thickness + gap))
-    measured = torch.from_numpy(np.ascontiguousarray(thick.data))
+    thick, covered = simulation.of(scan)
+    axis = thick_axis(thick, covered)
+    truth = Truth(covered.data[0])
+    operator = Acquisition(covered.shape, thick.shape, simulation.ratio, slice_axis=axis)
+    measured = _tensor(thick)
 
     scores, images = [], {}
-    for name, method in {**_interpolations(truth.grid, operator), **methods}.items():
+    for name, method in {**baselines(covered.grid, operator), **methods}.items():
         if progress:
             progress(name)
         start = time.perf_counter()
-        result, warnings = method(thick, truth.spacing)
+        result, warnings = method(thick, covered.spacing)
         seconds = time.perf_counter() - start
-        _check_grid(result.grid, truth.grid, name)
+        _check_grid(result.grid, covered.grid, name)
         image = result.data[0]
-        residual = operator.residual(torch.from_numpy(np.ascontiguousarray(result.data)), measured)
         scores.append(
             Score(
                 method=name,
-                psnr=psnr(image, target, mask, peak),
-                ssim=ssim(image, target, mask, peak),
-                consistency=residual,
-                alignment=alignment(image, target),
+                quality=truth.quality(image, lpips),
+                consistency=operator.residual(_tensor(result), measured),
+                alignment=alignment(image, truth.image),
                 seconds=seconds,
-                warnings=warnings,
-                lpips=perceptual(image - scaling.offset, target - scaling.offset, mask, peak)
-                if perceptual
-                else None,
+                warnings=tuple(warnings),
             )
         )
         images[name] = image
-    return Comparison(
-        thick, truth, axis, thick.spacing[axis], peak, float(mask.mean(dtype=np.float64)), scores, images
-    )
+    return Comparison(simulation, thick, covered, axis, scores, images)
 
 
-def interpolation(
-    mode: Literal["linear", "cubic"], truth: Grid, operator: Acquisition | None = None
-) -> Method:
-    """Give the method that interpolates a thick scan onto the truth's grid.
+def thick_axis(thick: Volume, fine: Volume) -> int:
+    """Give the array axis along which a thick scan has fewer slices."""
+    return next(axis for axis in range(3) if thick.shape[axis] != fine.shape[axis])
+
+
+def baselines(fine: Grid, operator: Acquisition) -> dict[str, Method]:
+    """Give the methods that need no network.
 
     Args:
-        mode: ``"linear"`` or ``"cubic"`` (B-spline).
-        truth: the grid wanted, over the same field of view as the scan.
-        operator: correct the result so that its acquisition equals the scan.
+        fine: the grid wanted, over the same field of view as the scan.
+        operator: the scan's acquisition of that grid.
     """
 
-    def method(thick: Volume, spacing: tuple[float, float, float]) -> tuple[Volume, list[str]]:
-        data = torch.from_numpy(np.ascontiguousarray(thick.data))
-        image = resample(data, truth.shape, mode)
-        if operator is not None:
-            image = operator.correct(image, data)
-        return Volume(image.numpy(), truth.affine), []
+    def method(upscale: Callable[[Tensor], Tensor]) -> Method:
+        return lambda thick, spacing: (Volume(upscale(_tensor(thick)).numpy(), fine.affine), [])
 
-    return method
-
-
-def _interpolations(truth: Grid, operator: Acquisition) -> dict[str, Method]:
     return {
-        TRILINEAR: interpolation("linear", truth),
-        CUBIC: interpolation("cubic", truth),
-        CORRECTED: interpolation("cubic", truth, operator),
+        TRILINEAR: method(lambda y: resample(y, fine.shape, "linear")),
+        CUBIC: method(lambda y: resample(y, fine.shape, "cubic")),
+        CLASSICAL: method(operator.upscale),
     }
+
+
+def _tensor(volume: Volume) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(volume.data))
 
 
 def _check_grid(found: Grid, expected: Grid, name: str) -> None:

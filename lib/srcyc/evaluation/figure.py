@@ -90,7 +90,7 @@ def comparison_figure(
 
 
 def preview_figure(path: Path, scan: Volume, result: Volume, *, headline: str) -> Path:
-    """Draw a real scan without a truth: interpolated (cubic B-spline) | super-resolved.
+    """Draw a real scan without a truth: interpolated (cubic B-spline) | super-resolved, one below the other.
 
     Args:
         path: PNG to write (replaced if present).
@@ -103,15 +103,47 @@ def preview_figure(path: Path, scan: Volume, result: Volume, *, headline: str) -
     """
     scan_tensor = torch.from_numpy(np.ascontiguousarray(scan.data))
     interpolated = resample(scan_tensor, result.shape, "cubic").numpy()[0]
-    # Mask and window come from this one: it has no overshoot, which would make air look like something.
-    plain = replace(result, data=resample(scan_tensor, result.shape, "linear").numpy())
-    axis = thick_axis(scan.grid)
-    panels = [
+    columns = [
         Panel(f"cubic B-spline\nacquired {_millimetres(scan)}", interpolated),
         Panel(f"super-resolved\n{_millimetres(result)}", result.data[0]),
     ]
-    guide = np.abs(result.data[0] - interpolated)
-    return _draw(path, panels, plain, axis, guide=guide, headline=headline, side_by_side=False)
+    return thick_scan_figure(path, scan, result, columns, headline=headline, side_by_side=False)
+
+
+def thick_scan_figure(
+    path: Path,
+    scan: Volume,
+    result: Volume,
+    panels: Sequence[Panel],
+    *,
+    headline: str,
+    side_by_side: bool = True,
+) -> Path:
+    """Draw what was made of a real scan, without a truth: two planes and a magnified part of each.
+
+    Args:
+        path: PNG to write (replaced if present).
+        scan: the scan as acquired.
+        result: gives the grid of the panels.
+        panels: an interpolation first; the magnified part is where the last one differs most from it.
+        headline: what is shown.
+        side_by_side: panels are columns, else rows.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    # Mask and window come from this one: it has no overshoot, which would make air look like something.
+    scan_tensor = torch.from_numpy(np.ascontiguousarray(scan.data))
+    plain = replace(result, data=resample(scan_tensor, result.shape, "linear").numpy())
+    return _draw(
+        path,
+        panels,
+        plain,
+        thick_axis(scan.grid),
+        guide=np.abs(panels[-1].data - panels[0].data),
+        headline=headline,
+        side_by_side=side_by_side,
+    )
 
 
 def planes(data: Image, grid: Grid) -> list[Image]:

@@ -15,43 +15,68 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from srcyc._version import __version__
-from srcyc.evaluation.benchmark import CUBIC, Comparison
+from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, Comparison
 from srcyc.evaluation.metrics import ALIGNMENT_TOLERANCE
+from srcyc.evaluation.thick_scans import SCAN, Examination
 from srcyc.files import write_text
+from srcyc.inference.card import ScanScore, ThickScanScore, contrast_of, mean
+
+#: Files of an evaluation.
+TABLE_NAME, THICK_TABLE_NAME, REPORT_NAME = "metrics.csv", "thick_scans.csv", "metrics.json"
 
 #: What the numbers mean; stated in every report.
 DEFINITIONS = {
-    "simulation": "Gaussian slice profile (FWHM = slice thickness), slices one spacing apart, along head-foot",
+    "simulation": "Gaussian slice profile (FWHM = slice thickness), slices one spacing apart, along the array axis",
+    "jitter": "standard deviation of a gain drawn for each slice, as a fraction; the seed is fixed",
+    "noise": "standard deviation of Gaussian noise on the slices, as a fraction of the truth's data range",
+    "told_ratio": "slice thickness over slice distance that every method was told",
+    "classical inverse": "cubic B-spline interpolation corrected by the pseudo-inverse of the scan's acquisition: what "
+    "is known without any network",
     "mask": "foreground of the truth (above a tenth of its robust range), closed by 2 voxels, holes filled",
     "data_range": "truth's 0.5th percentile to the 99.5th percentile of its foreground",
     "psnr": "20 log10(data range / RMSE inside the mask), dB",
-    "ssim": "3D, Gaussian window of sigma 1.5 voxels, mean inside the mask (Wang et al. 2004)",
+    "ssim": "3D, Gaussian window of sigma 1.5 voxels, mean inside the mask (Wang et al. 2004); empty where the scan is "
+    "smaller than 11 voxels",
     "lpips": "AlexNet v0.1 (Zhang et al. 2018), mean over slices along each axis of the mask's bounding box; less is "
     "better; empty unless asked for, or where the scan is smaller than 31 voxels",
-    "consistency": "||A x - y|| / ||y|| of the result x, the simulated scan y and its acquisition A",
+    "*_over_cubic, *_over_classical": "difference to cubic B-spline interpolation, and to the classical inverse",
+    "consistency": "||A x - y|| / ||y|| of the result x, the simulated scan y and the acquisition A that was told",
     "shift": f"result against truth by cross-correlation, voxels; above {ALIGNMENT_TOLERANCE} is flagged",
+    "slice_gain": "root mean square over the middle half of the slices of the median over the head of "
+    "(2 c_i - c_(i-1) - c_(i+1)) / 2 c_i, per cent; of a result x, the slices c are A x",
+    "slice_gain_over_scan": "the same over the scan's own; below 1 is less banding",
+    "correction": "||delta|| / ||y||: by how much a model changed the slices themselves",
 }
 
 
 class Row(BaseModel):
-    """One method on one simulated scan; ``delta_*`` are differences to cubic B-spline interpolation.
+    """One method on one simulated scan; see :data:`DEFINITIONS`.
 
-    ``lpips`` and its difference are None (an empty cell) unless LPIPS was asked for and the scan is large enough.
+    ``*_over_*`` are differences to cubic B-spline interpolation and to the classical inverse. SSIM and LPIPS are None
+    (an empty cell) where they were not measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     scan: str
+    contrast: str | None
     thickness: float
     gap: float
+    axis: int
     slice_spacing: float
+    told_ratio: float
+    jitter: float
+    noise: float
     method: str
     psnr: float
-    ssim: float
-    delta_psnr: float
-    delta_ssim: float
+    psnr_over_cubic: float
+    psnr_over_classical: float
+    ssim: float | None
+    ssim_over_cubic: float | None
+    ssim_over_classical: float | None
     lpips: float | None = None
-    delta_lpips: float | None = None
+    lpips_over_cubic: float | None = None
+    lpips_over_classical: float | None = None
     consistency: float
     shift_i: float
     shift_j: float
@@ -63,39 +88,73 @@ class Row(BaseModel):
 
 
 class Mean(BaseModel):
-    """One method at one thickness, averaged over scans."""
+    """One method, averaged over the rows of one thickness, or of all (``thickness`` None)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    thickness: float
+    thickness: float | None
     method: str
-    scans: int
+    rows: int
     psnr: float
-    ssim: float
-    delta_psnr: float
-    delta_ssim: float
-    lpips: float | None = None
-    delta_lpips: float | None = None
+    psnr_over_cubic: float
+    psnr_over_classical: float
+    least_over_classical: float
+    ssim: float | None
+    ssim_over_cubic: float | None
+    ssim_over_classical: float | None
+    lpips: float | None
+    lpips_over_cubic: float | None
+    lpips_over_classical: float | None
     consistency: float
     aligned: bool
 
 
-def rows_of(comparison: Comparison, *, scan: str, thickness: float, gap: float) -> list[Row]:
+class ThickRow(BaseModel):
+    """One method on one real thick scan; ``scan`` itself is the first."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scan: str
+    contrast: str | None
+    method: str
+    factor: float
+    axis: int
+    slice_spacing: float
+    thickness: float
+    thickness_source: str
+    slice_gain: float | None
+    slice_gain_over_scan: float | None
+    correction: float
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+def rows_of(comparison: Comparison, *, scan: str) -> list[Row]:
     """Give one row per method."""
-    baseline = next(score for score in comparison.scores if score.method == CUBIC)
+    by_method = {score.method: score.quality for score in comparison.scores}
+    cubic, classical = by_method[CUBIC], by_method[CLASSICAL]
+    simulation = comparison.simulation
     return [
         Row(
             scan=scan,
-            thickness=thickness,
-            gap=gap,
+            contrast=contrast_of(scan),
+            thickness=simulation.thickness,
+            gap=simulation.gap,
+            axis=comparison.axis,
             slice_spacing=comparison.slice_spacing,
+            told_ratio=simulation.ratio,
+            jitter=simulation.spoiling.jitter,
+            noise=simulation.spoiling.noise,
             method=score.method,
-            psnr=score.psnr,
-            ssim=score.ssim,
-            delta_psnr=score.psnr - baseline.psnr,
-            delta_ssim=score.ssim - baseline.ssim,
-            lpips=score.lpips,
-            delta_lpips=_difference(score.lpips, baseline.lpips),
+            psnr=score.quality.psnr,
+            psnr_over_cubic=_over(score.quality.psnr, cubic.psnr),
+            psnr_over_classical=_over(score.quality.psnr, classical.psnr),
+            ssim=score.quality.ssim,
+            ssim_over_cubic=_difference(score.quality.ssim, cubic.ssim),
+            ssim_over_classical=_difference(score.quality.ssim, classical.ssim),
+            lpips=score.quality.lpips,
+            lpips_over_cubic=_difference(score.quality.lpips, cubic.lpips),
+            lpips_over_classical=_difference(score.quality.lpips, classical.lpips),
             consistency=score.consistency,
             shift_i=score.alignment.shift[0],
             shift_j=score.alignment.shift[1],
@@ -103,28 +162,59 @@ def rows_of(comparison: Comparison, *, scan: str, thickness: float, gap: float) 
             flipped=bool(score.alignment.flipped),
             aligned=score.alignment.ok,
             seconds=score.seconds,
-            warnings=tuple(score.warnings),
+            warnings=score.warnings,
         )
         for score in comparison.scores
     ]
 
 
+def thick_rows_of(examination: Examination, *, scan: str) -> list[ThickRow]:
+    """Give one row for the scan, and one per method."""
+    own = next(score.slice_gain for score in examination.scores if score.method == SCAN)
+    return [
+        ThickRow(
+            scan=scan,
+            contrast=contrast_of(scan),
+            method=score.method,
+            factor=examination.factor,
+            axis=examination.axis,
+            slice_spacing=examination.scan.spacing[examination.axis],
+            thickness=examination.thickness.millimetres,
+            thickness_source=examination.thickness.source,
+            slice_gain=score.slice_gain,
+            slice_gain_over_scan=None if score.slice_gain is None or not own else score.slice_gain / own,
+            correction=score.correction,
+            seconds=score.seconds,
+            warnings=score.warnings,
+        )
+        for score in examination.scores
+    ]
+
+
 def means_of(rows: Iterable[Row]) -> list[Mean]:
-    """Average over scans, per thickness and method, in the order they first appear."""
-    groups: dict[tuple[float, str], list[Row]] = {}
+    """Average over scans, per thickness and method, in the order they first appear; then over several thicknesses."""
+    rows = list(rows)
+    groups: dict[tuple[float | None, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.thickness, row.method), []).append(row)
+    if len({row.thickness for row in rows}) > 1:
+        for row in rows:
+            groups.setdefault((None, row.method), []).append(row)
     return [
         Mean(
             thickness=thickness,
             method=method,
-            scans=len(group),
+            rows=len(group),
             psnr=fmean(row.psnr for row in group),
-            ssim=fmean(row.ssim for row in group),
-            delta_psnr=fmean(row.delta_psnr for row in group),
-            delta_ssim=fmean(row.delta_ssim for row in group),
-            lpips=_mean(row.lpips for row in group),
-            delta_lpips=_mean(row.delta_lpips for row in group),
+            psnr_over_cubic=fmean(row.psnr_over_cubic for row in group),
+            psnr_over_classical=fmean(row.psnr_over_classical for row in group),
+            least_over_classical=min(row.psnr_over_classical for row in group),
+            ssim=mean(row.ssim for row in group),
+            ssim_over_cubic=mean(row.ssim_over_cubic for row in group),
+            ssim_over_classical=mean(row.ssim_over_classical for row in group),
+            lpips=mean(row.lpips for row in group),
+            lpips_over_cubic=mean(row.lpips_over_cubic for row in group),
+            lpips_over_classical=mean(row.lpips_over_classical for row in group),
             consistency=fmean(row.consistency for row in group),
             aligned=all(row.aligned for row in group),
         )
@@ -132,13 +222,44 @@ def means_of(rows: Iterable[Row]) -> list[Mean]:
     ]
 
 
+def scores_of(rows: Iterable[Row], method: str) -> tuple[ScanScore, ...]:
+    """Give one method's rows as a model card has them."""
+    fields = set(ScanScore.model_fields)
+    return tuple(
+        ScanScore(**{name: _rounded(value) for name, value in row.model_dump().items() if name in fields})
+        for row in rows
+        if row.method == method
+    )
+
+
+def thick_scores_of(rows: Sequence[ThickRow], method: str) -> tuple[ThickScanScore, ...]:
+    """Give one method's rows on real scans as a model card has them."""
+    own = {row.scan: row.slice_gain for row in rows if row.method == SCAN}
+    return tuple(
+        ThickScanScore(
+            scan=row.scan,
+            contrast=row.contrast,
+            slice_gain=_rounded(own[row.scan]),
+            slice_gain_after=_rounded(row.slice_gain),
+            correction=round(row.correction, 4),
+        )
+        for row in rows
+        if row.method == method
+    )
+
+
 def report_of(
-    rows: Sequence[Row], *, models: Sequence[dict[str, Any]], figures: Sequence[str]
+    rows: Sequence[Row],
+    thick_rows: Sequence[ThickRow] = (),
+    *,
+    models: Sequence[dict[str, Any]],
+    figures: Sequence[str],
 ) -> dict[str, Any]:
     """Assemble what ``metrics.json`` holds.
 
     Args:
-        rows: all scores.
+        rows: all scores on simulated slices.
+        thick_rows: on real thick scans.
         models: name, path and SHA-256 of every model compared.
         figures: names of the pictures beside it.
     """
@@ -150,37 +271,51 @@ def report_of(
             "models": list(models),
             "means": [mean.model_dump(mode="json") for mean in means_of(rows)],
             "scores": [row.model_dump(mode="json") for row in rows],
+            "thick_scans": [row.model_dump(mode="json") for row in thick_rows],
             "figures": list(figures),
         }
     )
 
 
-def write_report(folder: Path, rows: Sequence[Row], report: dict[str, Any]) -> list[Path]:
-    """Write ``metrics.csv`` and ``metrics.json``, each complete or not at all.
+def write_report(
+    folder: Path, rows: Sequence[Row], report: dict[str, Any], thick_rows: Sequence[ThickRow] = ()
+) -> list[Path]:
+    """Write ``metrics.json``, and as tables what there is: ``metrics.csv``, ``thick_scans.csv``.
+
+    Each is complete or not there at all.
 
     Raises:
         OutputError: the place cannot be written.
     """
+    tables: list[tuple[str, Sequence[BaseModel]]] = [(TABLE_NAME, rows), (THICK_TABLE_NAME, thick_rows)]
+    document = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return [
+        *(write_text(folder / name, _table(content)) for name, content in tables if content),
+        write_text(folder / REPORT_NAME, document),
+    ]
+
+
+def _table(rows: Sequence[BaseModel]) -> str:
     table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(Row.model_fields), lineterminator="\n")
+    writer = csv.DictWriter(table, fieldnames=list(type(rows[0]).model_fields), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow(row.model_dump(mode="json") | {"warnings": " | ".join(row.warnings)})
-    return [
-        write_text(folder / "metrics.csv", table.getvalue()),
-        write_text(
-            folder / "metrics.json", json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        ),
-    ]
+        cells = row.model_dump(mode="json")
+        writer.writerow(cells | {"warnings": " | ".join(cells["warnings"])})
+    return table.getvalue()
+
+
+def _over(value: float, baseline: float) -> float:
+    """Difference in dB; equal scores, perfect ones too, differ by 0."""
+    return 0.0 if value == baseline else value - baseline
 
 
 def _difference(value: float | None, baseline: float | None) -> float | None:
     return None if value is None or baseline is None else value - baseline
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+def _rounded(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def _finite(value: Any) -> Any:

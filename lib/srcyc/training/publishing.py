@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,7 +10,8 @@ from pathlib import Path
 from srcyc._version import __version__
 from srcyc.config import TrainingConfig
 from srcyc.data.store import TrainingScan
-from srcyc.inference.model_file import ModelCard, PublishedModel, load_model, publish_model
+from srcyc.inference.card import ModelCard, Origin, ScanScore, Training, ValidationScore
+from srcyc.inference.model_file import PublishedModel, load_model, publish_model
 from srcyc.training.validation import Score, Validator
 
 
@@ -21,18 +22,27 @@ def make_card(
     lr: Sequence[TrainingScan],
     step: int,
     score: Score | None,
+    *,
+    scores: Sequence[ScanScore] = (),
+    seconds: float | None = None,
 ) -> ModelCard:
-    """Say what a model is: what it was trained on, in which range, and how it did on held-back persons."""
+    """Say what a model is: what it was trained on, in which range, and how it did on held-back persons.
+
+    Args:
+        config: of the run.
+        initial: what G_HR started from.
+        hr: scans that trained it.
+        lr: the same.
+        step: whose weights these are.
+        score: means over the people held back.
+        scores: of each of their scans.
+        seconds: the training took so far.
+    """
     sizes = [min(scan.spacing) for scan in hr]
     factors = [scan.factor for scan in lr] or list(config.data.factor_range)
     if initial is not None:
         sizes += initial.card.spacing_range
         factors += initial.card.factor_range
-    metrics: dict[str, object] = {"mode": config.mode, "step": step}
-    if initial is not None:
-        metrics["started_from"] = {"name": initial.card.name, "sha256": initial.sha256}
-    if score is not None:
-        metrics |= {f"validation_{name}": round(value, 4) for name, value in score.as_row().items()}
     default = f"{len(hr)} HR and {len(lr)} LR scans"
     return ModelCard(
         name=config.card.name,
@@ -42,10 +52,36 @@ def make_card(
         factor_range=(round(min(factors), 2), round(max(factors), 2)),
         contrasts=config.card.contrasts,
         trained_on=config.card.trained_on or default,
-        metrics=metrics,
+        training=Training(
+            mode=config.mode,
+            step=step,
+            seconds=seconds,
+            started_from=None if initial is None else Origin(name=initial.card.name, sha256=initial.sha256),
+            validation=None if score is None else validation_score(score.as_row()),
+        ),
+        scores=tuple(scores),
         licence=config.card.licence,
         created=datetime.now(timezone.utc).date().isoformat(),
         software=f"srcyc {__version__}",
+    )
+
+
+def validation_score(row: Mapping[str, float]) -> ValidationScore:
+    """Give a validation's means as a card has them.
+
+    Args:
+        row: as in ``history.csv``: own and baselines' scores by name, what was not measured is missing.
+    """
+
+    def over(baseline: str) -> float | None:
+        known = "psnr" in row and baseline in row
+        return round(row["psnr"] - row[baseline], 4) if known else None
+
+    own = {
+        name: round(row[name], 4) for name in ("psnr", "ssim", "lpips", "cycle", "consistency") if name in row
+    }
+    return ValidationScore(
+        **own, psnr_over_cubic=over("cubic_psnr"), psnr_over_classical=over("classical_psnr")
     )
 
 

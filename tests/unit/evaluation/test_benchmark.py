@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from srcyc.acquisition import Acquisition
 from srcyc.errors import ConfigError, SRCycError
-from srcyc.evaluation.benchmark import CORRECTED, CUBIC, TRILINEAR, compare, interpolation
+from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, TRILINEAR, Simulation, baselines, compare
 from srcyc.evaluation.lpips import LPIPS
-from srcyc.simulation import simulate_thick
+from srcyc.simulation import Spoiling, simulate_thick
 from srcyc.volume import Volume
 
 
@@ -30,11 +31,12 @@ def _to_itk(data: np.ndarray, affine: np.ndarray) -> sitk.Image:
 
 
 @pytest.mark.parametrize(
-    ("mode", "interpolator", "margin"), [("linear", sitk.sitkLinear, 1), ("cubic", sitk.sitkBSpline, 7)]
+    ("name", "interpolator", "margin"), [(TRILINEAR, sitk.sitkLinear, 1), (CUBIC, sitk.sitkBSpline, 7)]
 )
-def test_the_interpolations_equal_itks_in_the_interior(scan, mode, interpolator, margin):
+def test_the_interpolations_equal_itks_in_the_interior(scan, name, interpolator, margin):
     thick, truth = simulate_thick(scan, 3.0)
-    ours, _ = interpolation(mode, truth.grid)(thick, truth.spacing)
+    methods = baselines(truth.grid, Acquisition(truth.shape, thick.shape))
+    ours, _ = methods[name](thick, truth.spacing)
     reference = _to_itk(truth.data[0], truth.affine)
     theirs = sitk.Resample(
         _to_itk(thick.data[0], thick.affine), reference, sitk.Transform(), interpolator, 0.0
@@ -54,46 +56,94 @@ def test_scores_rank_interpolation_below_a_better_method(scan):
 
     thick, truth = simulate_thick(scan, 4.0)
     truth_of["truth"], truth_of["affine"] = truth.data[0], truth.affine
-    truth_of["cubic"] = interpolation("cubic", truth.grid)(thick, truth.spacing)[0].data[0]
+    methods = baselines(truth.grid, Acquisition(truth.shape, thick.shape))
+    truth_of["cubic"] = methods[CUBIC](thick, truth.spacing)[0].data[0]
     heard = []
-    comparison = compare(scan, 4.0, {"oracle": oracle}, progress=heard.append)
+    comparison = compare(scan, Simulation(4.0), {"oracle": oracle}, progress=heard.append)
     scores = {score.method: score for score in comparison.scores}
-    assert list(scores) == [TRILINEAR, CUBIC, CORRECTED, "oracle"] == heard
-    assert scores[TRILINEAR].psnr < scores[CUBIC].psnr < scores["oracle"].psnr
-    assert scores["oracle"].psnr - scores[CUBIC].psnr == pytest.approx(20 * np.log10(2), abs=0.01)
-    assert scores[CUBIC].ssim < scores["oracle"].ssim
+    quality = {name: score.quality for name, score in scores.items()}
+    assert list(scores) == [TRILINEAR, CUBIC, CLASSICAL, "oracle"] == heard
+    assert quality[TRILINEAR].psnr < quality[CUBIC].psnr < quality["oracle"].psnr
+    assert quality["oracle"].psnr - quality[CUBIC].psnr == pytest.approx(20 * np.log10(2), abs=0.01)
+    assert quality[CUBIC].ssim < quality["oracle"].ssim
     assert scores["oracle"].consistency < scores[CUBIC].consistency
-    assert scores[CORRECTED].consistency < 1e-5
-    assert scores[CORRECTED].psnr > scores[CUBIC].psnr
-    assert scores["oracle"].warnings == ["made of the truth"]
+    assert scores[CLASSICAL].consistency < 1e-3
+    assert quality[CLASSICAL].psnr > quality[CUBIC].psnr
+    assert scores["oracle"].warnings == ("made of the truth",)
     assert comparison.axis == 2
     assert all(score.alignment.ok for score in comparison.scores)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_any_axis_can_be_made_thick(scan, axis):
+    comparison = compare(scan, Simulation(3.0, axis=axis), {})
+    assert comparison.axis == axis
+    assert comparison.thick.shape[axis] < comparison.truth.shape[axis]
+    assert all(score.alignment.ok for score in comparison.scores)
+
+
+def test_spoiled_slices_cost_every_method(scan):
+    clean, jitter, noise = (
+        {
+            score.method: score.quality.psnr
+            for score in compare(scan, Simulation(3.0, spoiling=spoiling), {}).scores
+        }
+        for spoiling in (Spoiling(), Spoiling(jitter=0.05), Spoiling(noise=0.05))
+    )
+    for method in clean:
+        assert jitter[method] < clean[method] - 0.1
+        assert noise[method] < clean[method] - 0.1
+
+
+def test_methods_are_told_the_thickness_and_may_be_told_a_wrong_one(scan):
+    told = []
+
+    def listening(thick, spacing):
+        told.append(thick.slice_thickness / thick.spacing[2])
+        return simulate_thick(scan, 4.0)[1], []
+
+    true, narrow, wide = (
+        compare(scan, Simulation(4.0, told_ratio=ratio), {"listening": listening})
+        for ratio in (None, 0.8, 1.5)
+    )
+    assert told == pytest.approx([1.0, 0.8, 1.5])
+    classical = [found.scores[2].quality.psnr for found in (true, narrow, wide)]
+    assert classical[0] > classical[1]
+    assert classical[0] > classical[2]
+    # What is compared with does not change.
+    assert true.scores[1].quality == wide.scores[1].quality
+    np.testing.assert_array_equal(true.thick.data, wide.thick.data)
+
+
+def test_a_ratio_that_no_scan_has_is_refused():
+    with pytest.raises(ConfigError, match="told_ratio"):
+        Simulation(4.0, told_ratio=3.0)
 
 
 def test_lpips_is_measured_when_asked_for_whatever_the_intensity_unit(scan, shared_dir):
     lpips = LPIPS(shared_dir / "data" / "perceptual" / "lpips_vgg16_alexnet_fp16.npz")
     found = []
     for unit in (scan, replace(scan, data=900 * scan.data - 300)):
-        comparison = compare(unit, 4.0, {}, lpips=lpips)
-        found.append([score.lpips for score in comparison.scores])
+        comparison = compare(unit, Simulation(4.0), {}, lpips=lpips)
+        found.append([score.quality.lpips for score in comparison.scores])
     linear, cubic, _ = found[0]
     assert 0.01 < cubic < linear < 0.7
     assert found[1] == pytest.approx(found[0], rel=1e-3)
-    assert [score.lpips for score in compare(scan, 4.0, {}).scores] == [None] * 3
+    assert [score.quality.lpips for score in compare(scan, Simulation(4.0), {}).scores] == [None] * 3
 
 
 def test_a_scan_too_small_for_lpips_is_judged_by_the_rest(phantom, shared_dir):
     lpips = LPIPS(shared_dir / "data" / "perceptual" / "lpips_vgg16_alexnet_fp16.npz")
-    scores = compare(Volume(phantom((24, 24, 40)), np.eye(4)), 4.0, {}, lpips=lpips).scores
-    assert all(score.lpips is None and score.psnr > 10 for score in scores)
+    scores = compare(Volume(phantom((24, 24, 40)), np.eye(4)), Simulation(4.0), {}, lpips=lpips).scores
+    assert all(score.quality.lpips is None and score.quality.psnr > 10 for score in scores)
 
 
 def test_the_truth_itself_is_consistent_also_with_a_gap(scan):
     def perfect(thick, spacing):
         return simulate_thick(scan, 4.5, thickness=3.0)[1], []
 
-    score = compare(scan, 3.0, {"perfect": perfect}, gap=1.5).scores[-1]
-    assert score.psnr == np.inf
+    score = compare(scan, Simulation(3.0, gap=1.5), {"perfect": perfect}).scores[-1]
+    assert score.quality.psnr == np.inf
     assert score.consistency < 1e-6
 
 
@@ -102,7 +152,7 @@ def test_a_shifted_result_fails_the_audit(scan):
         _, truth = simulate_thick(scan, 4.0)
         return replace(truth, data=np.roll(truth.data, 1, axis=3)), []
 
-    score = compare(scan, 4.0, {"shifted": shifted}).scores[-1]
+    score = compare(scan, Simulation(4.0), {"shifted": shifted}).scores[-1]
     assert not score.alignment.ok
     assert score.alignment.shift[2] == pytest.approx(1.0, abs=0.1)
 
@@ -118,11 +168,11 @@ def test_another_grid_is_an_error(scan):
         return replace(truth, affine=affine), []
 
     with pytest.raises(SRCycError, match="smaller"):
-        compare(scan, 4.0, {"smaller": smaller})
+        compare(scan, Simulation(4.0), {"smaller": smaller})
     with pytest.raises(SRCycError, match="field of view"):
-        compare(scan, 4.0, {"elsewhere": elsewhere})
+        compare(scan, Simulation(4.0), {"elsewhere": elsewhere})
 
 
 def test_slices_thinner_than_the_scan_are_refused(scan):
     with pytest.raises(ConfigError, match="not thicker"):
-        compare(scan, 1.0, {})
+        compare(scan, Simulation(1.0), {})

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from srcyc.errors import OutputError
-from srcyc.evaluation.figure import Panel, comparison_figure, preview_figure
+from srcyc.evaluation.figure import Panel, comparison_figure, preview_figure, thick_scan_figure
 from srcyc.simulation import simulate_thick
 from srcyc.volume import Volume
 
@@ -71,6 +71,18 @@ def test_a_constant_volume_can_be_drawn(tmp_path):
     flat = Volume(np.full((1, 12, 12, 4), 5.0, np.float32), np.diag([1.0, 1.0, 3.0, 1.0]))
     result = Volume(np.full((1, 12, 12, 12), 5.0, np.float32), flat.grid.resized((12, 12, 12)).affine)
     assert preview_figure(tmp_path / "flat.png", flat, result, headline="flat").stat().st_size > 0
+
+
+def test_a_real_scan_is_drawn_with_a_column_per_method(truth, tmp_path):
+    thick, covered = simulate_thick(truth, 4.8)
+    columns = [Panel(f"{n}\n", covered.data[0]) for n in ("cubic", "classical", "model")]
+    widths = []
+    for count in (2, 3):
+        path = thick_scan_figure(
+            tmp_path / f"{count}.png", thick, covered, columns[:count], headline="phantom"
+        )
+        widths.append(matplotlib.image.imread(path).shape[1])
+    assert widths[1] > 1.4 * widths[0]
 
 
 def test_an_unwritable_place_is_one_sentence(truth, tmp_path):

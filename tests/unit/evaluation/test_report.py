@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from srcyc.errors import OutputError
-from srcyc.evaluation.benchmark import CUBIC, compare
-from srcyc.evaluation.report import means_of, report_of, rows_of, write_report, write_text
+from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, TRILINEAR, Simulation, compare
+from srcyc.evaluation.metrics import Quality
+from srcyc.evaluation.report import means_of, report_of, rows_of, scores_of, write_report
+from srcyc.files import write_text
+from srcyc.simulation import Spoiling
 from srcyc.volume import Volume
 
 
@@ -18,22 +21,24 @@ def rows(phantom):
     found = []
     for name, seed in (("one", 0), ("two", 1)):
         scan = Volume(phantom((24, 24, 30), seed=seed), np.eye(4))
-        found += rows_of(compare(scan, 3.0, {}), scan=name, thickness=3.0, gap=0.0)
+        found += rows_of(compare(scan, Simulation(3.0), {}), scan=f"{name}_T1w")
     return found
 
 
-def test_differences_are_to_cubic(rows):
-    cubic = [row for row in rows if row.method == CUBIC]
-    assert len(cubic) == 2
-    assert all(row.delta_psnr == 0 and row.delta_ssim == 0 for row in cubic)
-    linear = rows[0]
-    assert linear.delta_psnr == pytest.approx(linear.psnr - rows[1].psnr)
+def test_differences_are_to_cubic_and_to_the_classical_inverse(rows):
+    linear, cubic, classical = rows[:3]
+    assert [row.method for row in rows[:3]] == [TRILINEAR, CUBIC, CLASSICAL]
+    assert cubic.psnr_over_cubic == cubic.ssim_over_cubic == 0
+    assert classical.psnr_over_classical == classical.ssim_over_classical == 0
+    assert linear.psnr_over_cubic == pytest.approx(linear.psnr - cubic.psnr)
+    assert linear.psnr_over_classical == pytest.approx(linear.psnr - classical.psnr)
+    assert linear.ssim_over_classical == pytest.approx(linear.ssim - classical.ssim)
 
 
 def test_means_are_over_scans(rows):
     means = {mean.method: mean for mean in means_of(rows)}
     cubic = [row for row in rows if row.method == CUBIC]
-    assert means[CUBIC].scans == 2
+    assert means[CUBIC].rows == 2
     assert means[CUBIC].psnr == pytest.approx((cubic[0].psnr + cubic[1].psnr) / 2)
 
 
@@ -51,32 +56,71 @@ def test_the_files_hold_every_score_and_what_it_means(rows, tmp_path):
 
 
 def test_lpips_is_empty_unless_measured(rows, tmp_path):
-    assert all(row.lpips is None and row.delta_lpips is None for row in rows)
+    assert all(row.lpips is None and row.lpips_over_cubic is None for row in rows)
     assert all(mean.lpips is None for mean in means_of(rows))
     write_report(tmp_path, rows, report_of(rows, models=[], figures=[]))
     with (tmp_path / "metrics.csv").open(encoding="utf-8") as stream:
-        assert all(line["lpips"] == line["delta_lpips"] == "" for line in csv.DictReader(stream))
+        assert all(line["lpips"] == line["lpips_over_classical"] == "" for line in csv.DictReader(stream))
 
 
 def test_lpips_is_averaged_over_the_scans_that_have_it_beside_cubic(phantom):
     found = []
-    comparison = compare(Volume(phantom((24, 24, 30)), np.eye(4)), 3.0, {})
+    comparison = compare(Volume(phantom((24, 24, 30)), np.eye(4)), Simulation(3.0), {})
     for scan, offset in (("one", 0.0), ("two", 0.2)):
-        scores = [replace(s, lpips=0.1 * n + offset) for n, s in enumerate(comparison.scores, 1)]
-        found += rows_of(replace(comparison, scores=scores), scan=scan, thickness=3.0, gap=0.0)
-    found += rows_of(comparison, scan="small", thickness=3.0, gap=0.0)
-    cubic_at = [mean.method for mean in means_of(found)].index(CUBIC)
-    means = means_of(found)
-    assert [mean.lpips for mean in means] == pytest.approx([0.2, 0.3, 0.4])
-    assert means[cubic_at].delta_lpips == 0
-    assert means[0].delta_lpips == pytest.approx(-0.1 * cubic_at)
-    assert means[0].scans == 3
+        scores = [
+            replace(score, quality=replace(score.quality, lpips=0.1 * n + offset))
+            for n, score in enumerate(comparison.scores, 1)
+        ]
+        found += rows_of(replace(comparison, scores=scores), scan=scan)
+    found += rows_of(comparison, scan="small")
+    means = {mean.method: mean for mean in means_of(found)}
+    assert [mean.lpips for mean in means.values()] == pytest.approx([0.2, 0.3, 0.4])
+    assert means[CUBIC].lpips_over_cubic == 0
+    assert means[TRILINEAR].lpips_over_cubic == pytest.approx(-0.1)
+    assert means[TRILINEAR].lpips_over_classical == pytest.approx(-0.2)
+    assert means[TRILINEAR].rows == 3
 
 
-def test_a_perfect_score_is_valid_json(rows):
-    perfect = rows[0].model_copy(update={"psnr": float("inf"), "delta_psnr": float("inf")})
-    report = report_of([perfect], models=[], figures=[])
-    assert json.loads(json.dumps(report, allow_nan=False))["scores"][0]["psnr"] is None
+def test_several_thicknesses_have_a_mean_over_all(rows):
+    thicker = [row.model_copy(update={"thickness": 5.0, "psnr_over_classical": 1.0}) for row in rows]
+    means = means_of([*rows, *thicker])
+    assert [mean.thickness for mean in means] == [3.0] * 3 + [5.0] * 3 + [None] * 3
+    overall = means[-1]
+    assert overall.method == CLASSICAL
+    assert (overall.rows, overall.psnr_over_classical, overall.least_over_classical) == (4, 0.5, 0.0)
+    assert all(mean.thickness == 3.0 for mean in means_of(rows))
+
+
+def test_a_row_says_how_its_slices_were_made(phantom):
+    scan = Volume(phantom((24, 24, 30)), np.eye(4))
+    simulation = Simulation(3.0, gap=0.5, axis=1, spoiling=Spoiling(jitter=0.03, noise=0.02), told_ratio=0.7)
+    row = rows_of(compare(scan, simulation, {}), scan="x_FLAIR")[0]
+    assert (row.thickness, row.gap, row.axis, row.told_ratio) == (3.0, 0.5, 1, 0.7)
+    assert (row.jitter, row.noise, row.contrast) == (0.03, 0.02, "FLAIR")
+
+
+def test_a_method_s_rows_become_the_scores_of_a_card(rows):
+    scores = scores_of(rows, TRILINEAR)
+    assert [score.scan for score in scores] == ["one_T1w", "two_T1w"]
+    assert all(score.contrast == "T1w" for score in scores)
+    assert scores[0].psnr_over_classical == pytest.approx(rows[0].psnr_over_classical, abs=1e-4)
+    assert scores[0].psnr_over_classical < 0
+
+
+def test_a_scan_too_small_for_ssim_is_judged_by_the_rest(phantom, tmp_path):
+    found = rows_of(compare(Volume(phantom((30, 30, 10)), np.eye(4)), Simulation(2.5), {}), scan="thin")
+    assert all(row.ssim is None and row.ssim_over_cubic is None and row.psnr > 5 for row in found)
+    write_report(tmp_path, found, report_of(found, models=[], figures=[]))
+    assert means_of(found)[0].ssim is None
+
+
+def test_a_perfect_score_is_valid_json(phantom):
+    comparison = compare(Volume(phantom((24, 24, 30)), np.eye(4)), Simulation(3.0), {})
+    perfect = [replace(score, quality=Quality(float("inf"), 1.0)) for score in comparison.scores]
+    found = rows_of(replace(comparison, scores=perfect), scan="perfect")
+    document = json.loads(json.dumps(report_of(found, models=[], figures=[]), allow_nan=False))
+    assert document["scores"][0]["psnr"] is None
+    assert document["scores"][0]["psnr_over_classical"] == 0
 
 
 def test_an_unwritable_place_is_one_sentence(tmp_path):
