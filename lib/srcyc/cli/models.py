@@ -9,6 +9,7 @@ import typer
 from srcyc.cli.console import Console
 
 if TYPE_CHECKING:
+    from srcyc.inference.card import ThickScanScore
     from srcyc.inference.model_file import PublishedModel
 
 
@@ -62,60 +63,43 @@ def _list(console: Console, found: list[PublishedModel], default: str) -> None:
 
 
 def _show_card(console: Console, model: PublishedModel) -> None:
-    card = model.card.model_dump(mode="json")
-    known = [
-        ("name", "name"),
-        ("title", "title"),
-        ("factor_range", "factors"),
-        ("spacing_range", "voxel size, mm"),
-        ("contrasts", "contrasts"),
-        ("trained_on", "trained on"),
-        ("metrics", "metrics"),
-        ("network", "network"),
-        ("licence", "licence"),
-        ("created", "created"),
-        ("software", "software"),
-    ]
-    # Whatever else a card holds is shown too, under its own name.
-    labels = dict(known) | {key: key.replace("_", " ") for key in card if key not in dict(known)}
-    lines = {label: _text(key, card[key]) for key, label in labels.items() if key in card}
-    lines |= {"file": str(model.path), "sha256": model.sha256}
+    from srcyc.inference.card import gains
+    from srcyc.inference.card_page import gain_text, training_text
+
+    card = model.card
+    network = card.network.model_dump(mode="json")
+    lines = {
+        "name": [card.name],
+        "title": [card.title],
+        "factors": [_range(card.factor_range)],
+        "voxel size, mm": [_range(card.spacing_range)],
+        "contrasts": [", ".join(card.contrasts) or "none"],
+        "trained on": [card.trained_on],
+        "training": training_text(card.training) or ["not stated"],
+        "scores": [*map(gain_text, gains(card.scores))] or ["none measured"],
+        "thick scans": [*map(_thick_scan, card.thick_scans)] or ["none measured"],
+        "network": [", ".join(f"{name} {value}" for name, value in network.items())],
+        "licence": [card.licence],
+        "created": [card.created],
+        "software": [card.software],
+        "file": [str(model.path)],
+        "sha256": [model.sha256],
+    }
     width = max(map(len, lines))
-    for label, text in lines.items():
-        first, *more = text.split("\n")
+    for label, (first, *more) in lines.items():
         console.say(f"{label:{width}}  {first}")
         for line in more:
             console.say(f"{'':{width}}  {line}")
 
 
-def _text(key: str, value: Any) -> str:
-    if key.endswith("_range"):
-        return _range(value)
-    if isinstance(value, dict):
-        return "\n".join(_leaves(value)) if key == "metrics" else ", ".join(_pairs(value)) or "none"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value)) or "none"
-    return str(value)
+def _thick_scan(score: ThickScanScore) -> str:
+    before, after = (
+        "unknown" if value is None else f"{value:.1f} %"
+        for value in (score.slice_gain, score.slice_gain_after)
+    )
+    return f"{score.scan}: slice-to-slice gain {before}, afterwards {after}; slices corrected by {score.correction:.1%}"
 
 
-def _pairs(values: dict[str, Any]) -> list[str]:
-    return [f"{name} {_number(item)}" for name, item in values.items()]
-
-
-def _leaves(values: dict[str, Any], path: str = "") -> list[str]:
-    """One line for each dictionary of plain values, however deep, led by the names on the way to it."""
-    plain = {name: item for name, item in values.items() if not isinstance(item, dict)}
-    lines = [f"{path}{', '.join(_pairs(plain))}"] if plain else []
-    for name, item in values.items():
-        if isinstance(item, dict):
-            lines += _leaves(item, f"{path}{name}: ")
-    return lines or ["none"]
-
-
-def _number(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _range(pair: Any) -> str:
+def _range(pair: tuple[float, float]) -> str:
     low, high = pair
     return f"{low:g} to {high:g}"

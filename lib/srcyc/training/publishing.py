@@ -141,7 +141,7 @@ def publish_if_better(
             name: validator.score(load_model(path).network).key(metric) for name, path in rivals.items()
         }
         comparison = ", ".join(f"{name} {score:+.4g}" for name, score in others.items())
-        comparison = f"{metric} against cubic {own:+.4g}, {comparison}"
+        comparison = f"{metric} over the classical inverse {own:+.4g}, {comparison}"
         # A score that is no number is not better either.
         if not all(own > score for score in others.values()):
             return Verdict(False, f"it is not better on the held-back scans ({comparison})")

@@ -1,38 +1,33 @@
-"""No model takes the place of a better one."""
+"""No model takes the place of a better one, and a card says how a model came about."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from srcyc.config import SRResDNetConfig, ValidationConfig
-from srcyc.data.store import TrainingScan
-from srcyc.inference.model_file import ModelCard, publish_model
-from srcyc.networks import SRResDNet
-from srcyc.training.publishing import publish_if_better
-from srcyc.training.validation import Validator
-
-CONFIG = SRResDNetConfig(features=4, depth=1)
+from srcyc.config import CardConfig, TrainingConfig
+from srcyc.inference.model_file import ModelCard, load_model, publish_model
+from srcyc.networks import Generator, SliceResDNet
+from srcyc.training.publishing import make_card, publish_if_better, validation_score
 
 
 def put(path: Path, noise: float) -> Path:
-    """A model that spoils cubic interpolation by ``noise``."""
+    """A model that is worse, the larger ``noise`` is."""
     torch.manual_seed(0)
-    network = SRResDNet.from_config(CONFIG)
+    network = SliceResDNet(features=8, depth=1)
     with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(noise * torch.randn_like(parameter))
+        network.tail.bias.fill_(noise)
     card = ModelCard(
         name=path.stem,
         title="",
-        network=CONFIG,
+        network=network.config,
         spacing_range=(0.5, 2.0),
         factor_range=(1.5, 8.0),
         contrasts=(),
         trained_on="nothing",
-        metrics={},
         licence="Apache-2.0",
         created="2024-01-01",
         software="test",
@@ -40,37 +35,89 @@ def put(path: Path, noise: float) -> Path:
     return publish_model(network, card, path)
 
 
-@pytest.fixture
-def validator(phantom) -> Validator:
-    fine = TrainingScan("fine", phantom((40, 44, 48))[0], (1, 1, 1), 0.01)
-    config = ValidationConfig(thicknesses=(3.0,), crop=32)
-    return Validator([fine], [], config, SRResDNet.from_config(CONFIG), torch.device("cpu"))
+@dataclass
+class Scored:
+    value: float
+
+    def key(self, metric: str) -> float:
+        assert metric == "psnr"
+        return self.value
 
 
-def test_the_incumbent_has_to_be_beaten_where_nothing_is_published(tmp_path, validator) -> None:
+class Judge:
+    """Stands in for the validator: the less a network adds, the better."""
+
+    def __init__(self, people: int = 1) -> None:
+        self.simulated = ["somebody"] * people
+
+    def __bool__(self) -> bool:
+        return bool(self.simulated)
+
+    def score(self, network: Generator) -> Scored:
+        return Scored(-float(network.tail.bias.abs().mean()))
+
+
+def test_the_incumbent_has_to_be_beaten_where_nothing_is_published(tmp_path) -> None:
     better, worse = put(tmp_path / "better.safetensors", 0.0), put(tmp_path / "worse.safetensors", 0.1)
     target = tmp_path / "shelf" / "mine.safetensors"
-    verdict = publish_if_better(worse, target, validator, "psnr", incumbent=better)
+    verdict = publish_if_better(worse, target, Judge(), "psnr", incumbent=better)
     assert not verdict.published
     assert "not better" in verdict.reason
     assert not target.exists()
-    verdict = publish_if_better(better, target, validator, "psnr", incumbent=worse)
+    verdict = publish_if_better(better, target, Judge(), "psnr", incumbent=worse)
     assert verdict.published
     assert target.exists()
 
 
-def test_both_what_is_published_and_the_incumbent_have_to_be_beaten(tmp_path, validator) -> None:
+def test_both_what_is_published_and_the_incumbent_have_to_be_beaten(tmp_path) -> None:
     better, worse = put(tmp_path / "better.safetensors", 0.0), put(tmp_path / "worse.safetensors", 0.1)
     target = put(tmp_path / "mine.safetensors", 0.3)
-    assert not publish_if_better(worse, target, validator, "psnr", incumbent=better).published
-    assert publish_if_better(better, target, validator, "psnr", incumbent=worse).published
+    assert not publish_if_better(worse, target, Judge(), "psnr", incumbent=better).published
+    assert publish_if_better(better, target, Judge(), "psnr", incumbent=worse).published
 
 
-def test_an_incumbent_can_be_overruled_and_needs_somebody_held_back(tmp_path, validator) -> None:
+def test_an_incumbent_can_be_overruled_and_needs_somebody_held_back(tmp_path) -> None:
     better, worse = put(tmp_path / "better.safetensors", 0.0), put(tmp_path / "worse.safetensors", 0.1)
-    nobody = Validator([], [], ValidationConfig(), SRResDNet.from_config(CONFIG), torch.device("cpu"))
     target = tmp_path / "mine.safetensors"
-    verdict = publish_if_better(better, target, nobody, "psnr", incumbent=worse)
+    verdict = publish_if_better(better, target, Judge(0), "psnr", incumbent=worse)
     assert not verdict.published
     assert "nobody is held back" in verdict.reason
-    assert publish_if_better(worse, target, validator, "psnr", incumbent=better, even_if_worse=True).published
+    assert publish_if_better(worse, target, Judge(), "psnr", incumbent=better, even_if_worse=True).published
+
+
+def test_a_rival_that_cannot_be_read_is_an_error(tmp_path) -> None:
+    candidate = put(tmp_path / "new.safetensors", 0.0)
+    (tmp_path / "old.safetensors").write_bytes(b"not a model")
+    with pytest.raises(ValueError, match=r"old\.safetensors"):
+        publish_if_better(candidate, tmp_path / "old.safetensors", Judge(), "psnr")
+
+
+def test_a_card_says_where_training_began_and_how_far_it_came(tmp_path, phantom) -> None:
+    initial = load_model(put(tmp_path / "base.safetensors", 0.0))
+    config = TrainingConfig(
+        mode="generator-only", g_hr=initial.card.network, card=CardConfig(name="mine", contrasts=("T1w",))
+    )
+    card = make_card(config, initial, [], [], 40, None, seconds=12.5)
+    assert card.training is not None
+    assert (card.training.mode, card.training.step, card.training.seconds) == ("generator-only", 40, 12.5)
+    assert card.training.started_from is not None
+    assert (card.training.started_from.name, card.training.started_from.sha256) == ("base", initial.sha256)
+    assert card.training.validation is None
+    assert card.scores == ()
+    assert card.network == initial.card.network
+    assert (card.name, card.contrasts, card.spacing_range) == ("mine", ("T1w",), (0.5, 2.0))
+
+
+def test_a_validation_is_told_by_its_gains() -> None:
+    row = {
+        "psnr": 30.0,
+        "cubic_psnr": 27.5,
+        "classical_psnr": 29.25,
+        "ssim": 0.91,
+        "cubic_ssim": 0.9,
+        "cycle": 0.01,
+    }
+    score = validation_score(row)
+    assert (score.psnr_over_cubic, score.psnr_over_classical) == (2.5, 0.75)
+    assert (score.psnr, score.ssim, score.cycle, score.lpips) == (30.0, 0.91, 0.01, None)
+    assert validation_score({"cycle": 0.02}).psnr_over_classical is None
