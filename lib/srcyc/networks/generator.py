@@ -145,7 +145,7 @@ def _as_config(value: Any) -> Any:
     if not isinstance(value, dict):
         raise ValueError("give the generator's name and arguments")
     name = value.get("name", DEFAULT_GENERATOR)
-    if name not in _GENERATORS:
+    if not isinstance(name, str) or name not in _GENERATORS:
         raise ValueError(f"no generator is called {name!r}: use one of {', '.join(generators())}")
     return _GENERATORS[name].Config(**value)
 

@@ -120,8 +120,8 @@ class SliceResDNet(Generator):
 
     @property
     def reach(self) -> int:
-        """Two convolutions a block, the first and the last one, each packed voxel two of the image."""
-        return PACKING * _RADIUS * (2 * self.config.depth + 2)
+        """Two convolutions a block, the first and the last one: so many packed voxels, up to the far end of the last."""
+        return PACKING * _RADIUS * (2 * self.config.depth + 2) + PACKING - 1
 
     @property
     def row_step(self) -> int:

@@ -5,7 +5,7 @@ back until the branch beside it has computed theirs. What a layer computes is th
 volume, for any slab: the slab's size decides memory and speed only.
 
 Every stream is a function ``push(x, last) -> y``: it takes the next planes ``(1, C, n, J, K)`` along I, and gives
-those planes of its output that are now known (none at first is not allowed: see :func:`least_slab`).
+those planes of its output that are now known; with the first push there must be some.
 """
 
 from __future__ import annotations

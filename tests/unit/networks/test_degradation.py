@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from srcyc.acquisition import Acquisition
-from srcyc.config import DegradationNetConfig
 from srcyc.errors import ConfigError
-from srcyc.networks import DegradationNet
+from srcyc.networks import DegradationNet, DegradationNetConfig
 from srcyc.resampling import resample
 
 SHAPES = {2: (16, 24), 3: (12, 11, 24)}

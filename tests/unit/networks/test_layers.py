@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from srcyc.errors import ConfigError
 from srcyc.networks.layers import (
@@ -17,6 +16,7 @@ from srcyc.networks.layers import (
     check_dims,
     convolve,
     pad,
+    pad_planes,
 )
 
 SHAPES = {2: (9, 8), 3: (7, 6, 8)}
@@ -97,16 +97,38 @@ def test_modulation_scales_and_shifts_channels(dims: int, transposed: bool) -> N
 
 @pytest.mark.parametrize("transposed", [True, False])
 @pytest.mark.parametrize("weight_norm", [True, False])
-def test_folding_changes_nothing(transposed: bool, weight_norm: bool) -> None:
-    layer = Convolution(2, 3, 2, 3, weight_norm=weight_norm, transposed=transposed, condition_features=4)
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_a_stream_is_the_layer(kernel: int, weight_norm: bool, transposed: bool) -> None:
+    """Slab by slab, modulated: equal to the layer on the whole volume, at both its ends too."""
+    layer = Convolution(
+        3, 3, 2, kernel, weight_norm=weight_norm, transposed=transposed, condition_features=4
+    ).double()
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
-    x, condition = random(2, 3, 9, 8), random(1, 4, seed=1)
+    x, condition = random(1, 3, 9, 5, 4).double(), random(1, 4, seed=1).double()
     expected = layer(x, condition)
-    layer.fold(condition)
-    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
-    assert not is_parametrized(layer.conv)
-    assert layer.modulation is None
+    assert (expected - layer(x)).abs().max() > 0.1
+    for cut in ((9,), (6, 3), (5, 1, 1, 2)):
+        stream, parts = layer.stream(condition), x.split(cut, dim=2)
+        found = [stream(part, number == len(parts) - 1) for number, part in enumerate(parts)]
+        torch.testing.assert_close(torch.cat(found, dim=2), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "constant"])
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (2, 0), (0, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize("planes", [4, 2, 1])
+def test_planes_are_padded_on_either_side_by_its_own_width(
+    planes: int, before: int, after: int, mode: str
+) -> None:
+    x = random(1, 2, planes, 3, 2)
+    expected = np.pad(x.numpy(), ((0, 0), (0, 0), (before, after), (0, 0), (0, 0)), mode=mode)  # type: ignore[call-overload]
+    np.testing.assert_array_equal(pad_planes(x, before, after, mode).numpy(), expected)
+
+
+def test_an_axis_may_be_padded_by_a_width_of_its_own() -> None:
+    x = random(1, 1, 4, 3, 2)
+    expected = np.pad(x.numpy(), ((0, 0), (0, 0), (0, 0), (2, 2), (1, 1)), mode="reflect")
+    np.testing.assert_array_equal(pad(x, (0, 2, 1), "reflect").numpy(), expected)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3])

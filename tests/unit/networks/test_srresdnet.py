@@ -1,4 +1,4 @@
-"""G_HR: faithful to the published network, for any factor in 2D and 3D, folded as it was trained."""
+"""SRResDNet: faithful to the published network, for any factor in 2D and 3D, and one of the product's generators."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
-from srcyc.config import SRResDNetConfig
 from srcyc.errors import ConfigError, ModelError
-from srcyc.networks import SRResDNet
+from srcyc.networks import Sampling, SRResDNet, SRResDNetConfig, build_generator
 from srcyc.noise import estimate_noise
 from srcyc.resampling import resample
 
 SHAPES = {2: (14, 12), 3: (8, 9, 7)}
-#: A projection that never limits, for tests of everything else.
-OPEN = {"initial_alpha": 20.0, "sigma_floor": 1.0}
+#: A projection that never limits, for tests of everything else; there must be some noise to limit to.
+OPEN = {"initial_alpha": 20.0}
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -29,7 +28,9 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 def make(dims: int = 3, *, seed: int = 0, **options: object) -> SRResDNet:
     """A small network that changes its input visibly, as a trained one would."""
     torch.manual_seed(seed)
-    network = SRResDNet(dims, 1, 6, 2, **options)  # type: ignore[arg-type]
+    network = SRResDNet(
+        **{"spatial_dims": dims, "features": 6, "depth": 2, "knows_sampling": False, **options}
+    )
     network.resdnet.tail.scale_weight(25)
     for name, parameter in network.named_parameters():
         if "modulation" in name:
@@ -58,7 +59,10 @@ def test_published_weights_give_the_published_output(shared_dir: Path, published
 
 
 def test_parameters_of_the_one_channel_network() -> None:
-    assert sum(p.numel() for p in SRResDNet(2, 1, 64, 5).parameters()) == 373_954
+    assert (
+        sum(p.numel() for p in SRResDNet(spatial_dims=2, features=64, knows_sampling=False).parameters())
+        == 373_954
+    )
 
 
 def test_a_published_file_that_is_missing_or_a_folder_is_refused(tmp_path: Path) -> None:
@@ -133,7 +137,9 @@ def test_a_factor_per_axis() -> None:
 @pytest.mark.parametrize("features", [8, 48])
 def test_the_untrained_network_changes_little(dims: int, features: int) -> None:
     torch.manual_seed(0)
-    network = SRResDNet(dims, 1, features, 3, interpolation="cubic", **OPEN)  # type: ignore[arg-type]
+    network = SRResDNet(
+        spatial_dims=dims, features=features, depth=3, interpolation="cubic", knows_sampling=False, **OPEN
+    )
     lr = random(1, 1, *SHAPES[dims])
     upscaled = network.upscale(lr, [3 * n for n in SHAPES[dims]])
     with torch.no_grad():
@@ -168,7 +174,7 @@ def test_clip_keeps_the_range_and_none_carries_bright_voxels_through() -> None:
 
 
 def test_projection_gain_is_the_papers_formula() -> None:
-    network = SRResDNet(2, 1, 4, 1, initial_alpha=math.log(3))
+    network = SRResDNet(spatial_dims=2, features=4, depth=1, initial_alpha=math.log(3))
     norm, sigma = torch.tensor([100.0, 1.0, 1e6]), torch.tensor([0.5, 2.0, 0.1])
     eps = [3 * s * math.sqrt(400 - 1) for s in (0.5, 2.0, 0.1)]
     expected = [e / max(n, e) for e, n in zip(eps, (100.0, 1.0, 1e6), strict=True)]
@@ -178,7 +184,7 @@ def test_projection_gain_is_the_papers_formula() -> None:
 
 
 def test_alpha_starts_at_ln_2() -> None:
-    assert SRResDNet(2, 1, 4, 1).alpha.item() == pytest.approx(math.log(2))
+    assert SRResDNet(spatial_dims=2, features=4, depth=1).alpha.item() == pytest.approx(math.log(2))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -194,13 +200,9 @@ def test_a_large_residual_is_limited_to_the_noise(dims: int) -> None:
     assert turned.min() > 0.999
 
 
-def test_sigma_floor_lets_a_noise_free_image_be_corrected() -> None:
+def test_an_image_without_noise_is_left_alone() -> None:
     x = random(1, 1, 14, 12)
-    none = torch.zeros(1)
-    torch.testing.assert_close(make(2).refine(x, sigma=none), x, rtol=0, atol=0)
-    floored = make(2, sigma_floor=1e-3)
-    torch.testing.assert_close(floored.refine(x, sigma=none), floored.refine(x, sigma=torch.tensor([1e-3])))
-    assert (floored.refine(x, sigma=none) - x).abs().max() > 1e-4
+    torch.testing.assert_close(make(2).refine(x, sigma=torch.zeros(1)), x, rtol=0, atol=0)
 
 
 def test_noise_is_estimated_on_the_upscaled_image_unless_told() -> None:
@@ -213,7 +215,7 @@ def test_noise_is_estimated_on_the_upscaled_image_unless_told() -> None:
 
 
 def test_a_zero_residual_has_a_finite_gradient() -> None:
-    network = SRResDNet(2, 1, 4, 1)
+    network = SRResDNet(spatial_dims=2, features=4, depth=1, knows_sampling=False)
     with torch.no_grad():
         network.resdnet.tail.conv.parametrizations.weight.original0.zero_()  # the weights' norm
     x = random(1, 1, 8, 8)
@@ -239,13 +241,12 @@ def test_the_factor_and_the_thickness_matter_once_trained(dims: int) -> None:
 def test_an_untrained_network_and_an_ignorant_one_do_not_depend_on_the_factor() -> None:
     x = random(1, 1, 14, 12)
     torch.manual_seed(0)
-    untrained, ignorant = SRResDNet(2, 1, 6, 2, knows_sampling=True), make(2)
+    untrained, ignorant = SRResDNet(spatial_dims=2, features=6, depth=2), make(2)
     for network in (untrained, ignorant):
         torch.testing.assert_close(
             network.refine(x, factor=1.0), network.refine(x, factor=6.0), rtol=0, atol=0
         )
-    assert untrained.knows_sampling
-    assert not ignorant.knows_sampling
+    assert untrained.embedding is not None
     assert ignorant.condition(2.0, 1.0, x) is None
 
 
@@ -270,32 +271,41 @@ def test_factors_per_image_equal_single_ones(dims: int) -> None:
     torch.testing.assert_close(mixed[1:2], together[1:2], rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("sampling", [(1.0, 1.0), (2.7, 1.0), (6.5, 0.6)])
-def test_folded_equals_unfolded(dims: int, sampling: tuple[float, float]) -> None:
-    network = make(dims, knows_sampling=True, **OPEN)
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    x = random(2, 1, *SHAPES[dims])
-    folded = network.folded(*sampling)
+# -- as one of the product's generators ------------------------------------------------------------------------
+
+
+def test_it_estimates_the_negative_residual_of_what_it_is_given_and_trusts_the_slices() -> None:
+    network = make(knows_sampling=True)
+    x = random(2, 1, 8, 9, 12)
+    samplings = [Sampling(2.7, 1.0), Sampling(6.5, 0.6)]
+    between, slices = network.estimate(x, samplings)
+    assert slices is None
+    factors, ratios = torch.tensor([2.7, 6.5]), torch.tensor([1.0, 0.6])
+    expected = -network.resdnet(x, network.condition(factors, ratios, x))
+    torch.testing.assert_close(between, expected, rtol=0, atol=0)
+    assert between.abs().max() > 0.01
+    alone, _ = network.estimate(x[1:], samplings[1:])
+    torch.testing.assert_close(between[1:], alone, rtol=0, atol=2e-5)
+    assert (network.estimate(x[1:], samplings[:1])[0] - alone).abs().max() > 1e-3
+
+
+def test_it_works_on_the_grid_that_is_wanted() -> None:
+    network = make()
+    assert network.planes(17, 5) == (17, 17)
+    assert network.features_per_row(40, 17, 5) == 6 * 40 * 17
+    assert (network.row_step, network.reach) == (1, network.resdnet.halo)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1.0, 1.0), Sampling(2.7, 1.0), Sampling(6.5, 0.6)])
+def test_a_stream_is_the_estimate(sampling: Sampling) -> None:
+    network, x = make(knows_sampling=True), random(1, 1, 23, 6, 8)
+    stream = network.stream(sampling)
     with torch.no_grad():
-        expected = network.resdnet(x, network.condition(*sampling, x))
-        torch.testing.assert_close(folded(x), expected, rtol=1e-4, atol=1e-5)
-        elsewhere = network.resdnet(x, network.condition(4.0, 1.0, x))
-    assert (expected - elsewhere).abs().max() > 1e-3
-    assert not any(is_parametrized(module) for module in folded.modules())
-    assert not any("modulation" in name for name, _ in folded.named_parameters())
-    assert not any(p.requires_grad for p in folded.parameters())
-    assert folded.halo == network.halo
-    # The network itself goes on as it was.
-    after = network.state_dict()
-    assert after.keys() == before.keys()
-    assert all(torch.equal(after[key], before[key]) for key in before)
-
-
-def test_folded_without_conditioning_equals_unfolded() -> None:
-    network = make(2)
-    x = random(1, 1, 14, 12)
-    torch.testing.assert_close(network.folded(3.0)(x), network.resdnet(x), rtol=1e-4, atol=1e-5)
+        expected, _ = network.estimate(x, [sampling])
+        parts = [stream(x[:, :, :12], False), stream(x[:, :, 12:13], False), stream(x[:, :, 13:], True)]
+    found = torch.cat([part.between for part in parts], dim=2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert all(part.slices is None for part in parts)
 
 
 # -- as a module -----------------------------------------------------------------------------------------------
@@ -323,7 +333,7 @@ def test_the_same_seed_gives_the_same_network() -> None:
     networks = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
-        networks.append(SRResDNet.from_config(SRResDNetConfig(features=4, depth=1)).state_dict())
+        networks.append(build_generator(SRResDNetConfig(features=4, depth=1)).state_dict())
     same, again, other = networks
     assert all(torch.equal(same[key], again[key]) for key in same)
     assert any(not torch.equal(same[key], other[key]) for key in same)
@@ -351,14 +361,5 @@ def test_channels_last_gives_the_same() -> None:
 
 
 def test_dimensions_are_checked() -> None:
-    with pytest.raises(ConfigError, match="spatial_dims is 4"):
-        SRResDNet(4)
-
-
-def test_folding_leaves_the_network_as_it_was_and_can_be_repeated() -> None:
-    network = SRResDNet(3, 1, 4, 1, knows_sampling=True)
-    x = torch.rand(1, 1, 6, 7, 8)
-    before = network.refine(x, factor=3.0, sigma=torch.ones(1))
-    first, second = network.folded(3.0), network.folded(3.0)
-    assert torch.equal(first(x), second(x))
-    assert torch.equal(network.refine(x, factor=3.0, sigma=torch.ones(1)), before)
+    with pytest.raises(ValidationError, match="spatial_dims"):
+        SRResDNet(spatial_dims=4)
