@@ -13,8 +13,9 @@ def progress_line(progress: Progress) -> str:
     parts.append(" ".join(f"{name} {value:.4g}" for name, value in progress.terms.items()))
     if (score := progress.score) is not None:
         measured = []
-        if score.psnr is not None and score.cubic_psnr is not None:
-            measured.append(f"{score.psnr:.2f} dB, {score.psnr - score.cubic_psnr:+.2f} dB against cubic")
+        if score.psnr is not None and score.classical_psnr is not None:
+            gain = score.psnr - score.classical_psnr
+            measured.append(f"{score.psnr:.2f} dB, {gain:+.2f} dB against the classical inverse")
         if score.cycle is not None:
             measured.append(f"forward cycle {score.cycle:.4f}")
         parts.append(f"| held back: {', '.join(measured)}")
