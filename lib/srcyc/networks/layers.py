@@ -47,8 +47,12 @@ def pad_planes(x: Tensor, before: int, after: int, mode: str) -> Tensor:
         return x
     if mode == "reflect":
         return x.index_select(2, _reflected(x.shape[2], before, after, x.device))
-    sides = (x.new_zeros(*x.shape[:2], n, *x.shape[3:]) for n in (before, after))
-    return torch.cat([next(sides), x, next(sides)], dim=2)
+    n = x.shape[2]
+    padded = x.new_empty(*x.shape[:2], before + n + after, *x.shape[3:]).to(memory_format=CHANNELS_LAST[x.ndim])
+    padded[:, :, :before] = 0
+    padded[:, :, before : before + n] = x
+    padded[:, :, before + n :] = 0
+    return padded
 
 
 def _reflected(n: int, before: int, after: int, device: torch.device) -> Tensor:
