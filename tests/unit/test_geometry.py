@@ -215,6 +215,33 @@ def test_permuted_moves_no_voxel(grid: Grid, order: tuple[int, int, int]) -> Non
     np.testing.assert_array_equal(back.affine, grid.affine)
 
 
+@pytest.mark.parametrize("axes", [(), (0,), (1, 2), (0, 1, 2)])
+def test_flipped_moves_no_voxel(grid: Grid, axes: tuple[int, ...]) -> None:
+    turned = grid.flipped(axes)
+    rng = np.random.default_rng(0)
+    index = np.array([rng.integers(0, n, 8) for n in grid.shape]).T
+    other = index.copy()
+    for axis in axes:
+        other[:, axis] = grid.shape[axis] - 1 - other[:, axis]
+    assert turned.shape == grid.shape
+    np.testing.assert_allclose(turned.index_to_world(other), grid.index_to_world(index), atol=1e-9)
+    np.testing.assert_allclose(turned.flipped(axes).affine, grid.affine, atol=1e-9)
+
+
+def test_cropped_moves_no_voxel(grid: Grid) -> None:
+    before = grid.affine.copy()
+    start, shape = (1, 0, 1), [n - 1 for n in grid.shape]
+    part = grid.cropped(start, shape)
+    assert part.shape == tuple(shape)
+    assert all(type(n) is int for n in part.shape)
+    for index in ((0, 0, 0), (shape[0] - 1, 1, shape[2] - 1)):
+        np.testing.assert_allclose(
+            part.index_to_world(index), grid.index_to_world(np.add(index, start)), atol=1e-9
+        )
+    assert part.spacing == pytest.approx(grid.spacing)
+    np.testing.assert_array_equal(grid.affine, before)
+
+
 @pytest.mark.parametrize(
     ("spacing", "thick", "order"),
     [
