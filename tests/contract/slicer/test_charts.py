@@ -19,6 +19,7 @@ HISTORY: list[dict[str, Any]] = [
         "learning_rate": 1e-4,
         "psnr": 30.0,
         "cubic_psnr": 31.0,
+        "classical_psnr": 31.5,
         "ssim": 0.9,
         "cycle": 0.1,
     },
@@ -32,6 +33,7 @@ HISTORY: list[dict[str, Any]] = [
         "d_hr": 0.6,
         "psnr": 32.5,
         "cubic_psnr": 31.0,
+        "classical_psnr": 31.5,
     },
 ]
 STATS = {"run": "mine", "state": "running", "history": HISTORY}
@@ -70,6 +72,7 @@ def test_the_curves_are_the_history(scene: Any, charts: ModuleType) -> None:
     assert "mine" in chart.GetTitle()
     assert curves(chart) == {
         "network": ([0, 8], [30.0, 32.5]),
+        "classical inverse": ([0, 8], [31.5, 31.5]),
         "cubic interpolation": ([0, 8], [31.0, 31.0]),
     }
     assert curves(chart_of(scene, "Losses")) == {

@@ -17,9 +17,8 @@ _ROLE = "SRCyc.Training"
 _MEASURED = ("psnr", "ssim", "lpips")
 _NO_LOSSES = frozenset(
     (
-        *("step", "seconds", "learning_rate", "cycle", "consistency"),
-        *_MEASURED,
-        *(f"cubic_{name}" for name in _MEASURED),
+        *("step", "seconds", "learning_rate", "cycle", "correction"),
+        *(prefix + name for prefix in ("", "cubic_", "classical_") for name in _MEASURED),
     )
 )
 
@@ -71,7 +70,11 @@ def update(scene: Any, stats: dict[str, Any]) -> Any:
     history = [row for row in stats.get("history") or () if "step" in row]
     names = dict.fromkeys(name for row in history for name in row)
     losses = [_Curve(name, name.replace("_", " ")) for name in names if name not in _NO_LOSSES]
-    quality = [_Curve("psnr", _("network")), _Curve("cubic_psnr", _("cubic interpolation"), dashed=True)]
+    quality = [
+        _Curve("psnr", _("network")),
+        _Curve("classical_psnr", _("classical inverse"), dashed=True),
+        _Curve("cubic_psnr", _("cubic interpolation"), dashed=True),
+    ]
     run = str(stats.get("run") or "")
     losses_chart = _chart(
         scene, "Losses", losses, history, _("Losses of {run}").format(run=run), _("loss term, unweighted")

@@ -247,10 +247,10 @@ def _described(stats: dict[str, Any]) -> str:
         if stats.get("remaining"):
             parts.append(_("{time} to go.").format(time=_duration(stats["remaining"])))
     validation = stats.get("validation") or {}
-    if validation.get("psnr") is not None and validation.get("cubic_psnr") is not None:
+    if validation.get("psnr") is not None and validation.get("classical_psnr") is not None:
         parts.append(
-            _("Held-back scans: {psnr:.2f} dB, cubic interpolation {cubic:.2f} dB.").format(
-                psnr=validation["psnr"], cubic=validation["cubic_psnr"]
+            _("Held-back scans: {psnr:.2f} dB, without a network {classical:.2f} dB.").format(
+                psnr=validation["psnr"], classical=validation["classical_psnr"]
             )
         )
     return " ".join(parts)
