@@ -96,7 +96,7 @@ def test_called_again_it_updates_the_nodes(scene: Any, charts: ModuleType) -> No
     assert second is first
     assert {kind: [node.GetID() for node in nodes(scene, kind)] for kind in KINDS} == before
     assert curves(second)["network"] == ([0, 8], [30.0, 32.5])
-    assert len({node.GetID() for node in nodes(scene, KINDS[0])}) == 4
+    assert len({node.GetID() for node in nodes(scene, KINDS[0])}) == 5
 
     changed = []
     second.AddObserver("ModifiedEvent", lambda *_: changed.append(1))
