@@ -2,33 +2,31 @@
 
 import { Refused, superResolve } from "./server.js";
 
-/** Switches of the server's options that the form offers, if the server has them. */
-const SWITCHES = {
-  uncertainty: "Map of uncertainty as well",
-  store: "Keep the result in the studies folder",
-};
+/** Options that the form offers at once, if the server has them; the others are behind "More options". */
+const FIRST = ["slice_thickness", "correct_slices", "uncertainty", "store"];
 
-/** Those that few need. */
-const MORE = {
-  consistency: "Correct towards the scan",
-  denoise: "Smooth noise first",
-  n4: "Correct the bias field first",
-  force: "Go on far outside the model's range",
-};
+/** Options that the form has elements of its own for, and those of no use here: the page draws no map but one. */
+const ELSEWHERE = ["weights", "target_spacing", "device", "precision", "result_dtype", "result_extension", "correction_map"];
 
 const STATES = { queued: "Waiting for its turn", running: "Computing", done: "Receiving the result" };
 
 const $ = (id) => document.getElementById(id);
 
-/** Check boxes for those of some switches that the server has, as the server has them. */
-function boxes(switches, options) {
-  return Object.entries(switches)
-    .filter(([name]) => typeof options[name] === "boolean")
-    .map(([name, text]) => {
-      const label = document.createElement("label");
-      const checked = options[name];
-      label.append(Object.assign(document.createElement("input"), { type: "checkbox", name, checked }), text);
-      return label;
+/** Inputs for some of the server's options: check boxes for switches, fields for numbers; labels are the server's. */
+function inputs(names, { options, described }) {
+  return names
+    .filter((name) => name in options && ["switch", "number"].includes(described[name]?.kind))
+    .map((name) => {
+      const { label, help, kind, empty } = described[name];
+      const row = Object.assign(document.createElement("label"), { title: help });
+      const input = Object.assign(document.createElement("input"), { name });
+      if (kind === "switch") {
+        row.append(Object.assign(input, { type: "checkbox", checked: options[name] === true }), label);
+      } else {
+        Object.assign(input, { type: "number", min: "0", step: "any", value: options[name], placeholder: empty });
+        row.append(label, input);
+      }
+      return row;
     });
 }
 
@@ -55,13 +53,15 @@ export class Runner {
   }
 
   /** Offer what the server has. */
-  offer({ weights, cards, options }) {
+  offer(server) {
+    const { weights, cards, options } = server;
     this.#models = cards;
     $("weights").replaceChildren(...weights.map((name) => new Option(name, name)));
     $("start").disabled = weights.length === 0;
     if (typeof options.target_spacing === "string") $("spacing").value = options.target_spacing;
-    $("switches").replaceChildren(...boxes(SWITCHES, options));
-    $("more").replaceChildren(...boxes(MORE, options));
+    const more = Object.keys(options).filter((name) => ![...FIRST, ...ELSEWHERE].includes(name));
+    $("switches").replaceChildren(...inputs(FIRST, server));
+    $("more").replaceChildren(...inputs(more, server));
     this.#showCard();
   }
 
@@ -70,6 +70,7 @@ export class Runner {
     const image = this.image;
     const wishes = { target_spacing: $("spacing").value.trim(), weights: $("weights").value };
     for (const box of $("run").querySelectorAll("[type=checkbox]")) wishes[box.name] = box.checked;
+    for (const field of $("run").querySelectorAll("[type=number]")) wishes[field.name] = field.value;
     this.#running = new AbortController();
     this.#show(true);
     this.say(`Sending ${image} …`);

@@ -58,13 +58,17 @@ export async function listScans() {
   return scans.sort((a, b) => rank(a) - rank(b) || a.id.localeCompare(b.id));
 }
 
-/** Tell which models and options the server has: `{version, weights, cards, options}`. */
+/**
+ * Tell which models and options the server has: `{version, weights, cards, options, described}`; the last has label, help
+ * and kind of each option.
+ */
 export async function describe() {
   const info = await json(at("info/"));
   const model = info.models?.srcyc ?? {};
   const options = model.config ?? {};
   const weights = Array.isArray(options.weights) ? options.weights : [];
-  return { version: String(info.version ?? ""), weights, cards: model.cards ?? {}, options };
+  const { cards = {}, options: described = {} } = model;
+  return { version: String(info.version ?? ""), weights, cards, options, described };
 }
 
 /** Fetch a scan of the datastore as NIfTI: an ArrayBuffer. */

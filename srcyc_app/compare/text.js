@@ -24,15 +24,16 @@ export function rows(report) {
   if (report.input) found.push(["Scan", `${spacing(report.input.spacing)}; ${shape(report.input.shape)}`]);
   if (report.result) found.push(["Result", `${spacing(report.result.spacing)}; ${shape(report.result.shape)}`]);
   if (report.factor) found.push(["Factor", `${report.factor.toFixed(2)} along the thick axis`]);
+  if (report.thickness) {
+    const { millimetres, ratio, source } = report.thickness;
+    const said = { stated: "as stated", read: "as the file says", assumed: `assumed: ${Number(ratio.toFixed(2))} of their distance` };
+    found.push(["Slice thickness", `${Number(millimetres.toFixed(2))} mm, ${said[source] ?? source}`]);
+  }
   if (report.consistency) {
-    const { applied, before, after } = report.consistency;
-    const percent = (value) => `${(100 * value).toFixed(2)} %`;
-    found.push([
-      "Off the scan",
-      applied
-        ? `by ${percent(before)} before it was corrected towards it, ${percent(after)} after`
-        : `by ${percent(before)}; not corrected towards it`,
-    ]);
+    const { applied, slices_corrected: corrected, correction, residual } = report.consistency;
+    const percent = (value) => `${Number((100 * value).toPrecision(2))} %`;
+    if (corrected !== undefined) found.push(["Slices corrected", corrected ? `by ${percent(correction)}` : "no"]);
+    if (applied === false && residual !== undefined) found.push(["Not kept to the scan", `off by ${percent(residual)}`]);
   }
   if (report.preprocessing?.length) found.push(["Prepared by", report.preprocessing.join(", ")]);
   if (report.seconds) found.push(["Took", `${report.seconds.toFixed(1)} s on ${report.device}`]);

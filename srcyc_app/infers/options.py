@@ -91,9 +91,14 @@ def choices(weights: list[str]) -> dict[str, Any]:
 
 
 def descriptions() -> dict[str, dict[str, Any]]:
-    """Give each option's label and help, and what kind of value it takes: switch, number, choice or text."""
+    """Give each option's label and help, the kind of value it takes (switch, number, choice, text), what none means."""
     return {
-        name: {"label": field.title, "help": field.description, "kind": _kind(name)}
+        name: {
+            "label": field.title,
+            "help": field.description,
+            "kind": _kind(name),
+            "empty": extra.get("empty", "") if isinstance(extra := field.json_schema_extra, dict) else "",
+        }
         for name, field in Options.model_fields.items()
     }
 

@@ -57,8 +57,9 @@ def server(
     studies_of: Callable[..., Path],
     blob: Callable[..., np.ndarray],
     sample_data: Path,
+    tiny_model: Path,
 ) -> Any:
-    """``srcyc serve`` with the models that come with it, three small scans and a large one; one result is kept."""
+    """``srcyc serve`` with the tiny model before those that come with it, three small scans and a large one."""
     studies = studies_of("nifti", "nrrd", "marker")
     # The head is the same on both sides: a tumour on one of them tells them apart.
     (file,) = studies.glob("head.n*")
@@ -67,7 +68,7 @@ def server(
     tumour = blob(head, head.grid.index_to_world(np.array([0.3 * i, 0.5 * j, 0.5 * k])), 3.0)
     write_volume(Volume(head.data + 1.2 * tumour, head.affine), file, overwrite=True)
     shutil.copy(sample_data / "brain1_image.nrrd", studies / "large.nrrd")
-    server = serve("srcyc", studies)
+    server = serve("srcyc", studies, model=tiny_model)
     server.wait_for(
         lambda: {"head", "oblique", "marker", "large"} <= set(server.client.datastore()["objects"]),
         "notice the scans",
@@ -235,7 +236,8 @@ def test_it_shows_a_scan_and_its_result_at_one_place(page: Page) -> None:
     ]
     assert "1 × 1 × 4 mm" in listed[0]
     assert page.text("#results").startswith("head_sr")
-    assert "srcyc-t1" in page.text("#report") and "after" in page.text("#report")
+    assert "tiny" in page.text("#report") and "Slices corrected" in page.text("#report")
+    assert "3.2 mm, assumed: 0.8 of their distance" in page.text("#report")
     assert "Not for diagnostic use" in page.text("#report-note")
     original, result = page.shots()
     assert agreement(original, result) > SAME
@@ -403,11 +405,19 @@ def test_a_run_is_watched_shown_and_kept_on_request(page: Page) -> None:
     page.see("#alert", re.compile("^target_spacing 'nonsense'"))
     page.complaints.clear()  # the browser notes each refusal
     page.page.get_by_label("Target spacing").fill("isotropic")
-    page.page.get_by_label("Map of uncertainty as well").check()
+    page.page.get_by_label("Slice thickness (mm)").fill("0")
+    page.page.get_by_role("button", name="Run").click()
+    page.see("#alert", re.compile("^slice_thickness '0'"))
+    page.complaints.clear()
+    page.page.get_by_label("Slice thickness (mm)").fill("2.5")
+    page.page.get_by_label("Correct the slices").uncheck()
+    page.page.get_by_label("Uncertainty map").check()
     page.page.get_by_role("button", name="Run").click()
     page.see("#status", re.compile("not kept"))
     page.compared()
     assert agreement(*page.shots()) > SAME
+    told = page.text("#report")
+    assert "2.5 mm, as stated" in told and "Slices correctedno" in told
     assert "oblique_sr" not in page.server.client.datastore()["objects"]
     # The map lies over the result, and not over the scan.
     plain = page.shots()
@@ -416,7 +426,7 @@ def test_a_run_is_watched_shown_and_kept_on_request(page: Page) -> None:
     np.testing.assert_array_equal(page.shot("original"), plain[0])
 
     page.page.get_by_label("Keep the result in the studies folder").check()
-    page.page.get_by_label("Map of uncertainty as well").uncheck()
+    page.page.get_by_label("Uncertainty map").uncheck()
     page.page.get_by_role("button", name="Run").click()
     page.see("#status", "Kept as oblique_sr.")
     assert page.server.client.datastore()["objects"]["oblique_sr"]["image"]["info"]["made_from"] == "oblique"
@@ -438,6 +448,7 @@ def test_cancel_ends_the_work(page: Page) -> None:
         "request", lambda request: asked.append(request.url) if "/progress/" in request.url else None
     )
     page.open(scan="large", plane="axial", has_result=False)
+    page.page.get_by_label("Uncertainty map").check()
     page.page.get_by_role("button", name="Run").click()
     page.see("#status", re.compile("Computing"))
     page.page.get_by_role("button", name="Cancel").click()

@@ -22,6 +22,8 @@ import numpy as np
 import pytest
 import requests
 
+from srcyc.inference.model_file import DEFAULT_MODEL
+
 pytestmark = pytest.mark.slow
 
 Reply = requests.Response
@@ -346,7 +348,7 @@ HARDENED: dict[str, Hostile] = {
     "train the unknown": lambda a: a.server.post("/train/evil", json={}),
     "train a name upwards": lambda a: a.train({"name": "../../evil"}),
     "train an absolute name": lambda a: a.train({"name": str(a.server.folder / "evil")}),
-    "train under a packaged model's name": lambda a: a.train({"name": "srcyc-t1"}),
+    "train under a packaged model's name": lambda a: a.train({"name": DEFAULT_MODEL}),
     "train from a path": lambda a: a.train({"initial_model": "/etc/passwd"}),
     "train with a preset upwards": lambda a: a.train({"preset": "../../../x"}),
     "train with a file among the settings": lambda a: a.train({"settings": "perceptual.weights=/etc/passwd"}),

@@ -15,6 +15,7 @@ from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 from requests_toolbelt import MultipartDecoder
 
+from srcyc.inference.model_file import DEFAULT_MODEL
 from srcyc.volume import read_volume
 
 pytestmark = pytest.mark.slow
@@ -59,8 +60,8 @@ def test_info_is_what_clients_expect(server):
 
 def test_info_shows_the_models_that_come_with_srcyc(srcyc_server):
     model = srcyc_server.client.info()["models"]["srcyc"]
-    assert "srcyc-t1" in model["config"]["weights"]
-    assert model["cards"]["srcyc-t1"]["origin"] == "packaged"
+    assert DEFAULT_MODEL in model["config"]["weights"]
+    assert model["cards"][DEFAULT_MODEL]["origin"] == "packaged"
 
 
 # -- ways in -----------------------------------------------------------------------------------------------------------
@@ -221,6 +222,42 @@ def test_target_spacing(server, spacing):
     assert told.json()["result"]["spacing"] == pytest.approx([1, 1, 2])
 
 
+@pytest.mark.parametrize("thickness", ["2.5", 2.5, [2.5]])
+def test_the_slice_thickness_can_be_stated(server, thickness):
+    told = server.infer("head", output="json", slice_thickness=thickness, **FP32)
+    assert told.status_code == 200, told.text
+    assert told.json()["thickness"] == {"millimetres": 2.5, "ratio": 0.625, "source": "stated"}
+
+
+def test_slices_are_corrected_unless_that_is_switched_off(server, scans, command_line):
+    told = server.infer("head", output="json", **FP32).json()
+    assert told["thickness"] == {"millimetres": 3.2, "ratio": 0.8, "source": "assumed"}
+    assert told["consistency"]["slices_corrected"]
+    assert told["consistency"]["correction"] > 1e-3
+    exact = server.infer("head", correct_slices="false", **FP32)
+    expected, sidecar = command_line(
+        scans.nifti, "--device", "cpu", "--precision", "fp32", "--no-correct-slices"
+    )
+    assert not sidecar["consistency"]["slices_corrected"]
+    np.testing.assert_allclose(server.volume(exact).data, expected.data, **CLOSE)
+
+
+def test_the_map_of_the_correction_is_a_session(server, scans):
+    told = server.infer("head", output="json", correction_map=True, **FP32).json()
+    volume = server.volume(server.get(f"/session/{told['correction_session']}?image=true"))
+    scan = read_volume(scans.nifti)
+    assert volume.shape == scan.shape
+    check_same_field_of_view(volume, scan)
+    assert volume.data.min() < 0 < volume.data.max()
+
+
+def test_options_are_described(server):
+    model = server.client.info()["models"]["srcyc"]
+    assert model["options"].keys() == model["config"].keys()
+    assert model["options"]["slice_thickness"]["label"] == "Slice thickness (mm)"
+    assert model["config"]["slice_thickness"] == ""
+
+
 def test_uncertainty_is_a_session(server, scans):
     told = server.infer("head", output="json", uncertainty=True, **FP32).json()
     image = server.get(f"/session/{told['uncertainty_session']}?image=true")
@@ -271,8 +308,10 @@ def test_a_marker_stays_at_its_place_in_the_world(server, scans, blob, way, exte
 
 
 def test_a_model_that_comes_with_srcyc(srcyc_server, scans, command_line):
-    expected, sidecar = command_line(scans.nifti, "--device", "cpu", "--precision", "fp32", model="srcyc-t1")
-    file, params = srcyc_server.client.infer("srcyc", "head", {"weights": "srcyc-t1", **FP32})
+    expected, sidecar = command_line(
+        scans.nifti, "--device", "cpu", "--precision", "fp32", model=DEFAULT_MODEL
+    )
+    file, params = srcyc_server.client.infer("srcyc", "head", {"weights": DEFAULT_MODEL, **FP32})
     assert params["model"] == sidecar["model"]
     np.testing.assert_allclose(read_volume(file).data, expected.data, **CLOSE)
 
@@ -325,6 +364,10 @@ BAD_PARAMS = {
     "no device": ({"device": "toaster"}, "toaster"),
     "precision": ({"precision": "fp7"}, "precision"),
     "switch": ({"consistency": "perhaps"}, "consistency"),
+    "thickness in words": ({"slice_thickness": "thick"}, "slice_thickness"),
+    "thickness negative": ({"slice_thickness": -1}, "slice_thickness"),
+    "thickness of nothing": ({"slice_thickness": 0}, "slice_thickness"),
+    "thickness beyond the distance": ({"slice_thickness": 40}, "thickness"),
     "object": ({"n4": {"a": 1}}, "n4"),
 }
 

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import requests
 
+from srcyc.inference.model_file import DEFAULT_MODEL
 from srcyc.volume import Volume, write_volume
 
 pytestmark = pytest.mark.slow
 
 #: A real scan through the real network takes many seconds; the thick phantom through the tiny one next to none.
-LONG = {"image": "brain1_image", "output": "json", "weights": "srcyc-t1", "device": "cpu"}
+LONG = {"image": "brain1_image", "output": "json", "weights": DEFAULT_MODEL, "device": "cpu"}
 SHORT = {"image": "head", "output": "json", "weights": "tiny", "device": "cpu"}
 
 

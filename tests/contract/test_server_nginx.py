@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -18,6 +19,7 @@ import pytest
 import requests
 from monailabel.client import MONAILabelClient
 
+from srcyc.inference.model_file import DEFAULT_MODEL
 from srcyc.volume import read_volume
 
 pytestmark = pytest.mark.slow
@@ -144,7 +146,7 @@ def test_without_the_password_there_is_nothing(
     reply = proxy.request(method, path, auth=auth)
     assert reply.status_code == 401
     assert "Basic" in reply.headers["www-authenticate"]
-    assert b"srcyc-t1" not in reply.content
+    assert DEFAULT_MODEL.encode() not in reply.content
     assert "head" in srcyc_server.client.datastore()["objects"]
 
 
@@ -224,7 +226,9 @@ def test_who_hangs_up_is_not_waited_for(proxy: Proxy, srcyc_server: Any, sample_
             f"{proxy.url}/infer/srcyc",
             auth=PASSWORD,
             verify=str(proxy.certificate),
-            data={"params": f'{{"request_id": "{request_id}", "device": "cpu", "weights": "srcyc-t1"}}'},
+            data={
+                "params": json.dumps({"request_id": request_id, "device": "cpu", "weights": DEFAULT_MODEL})
+            },
             files={"file": ("brain1_image.nrrd", stream)},
             timeout=(10, 2.0),
         )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from monailabel.client.client import MONAILabelClientException
 
-from srcyc.inference.model_file import load_model
+from srcyc.inference.model_file import DEFAULT_MODEL, load_model
 from srcyc.training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -159,8 +159,8 @@ def test_from_start_to_use(trainer: Any, tiny_training: Tiny) -> None:
     _, params = client.infer("srcyc", "sub-c_T1w", {"device": "cpu"})
     assert params["model"]["name"] == "mine", "the newest retrained model is the default"
     assert client.info()["models"]["srcyc"]["config"]["weights"][0] == "mine"
-    _, params = client.infer("srcyc", "sub-c_T1w", {"device": "cpu", "weights": "srcyc-t1"})
-    assert params["model"]["name"] == "srcyc-t1", "the one that came with SRCyc can still be chosen"
+    _, params = client.infer("srcyc", "sub-c_T1w", {"device": "cpu", "weights": DEFAULT_MODEL})
+    assert params["model"]["name"] == DEFAULT_MODEL, "the one that came with SRCyc can still be chosen"
     (trainer.model_dir / "mine.safetensors").unlink()
 
 
@@ -176,7 +176,7 @@ def test_a_worse_model_is_not_published(hardened: Any, tiny_training: Tiny) -> N
         assert told["published"] is False
         assert "not better" in told["message"]
         assert not (hardened.model_dir / "worse.safetensors").exists()
-        assert hardened.infer("sub-c_T1w", output="json").json()["model"]["name"] == "srcyc-t1"
+        assert hardened.infer("sub-c_T1w", output="json").json()["model"]["name"] == DEFAULT_MODEL
     finally:
         shutil.move(hardened.folder / "aside", hardened.model_dir / "tiny.safetensors")
 

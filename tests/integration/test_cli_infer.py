@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from srcyc.acquisition import Acquisition
 from srcyc.inference.super_resolver import SuperResolver
 from srcyc.volume import Volume, read_volume, write_volume
 
@@ -36,7 +38,13 @@ def test_one_scan_becomes_one_volume_with_its_sidecar(srcyc, thick, thick_file, 
     assert sidecar["output"] == "thin.nii.gz"
     assert sidecar["software"].startswith("srcyc")
     assert sidecar["model"]["name"] == "tiny"
-    assert "warnings" in sidecar
+    assert sidecar["warnings"] == []
+    assert sidecar["output_type"] == "float32"
+    assert sidecar["thickness"] == {"millimetres": 3.2, "ratio": 0.8, "source": "assumed"}
+    consistency = sidecar["consistency"]
+    assert consistency["applied"] and consistency["slices_corrected"]
+    assert consistency["residual"] < 1e-4
+    assert not {"uncertainty", "correction"} & sidecar.keys()
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha", ".mhd"])
@@ -265,3 +273,82 @@ def test_a_defect_is_a_sentence_too(srcyc, thick_file, tiny_model, tmp_path, mon
     assert ran.code == 1
     assert "ZeroDivisionError" in ran.sentence
     assert _names(tmp_path) == ["scan.nii.gz"]
+
+
+def _acquired(thin: Volume, scan: Volume, ratio: float) -> np.ndarray:
+    """The result as the scanner would see it: its thick slices."""
+    operator = Acquisition(thin.shape, scan.shape, ratio, slice_axis=2)
+    return operator.apply(torch.from_numpy(thin.data[0])).numpy()
+
+
+def test_without_the_correction_every_slice_of_the_file_is_reproduced(
+    srcyc, thick, thick_file, tiny_model, tmp_path
+):
+    out = tmp_path / "thin.nii.gz"
+    ran = srcyc("infer", thick_file, "-o", out, "--model", tiny_model, "--no-correct-slices")
+    assert ran.code == 0
+    assert "not corrected" in ran.out
+    again = _acquired(read_volume(out), thick, 0.8)
+    assert np.linalg.norm(again - thick.data[0]) < 1e-3 * np.linalg.norm(thick.data)
+    consistency = json.loads((tmp_path / "thin.json").read_text())["consistency"]
+    assert consistency["applied"] and not consistency["slices_corrected"]
+    assert consistency["correction"] == 0
+
+
+def test_the_correction_is_told_and_its_map_lies_on_the_scans_slices(
+    srcyc, thick, thick_file, tiny_model, tmp_path
+):
+    out = tmp_path / "thin.nii.gz"
+    ran = srcyc("infer", thick_file, "-o", out, "--model", tiny_model, "--correction-map")
+    assert ran.code == 0
+    sidecar = json.loads((tmp_path / "thin.json").read_text())
+    share = sidecar["consistency"]["correction"]
+    assert 0.001 < share < 0.1
+    assert f"corrected by {100 * share:.2g} %" in ran.out
+    assert sidecar["correction"] == "thin_correction.nii.gz"
+    correction = read_volume(tmp_path / "thin_correction.nii.gz")
+    assert correction.shape == thick.shape
+    np.testing.assert_allclose(correction.affine, thick.affine, atol=1e-4)
+    # The result, acquired again, is the scan with this added to it.
+    again = _acquired(read_volume(out), thick, 0.8)
+    wanted = thick.data[0] + correction.data[0]
+    assert np.linalg.norm(again - wanted) < 1e-3 * np.linalg.norm(wanted)
+    # A result's map is no scan.
+    ran = srcyc("infer", tmp_path, "-o", tmp_path / "again", "--model", tiny_model)
+    assert _names(tmp_path / "again") == ["scan_sr.json", "scan_sr.nii.gz"]
+
+
+def test_the_slice_thickness_can_be_stated(srcyc, thick, thick_file, tiny_model, tmp_path):
+    results = {}
+    for name, options, source, ratio in (
+        ("assumed", (), "assumed: 0.8 of their distance", 0.8),
+        ("stated", ("--slice-thickness", "2"), "as stated", 0.5),
+    ):
+        out = tmp_path / f"{name}.nii.gz"
+        ran = srcyc("infer", thick_file, "-o", out, "--model", tiny_model, "--no-correct-slices", *options)
+        assert ran.code == 0
+        assert f"slices {4 * ratio:.3g} mm thick ({source})" in ran.out
+        told = json.loads(out.with_name(f"{name}.json").read_text())["thickness"]
+        assert told == {"millimetres": 4 * ratio, "ratio": ratio, "source": name}
+        results[name] = read_volume(out)
+        again = _acquired(results[name], thick, ratio)
+        assert np.linalg.norm(again - thick.data[0]) < 1e-3 * np.linalg.norm(thick.data)
+    assert np.abs(results["assumed"].data - results["stated"].data).max() > 1
+
+
+def test_a_thickness_that_slices_cannot_have_is_refused(srcyc, thick_file, tiny_model, tmp_path):
+    out = tmp_path / "thin.nii.gz"
+    ran = srcyc("infer", thick_file, "-o", out, "--model", tiny_model, "--slice-thickness", "40")
+    assert ran.code == 2
+    assert "--slice-thickness 40" in ran.sentence
+    assert ";" in ran.sentence
+    assert _names(tmp_path) == ["scan.nii.gz"]
+
+
+def test_a_map_that_is_somebody_elses_is_not_overwritten(srcyc, thick_file, tiny_model, tmp_path):
+    (tmp_path / "thin_correction.nii.gz").write_text("mine")
+    out = tmp_path / "thin.nii.gz"
+    ran = srcyc("infer", thick_file, "-o", out, "--model", tiny_model, "--correction-map")
+    assert ran.code == 2
+    assert "thin_correction.nii.gz" in ran.sentence
+    assert (tmp_path / "thin_correction.nii.gz").read_text() == "mine"

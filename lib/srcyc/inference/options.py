@@ -24,7 +24,8 @@ Wanted = TypeVar("Wanted", bound="InferenceOptions")
 class InferenceOptions(Schema):
     """One request's wishes.
 
-    Each field's title is its label, its description the help, ``form`` how its value is written.
+    Each field's title is its label, its description the help; ``form`` says how a value is written, ``empty`` what is
+    done without one.
     """
 
     target_spacing: TargetSpacing = Field(
@@ -40,7 +41,7 @@ class InferenceOptions(Schema):
         title="Slice thickness (mm)",
         description="Thickness of the scan's slices, mm, without the gap between them; default: what the file says, "
         "else 0.8 of their distance.",
-        json_schema_extra={"form": "MM"},
+        json_schema_extra={"form": "MM", "empty": "as the file says, else 0.8 of their distance"},
     )
     consistency: bool = Field(
         default=True,
@@ -74,7 +75,7 @@ class InferenceOptions(Schema):
     force: bool = Field(
         default=False,
         title="Go on far outside the model's range",
-        description="Go on far outside the model's range.",
+        description="Super-resolve scans too that are refused for lying far from what the model was trained for.",
     )
 
     @field_validator("target_spacing", mode="before")

@@ -459,8 +459,10 @@ def slice_thickness(
     """
     if stated is not None and stated > LARGEST_THICKNESS * spacing:
         raise ConfigError(
-            f"slice thickness {stated:g} mm: slices {spacing:.4g} mm apart are at most {LARGEST_THICKNESS:g} times as "
-            "thick; give their thickness in mm."
+            f"slice_thickness {stated:g} mm: slices {spacing:.4g} mm apart are at most {LARGEST_THICKNESS:g} times as "
+            "thick",
+            remedy="give their thickness in mm",
+            options=("slice_thickness",),
         )
     if stated is not None:
         source, thickness = "stated", stated

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+
+from srcyc.inference.model_file import DEFAULT_MODEL
 
 #: Longer than anything takes here on a busy machine.
 PATIENCE = 120.0
@@ -238,15 +241,15 @@ class Panel:
         return result
 
     def results(self) -> list[Any]:
-        """Give the volumes that the module has made, without uncertainty maps."""
+        """Give the volumes that the module has made, without their maps."""
         import slicer
 
         nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-        return [node for node in nodes if "(SRCyc)" in node.GetName() and "uncertainty" not in node.GetName()]
+        return [node for node in nodes if re.search(r"\(SRCyc\)(_\d+)?$", node.GetName())]
 
     def make_it_long(self) -> None:
         """Choose what takes many seconds on any processor."""
-        self.choose(self.ui.modelComboBox, "srcyc-t1")
+        self.choose(self.ui.modelComboBox, DEFAULT_MODEL)
         self.choose(self.ui.deviceComboBox, "cpu")
         self.choose(self.ui.precisionComboBox, "fp32")
         if not self.ui.uncertaintyCheckBox.checked:

@@ -109,6 +109,7 @@ def test_info(server: Any) -> None:
     assert info["models"][0]["card"]["title"] == "untrained"
     assert [model["name"] for model in info["models"]] == info["options"]["weights"]
     assert info["options"]["target_spacing"] == "isotropic"
+    assert (info["options"]["slice_thickness"], info["options"]["correct_slices"]) == ("", True)
     assert "quick" in info["trainer"]["preset"]
     assert info["training"]["state"] == "none"
     assert info["warning"] == ""
@@ -160,7 +161,7 @@ def test_infer_gives_what_the_command_line_writes(
     assert report["model"] == sidecar["model"]
     assert report["consistency"] == sidecar["consistency"]
     assert report["input"]["name"] == scan.name or server.kind == "stock"
-    assert answer["uncertainty"] is None
+    assert answer["maps"] == {}
     names = [state for state, _ in states]
     assert names[0] == "uploading"
     assert states[-1] == ("downloading", 1.0)
@@ -169,14 +170,24 @@ def test_infer_gives_what_the_command_line_writes(
     assert all(0 <= share <= 1 for _, share in states)
 
 
-def test_the_uncertainty_map(srcyc_server: Any, scans: Any, tmp_path: Path) -> None:
-    params = {"weights": "tiny", "device": "cpu", "uncertainty": True}
+def test_the_maps(srcyc_server: Any, scans: Any, tmp_path: Path, command_line: CommandLine) -> None:
+    params = {"weights": "tiny", "device": "cpu", "uncertainty": True, "correction_map": True}
     before = srcyc_server.session_files()
     answer = Client(srcyc_server.url).infer(scans.nrrd, tmp_path, params, lambda state, share: None)
-    volume, uncertainty = (read_volume(Path(answer[which])) for which in ("volume", "uncertainty"))
+    assert list(answer["maps"]) == ["uncertainty", "correction"]
+    volume = read_volume(Path(answer["volume"]))
+    uncertainty, correction = (read_volume(Path(file)) for file in answer["maps"].values())
     assert uncertainty.shape == volume.shape
     np.testing.assert_allclose(uncertainty.affine, volume.affine, atol=1e-6)
-    assert not np.array_equal(uncertainty.data, volume.data)
+    assert 0 < uncertainty.data.max() < 0.5 * volume.data.max()
+    scan = read_volume(scans.nrrd)
+    assert correction.shape == scan.shape
+    np.testing.assert_allclose(correction.affine, scan.affine, atol=1e-6)
+    assert np.linalg.norm(correction.data) == pytest.approx(
+        answer["report"]["consistency"]["correction"]
+        * np.linalg.norm(scan.data - answer["report"]["scaling"]["offset"]),
+        rel=0.05,
+    )
     assert srcyc_server.session_files() == before, "the server keeps no copy"
 
 
@@ -195,6 +206,7 @@ def test_what_the_server_refuses(srcyc_server: Any, scans: Any, tmp_path: Path) 
 
     sentence_of(lambda: infer(scans.nifti, weights="no such"), "no such", "The server says")
     sentence_of(lambda: infer(scans.nifti, target_spacing="many"), "target_spacing")
+    sentence_of(lambda: infer(scans.nifti, slice_thickness="thick"), "slice_thickness 'thick'")
     sentence_of(lambda: infer(scans.corrupt, device="cpu"), "corrupt.nii.gz")
     sentence_of(lambda: infer(tmp_path / "none.nrrd"), "none.nrrd")
     sentence_of(lambda: client.download("no such scan", tmp_path), "no such scan")

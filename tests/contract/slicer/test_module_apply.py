@@ -127,9 +127,22 @@ def test_options_reach_the_server(connected: Any, scans: Any, command_line: Any)
     connected.load(scans.nifti)
     connected.make_it_short()
     connected.type(connected.ui.spacingComboBox.lineEdit(), "0.8")
+    connected.type(connected.ui.thicknessLineEdit, "2.5")
     connected.click(connected.ui.consistencyCheckBox)
+    connected.click(connected.ui.correctSlicesCheckBox)
     result = connected.apply()
-    expected, _sidecar = command_line(scans.nifti, "--target-spacing", "0.8", "--no-consistency")
+    said = connected.ui.reportLabel.text
+    for sentence in ("Slices 2.5 mm thick, as stated", "Slices not corrected", "Not kept to the scan"):
+        assert sentence in said
+    options = (
+        "--target-spacing",
+        "0.8",
+        "--slice-thickness",
+        "2.5",
+        "--no-consistency",
+        "--no-correct-slices",
+    )
+    expected, _sidecar = command_line(scans.nifti, *options)
     found = slicer.util.arrayFromVolume(result).transpose(2, 1, 0)
     assert found.shape == expected.data[0].shape
     np.testing.assert_allclose(found, expected.data[0], rtol=1e-5, atol=1e-3)
@@ -157,6 +170,31 @@ def test_an_uncertainty_map_lies_over_the_result(connected: Any, scans: Any) -> 
     assert len(below) == 3
     assert {node.GetForegroundVolumeID() for node in below} == {uncertainty.GetID()}
     assert {node.GetForegroundOpacity() for node in below} == {0.5}
+
+
+def test_what_was_corrected_in_the_slices_is_told_and_shown(connected: Any, scans: Any) -> None:
+    import slicer
+
+    scan = connected.load(scans.nifti)
+    connected.make_it_short()
+    connected.click(connected.ui.correctionMapCheckBox)
+    result = connected.apply()
+    assert "Slices 3.2 mm thick, assumed: 0.8 of their distance" in connected.ui.reportLabel.text
+    assert "Slices corrected by " in connected.ui.reportLabel.text
+    correction = result.GetNodeReference("SRCyc.Correction")
+    assert correction.GetName() == "scan (SRCyc) correction"
+    np.testing.assert_allclose(affine_of(correction), affine_of(scan), atol=1e-6)
+    values = slicer.util.arrayFromVolume(correction)
+    assert values.min() < 0 < values.max()
+    assert result.GetNodeReference("SRCyc.Uncertainty") is None
+
+
+def test_a_thickness_that_is_none_is_said(connected: Any, scans: Any) -> None:
+    connected.load(scans.nifti)
+    connected.type(connected.ui.thicknessLineEdit, "-3")
+    connected.click(connected.ui.applyButton)
+    assert "slice_thickness '-3'" in connected.dialog()
+    connected.is_ready()
 
 
 def test_a_scan_of_the_server_can_be_loaded_and_used(connected: Any) -> None:
@@ -278,7 +316,9 @@ def test_choices_are_kept_with_the_scene(
 
     connected.load(scans.nifti)
     connected.type(connected.ui.spacingComboBox.lineEdit(), "1.5")
+    connected.type(connected.ui.thicknessLineEdit, "2.5")
     connected.click(connected.ui.denoiseCheckBox)
+    connected.click(connected.ui.correctSlicesCheckBox)
     node = connected.widget.logic.getParameterNode()
     assert node.GetParameter("target_spacing") == "1.5"
     scene = tmp_path / "scene.mrml"
@@ -286,11 +326,17 @@ def test_choices_are_kept_with_the_scene(
     assert slicer.mrmlScene.Commit()
     slicer.mrmlScene.Clear(0)
     connected.session.process_events()
+    # Of another scan nobody knows it.
+    assert connected.ui.thicknessLineEdit.text == ""
+    connected.click(connected.ui.denoiseCheckBox)
+    connected.click(connected.ui.correctSlicesCheckBox)
     slicer.mrmlScene.SetURL(str(scene))
     slicer.mrmlScene.Import()
     connected.session.process_events()
     assert connected.ui.spacingComboBox.currentText == "1.5"
+    assert connected.ui.thicknessLineEdit.text == "2.5"
     assert connected.ui.denoiseCheckBox.checked
+    assert not connected.ui.correctSlicesCheckBox.checked
 
 
 def test_the_panel_goes_during_a_request(connected: Any, scans: Any) -> None:

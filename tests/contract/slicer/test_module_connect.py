@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from srcyc.inference.model_file import DEFAULT_MODEL
+
 
 def test_before_a_connection_nothing_can_be_started(panel: Any) -> None:
     assert panel.ui.serverStatusLabel.text == "Not connected."
@@ -21,7 +23,7 @@ def test_a_server_is_shown_with_models_and_scans(connected: Any) -> None:
     assert "Connected" in ui.serverStatusLabel.text
     assert "tiny" in ui.serverStatusLabel.text
     models = [ui.modelComboBox.itemText(row) for row in range(ui.modelComboBox.count)]
-    assert models[0] == "tiny" and "srcyc-t1" in models
+    assert models[0] == "tiny" and DEFAULT_MODEL in models
     samples = [ui.sampleComboBox.itemData(row) for row in range(ui.sampleComboBox.count)]
     assert set(samples) == {"head", "oblique", "signed", "series", "thin", "marker", "steep"}
     # Thick ones first: those are what the module is for.
@@ -31,7 +33,7 @@ def test_a_server_is_shown_with_models_and_scans(connected: Any) -> None:
 
 def test_the_model_s_card_can_be_read(connected: Any) -> None:
     ui = connected.ui
-    connected.choose(ui.modelComboBox, "srcyc-t1")
+    connected.choose(ui.modelComboBox, DEFAULT_MODEL)
     assert not ui.cardLabel.visible
     connected.click(ui.cardButton)
     assert ui.cardLabel.visible

@@ -258,14 +258,18 @@ def test_the_result_in_the_scene_is_the_file_of_the_command_line(
     exported = tmp_path / "scan.nrrd"
     volumes.export(original, exported)
     (tmp_path / "result").mkdir()
-    params = {"weights": "tiny", "device": "cpu"}
+    # Of the scan as it lies on the disk.
+    expected, sidecar = command_line(scan)
+    # Slicer's volumes do not know what a DICOM header says of the slices' thickness: it is stated.
+    thickness = sidecar["thickness"]["millimetres"] if sidecar["thickness"]["source"] == "read" else None
+    params = {"weights": "tiny", "device": "cpu", "slice_thickness": thickness}
     answer = Client(srcyc_server.url).infer(exported, tmp_path / "result", params, lambda *told: None)
     result = volumes.load(Path(answer["volume"]), volumes.result_name(original), scene)
 
     # Of the very file that was sent: the same, bit by bit.
-    same(result, command_line(exported)[0])
-    # Of the scan as it lies on the disk: NRRD writes its directions as text, rounded in the last place.
-    expected, sidecar = command_line(scan)
+    stated = () if thickness is None else ("--slice-thickness", str(thickness))
+    same(result, command_line(exported, *stated)[0])
+    # NRRD writes its directions as text, rounded in the last place.
     expected = right_handed(expected)
     np.testing.assert_allclose(affine_of(result), expected.affine, atol=1e-5)
     span = float(np.ptp(expected.data))
@@ -359,6 +363,27 @@ def test_the_colours_of_an_uncertainty_map(identifier: str, scene: Any, volumes:
     assert node.GetDisplayNode().GetColorNodeID() == identifier
 
 
+def test_a_correction_map(scene: Any, volumes: ModuleType) -> None:
+    values = np.random.default_rng(0).normal(0.5, 2.0, (20, 21, 22)).astype(np.float32)
+    node = make(scene, values)
+    colours = slicer.vtkMRMLColorTableNode()
+    colours.SetSingletonTag("FileDivergingBlueRed.txt")
+    scene.AddNode(colours)
+    volumes.correction_display(node)
+    display = node.GetDisplayNode()
+    assert display.GetColorNodeID() == colours.GetID()
+    # Nothing is in the middle of the colours, and both signs are seen.
+    assert display.GetWindowLevelMin() == -display.GetWindowLevelMax()
+    assert display.GetWindowLevelMax() == pytest.approx(np.percentile(np.abs(values), 99), rel=0.02)
+    assert not display.GetApplyThreshold()
+
+
+def test_nothing_corrected(scene: Any, volumes: ModuleType) -> None:
+    node = make(scene, np.zeros((4, 4, 4), np.float32))
+    volumes.correction_display(node)
+    assert node.GetDisplayNode().GetWindow() > 0
+
+
 def test_nothing_uncertain(scene: Any, volumes: ModuleType) -> None:
     node = make(scene, np.zeros((4, 4, 4), np.float32))
     volumes.uncertainty_display(node)
@@ -401,10 +426,36 @@ def test_a_report_in_words(report: dict[str, Any], volumes: ModuleType) -> None:
     assert lines[0] == "0.9 × 0.9 × 3.6 mm → 0.9 × 0.9 × 0.9 mm (24 × 26 × 32 voxels)"
     assert lines[1].startswith("Model tiny, ")
     assert lines[1].endswith("s on cpu")
-    assert f"{report['consistency']['after']:.2%}" in lines[2]
-    assert lines[3] == "Warning: the scan is noisy."
-    assert "diagnostic" in lines[4]
+    assert lines[2] == "Slices 2.88 mm thick, assumed: 0.8 of their distance"
+    assert lines[3] == f"Slices corrected by {100 * report['consistency']['correction']:.2g} %"
+    assert lines[4] == "Warning: the scan is noisy."
+    assert "diagnostic" in lines[5]
     assert "<" not in text
+
+
+@pytest.mark.parametrize(
+    ("report", "says"),
+    [
+        (
+            {"thickness": {"millimetres": 4.0, "ratio": 0.8, "source": "stated"}},
+            "Slices 4 mm thick, as stated",
+        ),
+        (
+            {"thickness": {"millimetres": 4.5, "ratio": 0.9, "source": "read"}},
+            "Slices 4.5 mm thick, as the file says",
+        ),
+        ({"consistency": {"applied": True, "slices_corrected": False}}, "Slices not corrected"),
+        (
+            {"consistency": {"applied": False, "residual": 0.0312}},
+            "Not kept to the scan: acquired again, the result differs from it by 3.1 %",
+        ),
+        ({"consistency": {"applied": True, "residual": 0.0312}}, ""),
+        ({"consistency": {"before": 0.1, "after": 0.01}}, ""),
+        ({"thickness": {"source": "dreamt", "millimetres": 1, "ratio": 1}}, ""),
+    ],
+)
+def test_what_is_said_of_slices(report: dict[str, Any], says: str, volumes: ModuleType) -> None:
+    assert volumes.describe(report) == says
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
+from srcyc.inference.model_file import DEFAULT_MODEL
 from srcyc.volume import read_volume
 from SRCycLib import worker
 from SRCycLib.client import Client
@@ -26,7 +27,7 @@ CommandLine = Callable[..., Any]
 MODULE = Path(worker.__file__).resolve().parents[1]
 
 #: Takes many seconds on any CPU, whatever computes it.
-LONG = {"weights": "srcyc-t1", "device": "cpu", "precision": "fp32", "uncertainty": True}
+LONG = {"weights": DEFAULT_MODEL, "device": "cpu", "precision": "fp32", "uncertainty": True}
 
 
 class Request:

@@ -10,6 +10,7 @@ import pytest
 import srcyc.cli
 from srcyc.cli import main
 from srcyc.cli.plugins import add_commands
+from srcyc.inference.model_file import DEFAULT_MODEL
 
 
 def test_serve_is_a_command_of_srcyc(capsys):
@@ -112,7 +113,7 @@ def test_a_broken_plug_in_is_one_sentence_when_it_is_called(capsys, plug_ins):
 def test_a_plug_in_does_not_take_a_command_of_srcyc(capsys, plug_ins):
     plug_ins(models="json:dumps")
     assert main(["models"]) == 0
-    assert "srcyc-t1" in capsys.readouterr().out
+    assert DEFAULT_MODEL in capsys.readouterr().out
 
 
 def test_plug_ins_are_added_once():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,19 @@ from srcyc.inference.model_file import DEFAULT_MODEL, load_model, packaged_model
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import Refusal
 
+Put = Callable[..., Path]
 
-def put(folder: Path, name: str, age: float = 0.0) -> Path:
-    path = shutil.copy(packaged_models()["srcyc-t1-generator"], folder / f"{name}.safetensors")
-    os.utime(path, (1_700_000_000 - age, 1_700_000_000 - age))
-    return Path(path)
+
+@pytest.fixture
+def put(tmp_path: Path, tiny_model: Path) -> Put:
+    """``put("mine", age=100)`` puts a model on the shelf that was retrained so many seconds ago."""
+
+    def put(name: str, age: float = 0.0) -> Path:
+        path = shutil.copy(tiny_model, tmp_path / f"{name}.safetensors")
+        os.utime(path, (1_700_000_000 - age, 1_700_000_000 - age))
+        return Path(path)
+
+    return put
 
 
 def test_an_empty_shelf_offers_the_packaged_models_default_first(tmp_path: Path) -> None:
@@ -27,9 +36,9 @@ def test_an_empty_shelf_offers_the_packaged_models_default_first(tmp_path: Path)
     assert shelf.find() == packaged_models()[DEFAULT_MODEL]
 
 
-def test_the_newest_retrained_model_is_the_default(tmp_path: Path) -> None:
-    put(tmp_path, "old", age=100)
-    put(tmp_path, "new")
+def test_the_newest_retrained_model_is_the_default(tmp_path: Path, put: Put) -> None:
+    put("old", age=100)
+    put("new")
     shelf = ModelShelf(tmp_path)
     assert shelf.names()[:3] == ["new", "old", DEFAULT_MODEL]
     assert shelf.find() == tmp_path / "new.safetensors"
@@ -45,8 +54,8 @@ def test_without_any_model_nothing_is_made_up(tmp_path: Path) -> None:
         assert caught.value.status_code == 404
 
 
-def test_a_retrained_model_cannot_pass_for_a_packaged_one(tmp_path: Path) -> None:
-    put(tmp_path, DEFAULT_MODEL)
+def test_a_retrained_model_cannot_pass_for_a_packaged_one(tmp_path: Path, put: Put) -> None:
+    put(DEFAULT_MODEL)
     shelf = ModelShelf(tmp_path)
     assert shelf.find(DEFAULT_MODEL) == packaged_models()[DEFAULT_MODEL]
     with pytest.raises(Refusal) as caught:
@@ -68,8 +77,8 @@ def test_only_names_are_found_never_paths(tmp_path: Path, name: str) -> None:
     assert caught.value.status_code == 404
 
 
-def test_cards_tell_where_a_model_comes_from_and_survive_a_broken_file(tmp_path: Path) -> None:
-    put(tmp_path, "mine")
+def test_cards_tell_where_a_model_comes_from_and_survive_a_broken_file(tmp_path: Path, put: Put) -> None:
+    put("mine")
     (tmp_path / "broken.safetensors").write_bytes(b"\x00" * 100)
     shelf = ModelShelf(tmp_path)
     assert shelf.default == "mine"
@@ -81,8 +90,8 @@ def test_cards_tell_where_a_model_comes_from_and_survive_a_broken_file(tmp_path:
     assert "broken.safetensors" in cards["broken"]["error"]
 
 
-def test_a_resolver_is_kept_until_its_file_changes(tmp_path: Path) -> None:
-    path = put(tmp_path, "mine")
+def test_a_resolver_is_kept_until_its_file_changes(tmp_path: Path, put: Put) -> None:
+    path = put("mine")
     shelf = ModelShelf(tmp_path)
     first = shelf.resolver("mine", device="cpu", precision="fp32")
     assert shelf.resolver("mine", device="cpu", precision="fp32") is first

@@ -19,6 +19,7 @@ from monailabel.config import settings
 from monailabel.interfaces.utils.app import apps
 from starlette.testclient import TestClient
 
+from srcyc.inference.model_file import DEFAULT_MODEL
 from srcyc.volume import read_volume
 from srcyc_app.server.application import create_app
 from srcyc_app.server.environment import configure
@@ -225,20 +226,20 @@ def test_batches_of_unknown_scans_are_refused(client):
 def test_model_files_are_sent_and_changed_only_if_allowed(start, client):
     assert client.get("/model/info/srcyc").json()["checksum"].startswith("SHA256:")
     for method in ("GET", "DELETE"):
-        assert client.request(method, "/model/srcyc-t1").status_code == 403
+        assert client.request(method, f"/model/{DEFAULT_MODEL}").status_code == 403
     assert client.put("/model/mine", files={"file": b"x"}).status_code == 403
     apps.clear()
 
     allowed = start(allow_model_files="true")
-    content = allowed.get("/model/srcyc-t1").content
-    for name, status in (("mine", 422), ("..%2Fmine", 404), ("srcyc-t1", 409), ("srcyc", 409)):
+    content = allowed.get(f"/model/{DEFAULT_MODEL}").content
+    for name, status in (("mine", 422), ("..%2Fmine", 404), (DEFAULT_MODEL, 409), ("srcyc", 409)):
         assert allowed.put(f"/model/{name}", files={"file": ("m.safetensors", b"x")}).status_code == status
     assert allowed.put("/model/mine", files={"file": ("m.safetensors", content)}).status_code == 200
     assert allowed.get("/info/").json()["models"]["srcyc"]["config"]["weights"][0] == "mine"
     assert allowed.get("/model/mine").content == content
     assert allowed.delete("/model/mine").json() == {}
     assert allowed.delete("/model/mine").status_code == 404
-    assert allowed.delete("/model/srcyc-t1").status_code == 409
+    assert allowed.delete(f"/model/{DEFAULT_MODEL}").status_code == 409
 
 
 def test_a_series_goes_and_comes_as_a_zip_archive(start, studies, sample_data):

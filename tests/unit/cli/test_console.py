@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from srcyc.cli.console import Console, sentence_of, show_error
-from srcyc.errors import NothingToDoError, OutputError, SRCycError
+from srcyc.errors import ConfigError, NothingToDoError, OutputError, SRCycError
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,20 @@ def test_every_error_is_one_sentence_with_the_file_and_its_code(error, code, wor
     assert sentence.endswith(".")
     assert "\n" not in sentence
     assert "scan.nii.gz" in sentence or "out.nii" in sentence or isinstance(error, OutputError)
+
+
+def test_options_that_an_error_names_become_flags():
+    error = ConfigError(
+        "slice_thickness 40 mm in /data/slice_thickness.nii",
+        remedy="give less, or leave out slice_thickness and n4, but not my_n4 or n4_x",
+        options=["slice_thickness", "n4"],
+    )
+    assert sentence_of(error)[0] == (
+        "--slice-thickness 40 mm in /data/slice_thickness.nii; "
+        "give less, or leave out --slice-thickness and --n4, but not my_n4 or n4_x."
+    )
+    # Elsewhere it is called as in Python.
+    assert str(error).startswith("slice_thickness 40 mm")
 
 
 def test_a_file_that_the_sentence_names_is_not_named_twice():

@@ -31,6 +31,8 @@ _APP = "SRCyc"
 
 _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".zip")
 _DOMAINS = ("", "LR", "HR", "neither")
+#: Maps that a result may have.
+_MAPS = ("uncertainty", "correction")
 
 #: Seconds between two questions how far an inference is, and after which it is taken to run if nobody can tell.
 _POLL = 0.5
@@ -124,7 +126,8 @@ class Client:
             progress: called with ``uploading``, ``queued``, ``running`` or ``downloading`` and a share from 0 to 1.
 
         Returns:
-            ``volume``: path; ``uncertainty``: path or None; ``report``: what `srcyc infer` writes beside its output.
+            ``volume``: path; ``maps``: paths by their names, ``uncertainty`` and ``correction``, as far as they were
+            asked for; ``report``: what `srcyc infer` writes beside its output.
         """
         file, folder = Path(file), Path(folder)
         request_id = uuid.uuid4().hex
@@ -137,7 +140,7 @@ class Client:
         finally:
             watched.end()
             form.close()
-        return {"volume": str(volume), "uncertainty": self._uncertainty(report, folder), "report": report}
+        return {"volume": str(volume), "maps": self._maps(report, folder), "report": report}
 
     def _result(
         self, response: requests.Response, folder: Path, progress: Progress
@@ -165,20 +168,22 @@ class Client:
                 "not help."
             ) from error
 
-    def _uncertainty(self, report: dict[str, Any], folder: Path) -> str | None:
-        """Fetch the map of a result; that it cannot be had is no reason to lose the result."""
-        session = report.get("uncertainty_session")
-        if not session:
-            return None
-        path = f"/session/{quote(str(session), safe='')}"
-        try:
-            file = self._fetch(path, {"image": "true"}, folder, "uncertainty")
-        except ServerError as error:
-            report["warnings"] = [*report.get("warnings", ()), f"there is no uncertainty map: {error}"]
-            return None
-        with contextlib.suppress(ServerError):  # it expires anyway
-            self._connection.json("DELETE", path)
-        return str(file)
+    def _maps(self, report: dict[str, Any], folder: Path) -> dict[str, str]:
+        """Fetch the maps of a result; that one cannot be had is no reason to lose the result."""
+        maps = {}
+        for name in _MAPS:
+            session = report.get(f"{name}_session")
+            if not session:
+                continue
+            path = f"/session/{quote(str(session), safe='')}"
+            try:
+                maps[name] = str(self._fetch(path, {"image": "true"}, folder, name))
+            except ServerError as error:
+                report["warnings"] = [*report.get("warnings", ()), f"there is no {name} map: {error}"]
+                continue
+            with contextlib.suppress(ServerError):  # it expires anyway
+                self._connection.json("DELETE", path)
+        return maps
 
     # -- scans -------------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,9 @@ from SRCycLib.widgets import data, fill
 #: Check boxes and the parameters of the inference that they stand for.
 _SWITCHES = {
     "consistency": "consistencyCheckBox",
+    "correct_slices": "correctSlicesCheckBox",
     "uncertainty": "uncertaintyCheckBox",
+    "correction_map": "correctionMapCheckBox",
     "denoise": "denoiseCheckBox",
     "n4": "n4CheckBox",
     "force": "forceCheckBox",
@@ -61,6 +63,7 @@ class ResolvePanel:
         ui.modelComboBox.connect("currentIndexChanged(int)", self._model_changed)
         ui.cardButton.connect("toggled(bool)", self._show_card)
         ui.spacingComboBox.connect("currentTextChanged(QString)", self._options_changed)
+        ui.thicknessLineEdit.connect("textChanged(QString)", self._options_changed)
         for name in _SWITCHES.values():
             getattr(ui, name).connect("toggled(bool)", self._options_changed)
         ui.applyButton.connect("clicked(bool)", self._apply_or_cancel)
@@ -70,12 +73,14 @@ class ResolvePanel:
         """Take over the choices of another scene."""
         self._parameters = parameters
         self.ui.inputSelector.setCurrentNode(parameters.input or _first_scan())
-        self.ui.spacingComboBox.setCurrentText(parameters.get("target_spacing", _SPACINGS[0]))
+        # Read before anything is set: each change of a widget keeps the state of all.
+        names = ("target_spacing", "slice_thickness", *_SWITCHES)
+        kept = {name: parameters.get(name) for name in names}
+        self.ui.spacingComboBox.setCurrentText(kept["target_spacing"] or _SPACINGS[0])
+        self.ui.thicknessLineEdit.setText(kept["slice_thickness"])
         for option, name in _SWITCHES.items():
-            box = getattr(self.ui, name)
-            kept = parameters.get(option)
-            if kept:
-                box.checked = kept == "true"
+            if kept[option]:
+                getattr(self.ui, name).checked = kept[option] == "true"
         self._enable()
 
     def close(self) -> None:
@@ -131,6 +136,7 @@ class ResolvePanel:
 
     def _options_changed(self, _value: Any = None) -> None:
         self._parameters.set("target_spacing", self.ui.spacingComboBox.currentText)
+        self._parameters.set("slice_thickness", self.ui.thicknessLineEdit.text)
         for option, name in _SWITCHES.items():
             self._parameters.set(option, "true" if getattr(self.ui, name).checked else "false")
 
@@ -210,6 +216,7 @@ class ResolvePanel:
             **switches,
             "weights": data(self.ui.modelComboBox),
             "target_spacing": self.ui.spacingComboBox.currentText.strip(),
+            "slice_thickness": self.ui.thicknessLineEdit.text.strip(),
             "device": data(self.ui.deviceComboBox),
             "precision": data(self.ui.precisionComboBox),
         }

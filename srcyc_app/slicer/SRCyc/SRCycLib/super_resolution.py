@@ -17,6 +17,7 @@ from SRCycLib.session import Session
 #: Roles by which a result refers to other nodes; they are saved with the scene.
 ORIGINAL = "SRCyc.Original"
 UNCERTAINTY = "SRCyc.Uncertainty"
+CORRECTION = "SRCyc.Correction"
 
 Done = Callable[[Any, dict], None]
 
@@ -98,13 +99,17 @@ class SuperResolution:
         if scan is not None:
             volumes.adopt(result, scan)
             result.SetNodeReferenceID(ORIGINAL, scan.GetID())
-        if answer["uncertainty"]:
-            name = _("{result} uncertainty").format(result=self._name)
-            uncertainty = volumes.load(Path(answer["uncertainty"]), name, self._scene)
-            volumes.uncertainty_display(uncertainty)
+        shown = {
+            "uncertainty": (UNCERTAINTY, _("{result} uncertainty"), volumes.uncertainty_display),
+            "correction": (CORRECTION, _("{result} correction"), volumes.correction_display),
+        }
+        for kind, file in answer["maps"].items():
+            role, name, display = shown[kind]
+            node = volumes.load(Path(file), name.format(result=self._name), self._scene)
+            display(node)
             if scan is not None:
-                uncertainty.SetAndObserveTransformNodeID(scan.GetTransformNodeID())
-            result.SetNodeReferenceID(UNCERTAINTY, uncertainty.GetID())
+                node.SetAndObserveTransformNodeID(scan.GetTransformNodeID())
+            result.SetNodeReferenceID(role, node.GetID())
         return result
 
     def _clean(self) -> None:

@@ -22,6 +22,11 @@ _NOTE = "SRCyc.Note"
 
 #: Colours of an uncertainty map, the first that there is.
 _COLOURS = ("vtkMRMLColorTableNodeFileInferno.txt", "vtkMRMLColorTableNodeIron")
+#: Those of a map with two signs.
+_TWO_SIDED = (
+    "vtkMRMLColorTableNodeFileDivergingBlueRed.txt",
+    "vtkMRMLColorTableNodeFileColdToHotRainbow.txt",
+)
 _BRIGHTEST = 99.0
 #: Shares of the brightest below which an uncertainty map is transparent.
 _TRANSPARENT = 0.05
@@ -196,36 +201,73 @@ def describe(report: dict[str, Any]) -> str:
                 model=model["name"], seconds=report["seconds"], device=report.get("device", "?")
             )
         )
-    if _is_number(consistency.get("before")) and _is_number(consistency.get("after")):
-        words = (
-            _("Difference to the scan: {before:.2%} before, {after:.2%} after the correction")
-            if consistency.get("applied")
-            else _("Difference to the scan: {after:.2%}")
-        )
-        lines.append(words.format(before=consistency["before"], after=consistency["after"]))
+    lines += _about_slices(report.get("thickness") or {}, consistency)
     lines += [_("Warning: {warning}").format(warning=warning) for warning in report.get("warnings") or ()]
     if report.get("note"):
         lines.append(str(report["note"]))
     return "\n".join(lines)
 
 
+def _about_slices(thickness: dict[str, Any], consistency: dict[str, Any]) -> list[str]:
+    """Say what the slices were taken for, what was corrected in them, and what was not kept of them."""
+    lines = []
+    said = {
+        "stated": _("Slices {mm:.3g} mm thick, as stated"),
+        "read": _("Slices {mm:.3g} mm thick, as the file says"),
+        "assumed": _("Slices {mm:.3g} mm thick, assumed: {ratio:.3g} of their distance"),
+    }.get(thickness.get("source"))
+    if said and _is_number(thickness.get("millimetres")) and _is_number(thickness.get("ratio")):
+        lines.append(said.format(mm=thickness["millimetres"], ratio=thickness["ratio"]))
+    if consistency.get("slices_corrected") and _is_number(consistency.get("correction")):
+        lines.append(_("Slices corrected by {share:.2g} %").format(share=100 * consistency["correction"]))
+    elif consistency.get("slices_corrected") is False:
+        lines.append(_("Slices not corrected"))
+    if consistency.get("applied") is False and _is_number(consistency.get("residual")):
+        words = _("Not kept to the scan: acquired again, the result differs from it by {share:.2g} %")
+        lines.append(words.format(share=100 * consistency["residual"]))
+    return lines
+
+
 def uncertainty_display(node: Any) -> None:
     """Colour an uncertainty map so that it can lie over a scan: what is almost certain is transparent."""
     node.CreateDefaultDisplayNodes()
-    display, scene = node.GetDisplayNode(), node.GetScene()
-    values = vtk_to_numpy(node.GetImageData().GetPointData().GetScalars())
-    some = values[:: max(1, values.size // _ENOUGH)]
-    brightest = float(np.nanpercentile(some, _BRIGHTEST)) or float(np.nanmax(values)) or 1.0
+    display, values = node.GetDisplayNode(), _voxels(node)
+    brightest = _brightest(values)
     changing = display.StartModify()
-    colours = next((each for each in _COLOURS if scene.GetNodeByID(each) is not None), None)
-    if colours:
-        display.SetAndObserveColorNodeID(colours)
+    _colour(node, _COLOURS)
     display.SetAutoWindowLevel(False)
     display.SetWindowLevelMinMax(0.0, brightest)
     display.SetAutoThreshold(False)
     display.SetThreshold(_TRANSPARENT * brightest, max(brightest, float(np.nanmax(values))))
     display.SetApplyThreshold(True)
     display.EndModify(changing)
+
+
+def correction_display(node: Any) -> None:
+    """Colour a map of what was added to the slices: nothing is in the middle of the colours."""
+    node.CreateDefaultDisplayNodes()
+    display, most = node.GetDisplayNode(), _brightest(np.abs(_voxels(node)))
+    changing = display.StartModify()
+    _colour(node, _TWO_SIDED)
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevelMinMax(-most, most)
+    display.EndModify(changing)
+
+
+def _voxels(node: Any) -> np.ndarray:
+    return vtk_to_numpy(node.GetImageData().GetPointData().GetScalars())
+
+
+def _brightest(values: np.ndarray) -> float:
+    some = values[:: max(1, values.size // _ENOUGH)]
+    return float(np.nanpercentile(some, _BRIGHTEST)) or float(np.nanmax(values)) or 1.0
+
+
+def _colour(node: Any, tables: tuple[str, ...]) -> None:
+    scene = node.GetScene()
+    colours = next((each for each in tables if scene.GetNodeByID(each) is not None), None)
+    if colours:
+        node.GetDisplayNode().SetAndObserveColorNodeID(colours)
 
 
 def result_name(original: Any) -> str:
