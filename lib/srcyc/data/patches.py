@@ -58,7 +58,8 @@ class Batch:
         be in a scan, so one slice at either end does not count.
         """
         axis = self.axes[item]
-        edge = math.ceil(axis.factor)
+        # Of two slices or one, where HR scans are small, the middle counts all the same.
+        edge = min(math.ceil(axis.factor), (axis.fine - 1) // 2)
         return slice(edge, axis.fine - edge)
 
 

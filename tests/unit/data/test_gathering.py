@@ -103,7 +103,7 @@ def test_broken_small_and_thin_lr_scans_are_left_out_with_their_reasons(
     assert persons(scans.lr) == ["l1"]
     reasons = {scan.person: scan.reason for scan in scans.left_out}
     assert set(reasons) == {"few", "thin", "none", "small", "broken"}
-    assert "24 x 24 x 4 voxels is smaller than a training patch of 16 x 16 x 6" in reasons["few"]
+    assert "24 x 24 x 4 voxels is smaller than a training patch of 16 x 16 x 8" in reasons["few"]
     assert "1.10 times as thick" in reasons["thin"]
     assert "no such file" in reasons["none"]
     assert "24 x 12 x 24 voxels is smaller than a training patch of 16 x 16 x 16" in reasons["small"]

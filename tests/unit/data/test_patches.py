@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from srcyc.config import PatchConfig
+from srcyc.acquisition import AxisAcquisition
+from srcyc.config import PatchConfig, SpoilConfig
 from srcyc.data.augmentation import draw_contrast, orient
 from srcyc.data.patches import (
     AlignedPatches,
@@ -21,49 +22,53 @@ from srcyc.data.patches import (
 )
 from srcyc.data.store import TrainingScan
 from srcyc.errors import ConfigError, DataError
-from srcyc.resampling import resample
+from srcyc.resampling import apply_along, resample
 
 
 def smooth_scan(
-    shape: tuple[int, int, int], spacing: tuple[float, float, float], seed: int = 0
+    shape: tuple[int, int, int], spacing: tuple[float, float, float], seed: int = 0, ratio: float = 0.8
 ) -> TrainingScan:
     coarse = torch.from_numpy(
         np.random.default_rng(seed).uniform(0.2, 1, tuple(max(n // 6, 3) for n in shape))
     )
-    return TrainingScan(f"scan{seed}", resample(coarse, shape, "cubic").float().numpy(), spacing, 0.01)
+    return TrainingScan(f"scan{seed}", resample(coarse, shape, "cubic").float().numpy(), spacing, ratio)
 
 
 HR = [smooth_scan((60, 50, 70), (1, 1, 1), seed) for seed in range(3)]
-LR = [smooth_scan((64, 64, 20), (1, 1, 3), 1), smooth_scan((64, 64, 12), (0.9, 0.9, 5.4), 2)]
-PLAIN = PatchConfig(size=32, batch_size=2, random_contrast=False, noise_chance=0, gap_chance=0)
+LR = [
+    smooth_scan((64, 64, 20), (1, 1, 3), 1, ratio=0.9),
+    smooth_scan((64, 64, 12), (0.9, 0.9, 5.4), 2, ratio=0.7),
+]
+CLEAN = SpoilConfig(chance=0, told_chance=0, profile_chance=0)
+PLAIN = PatchConfig(size=32, slices=(4, 6), batch_size=2, random_contrast=False, gap_chance=0, spoil=CLEAN)
 #: All that is random is on.
-VARIED = PatchConfig(size=24, batch_size=4, noise_chance=0.5, gap_chance=0.5)
+VARIED = PatchConfig(size=24, slices=(4, 8), batch_size=4)
 KINDS = ["simulated", "aligned", "unpaired"]
 WHOLE = Share()
 
 
 def dataset(kind: str, config: PatchConfig, seed: int = 5, steps: int = 40, share: Share = WHOLE) -> Patches:
     if kind == "simulated":
-        return SimulatedPatches(HR, config, "cubic", seed, steps, share)
+        return SimulatedPatches(HR, config, seed, steps, share)
     if kind == "unpaired":
-        return UnpairedPatches(LR, HR, config, "cubic", seed, steps, share)
+        return UnpairedPatches(LR, HR, config, seed, steps, share)
     pairs = [(lr, smooth_scan((64, 64, 64), (1, 1, 1), n)) for n, lr in enumerate(LR)]
-    return AlignedPatches(pairs, config, "cubic", seed, steps, share)
-
-
-def tensors(batch: Batch) -> dict[str, torch.Tensor]:
-    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+    return AlignedPatches(pairs, config, seed, steps, share)
 
 
 def assert_equal(one: Batch, other: Batch) -> None:
-    assert (one.factor, one.thickness_ratio, one.aligned) == (
-        other.factor,
-        other.thickness_ratio,
-        other.aligned,
-    )
-    for name, value in tensors(one).items():
-        assert torch.equal(value, tensors(other)[name]), name
+    assert (one.axes, one.aligned) == (other.axes, other.aligned)
+    assert torch.equal(one.real_lr, other.real_lr)
+    assert len(one.real_hr) == len(other.real_hr)
+    assert all(torch.equal(a, b) for a, b in zip(one.real_hr, other.real_hr, strict=True))
+
+
+def acquired(batch: Batch, item: int) -> Tensor:
+    """What the operator told makes of an item's truth, ``(1, I, J, S)``."""
+    return apply_along(batch.real_hr[item][0], batch.axes[item].matrix, -1)
+
+
+# -- the seed, the step and the item -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -72,20 +77,24 @@ def test_a_step_gives_the_same_batch_however_it_is_reached(kind: str) -> None:
     data[0]
     first = data[7]
     assert_equal(first, dataset(kind, VARIED)[7])
-    assert not torch.equal(first.real_hr, dataset(kind, VARIED, seed=6)[7].real_hr)
+    other = dataset(kind, VARIED, seed=6)[7]
+    assert first.real_lr.shape != other.real_lr.shape or not torch.equal(first.real_lr, other.real_lr)
+    assert len(data) == 40
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_draw_together_what_one_draws(kind: str) -> None:
     whole = dataset(kind, VARIED)
     shares = [dataset(kind, VARIED, share=Share(rank, 2)) for rank in range(2)]
-    for step in range(6):
-        parts = [share[step] for share in shares]
-        joined = {name: torch.cat([tensors(part)[name] for part in parts]) for name in tensors(parts[0])}
-        for name, value in tensors(whole[step]).items():
-            assert torch.equal(value, joined[name]), name
-        assert parts[0].factor == parts[1].factor == whole[step].factor
-        assert parts[0].thickness_ratio == parts[1].thickness_ratio == whole[step].thickness_ratio
+    for step in range(6 if kind != "aligned" else 2):
+        first, second = (share[step] for share in shares)
+        joined = Batch(
+            torch.cat([first.real_lr, second.real_lr]),
+            first.real_hr + second.real_hr,
+            first.axes + second.axes,
+            first.aligned,
+        )
+        assert_equal(joined, whole[step])
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused() -> None:
@@ -98,171 +107,257 @@ def test_items_of_a_batch_are_drawn_independently_of_each_other_and_of_the_step(
     seen: list[float] = []
 
     class Recording(SimulatedPatches):
-        def prepare(self, rng: np.random.Generator) -> Any:
+        def prepare(self, rng: np.random.Generator, step: int) -> Any:
             seen.append(rng.random())
-            return super().prepare(rng)
+            return super().prepare(rng, step)
 
         def _draw(self, rng: np.random.Generator, *others: Any) -> Any:
             seen.append(rng.random())
             return super()._draw(rng, *others)
 
-    data = Recording(HR, VARIED, "cubic", 0, 5)
+    data = Recording(HR, VARIED, 0, 5)
     for step in range(5):
         data[step]
     assert len(set(seen)) == len(seen) == 5 * (1 + 4)
 
 
+# -- what a batch holds ------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_shapes_and_factor_agree(kind: str) -> None:
+def test_shapes_and_operators_agree(kind: str) -> None:
     data = dataset(kind, VARIED)
-    for step in range(20):
+    numbers = set()
+    for step in range(20 if kind != "aligned" else 8):
         batch = data[step]
-        slices, fine = batch.real_lr.shape[-1], batch.real_hr.shape[-1]
+        slices = batch.real_lr.shape[-1]
+        numbers.add(slices)
         assert batch.real_lr.shape == (4, 1, 24, 24, slices)
-        assert batch.upscaled.shape == batch.real_hr.shape == (4, 1, 24, 24, fine)
-        assert batch.factor == fine / slices
-        assert batch.sigma_lr.shape == batch.sigma_hr.shape == (4,)
+        assert batch.real_lr.dtype == torch.float32 and batch.real_lr.isfinite().all()
+        for image, axis in zip(batch.real_hr, batch.axes, strict=True):
+            assert image.shape == (1, 1, 24, 24, axis.fine)
+            assert axis.scan == slices
+            assert image.dtype == torch.float32 and image.isfinite().all()
         assert batch.aligned == (kind != "unpaired")
-        assert all(
-            value.dtype == torch.float32 and value.isfinite().all() for value in tensors(batch).values()
-        )
+    assert {4, 8} <= numbers <= set(range(4, 9)) or (kind == "aligned" and len(numbers) > 2)
+
+
+@pytest.mark.parametrize(
+    ("fine", "slices", "planes"),
+    [
+        (32, 8, slice(4, 28)),
+        (33, 8, slice(5, 28)),
+        (8, 8, slice(1, 7)),
+        (27, 3, slice(9, 18)),
+        (12, 2, slice(5, 7)),  # both slices are ends: the middle counts
+        (8, 1, slice(3, 5)),
+    ],
+)
+def test_one_slice_at_either_end_does_not_count(fine: int, slices: int, planes: slice) -> None:
+    axes = (AxisAcquisition.of(9, 3), AxisAcquisition.of(fine, slices))
+    batch = Batch(torch.zeros(2, 1, 1, 1, slices), (torch.zeros(1), torch.zeros(1)), axes, True)
+    assert batch.counted(1) == planes
+    assert batch.counted(0) == slice(3, 6)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [PLAIN, PLAIN.model_copy(update={"gap_chance": 1.0}), PLAIN.model_copy(update={"random_contrast": True})],
+    ids=["contiguous", "gaps", "contrast"],
+)
+def test_without_spoiling_the_slices_are_the_truth_as_the_operator_sees_it(config: PatchConfig) -> None:
+    """METHOD 3.15: nothing is shifted, however a patch is turned and recoloured; ends know what lies beyond."""
+    data = SimulatedPatches(HR, config.model_copy(update={"slices": (5, 7)}), seed=0, steps=12)
+    beyond = []
+    for step in range(12):
+        batch = data[step]
+        for item in range(2):
+            difference = (batch.real_lr[item] - acquired(batch, item)).abs()
+            assert float(difference[..., 1:-1].max()) < 2e-3
+            assert float(difference[..., 2:-2].max()) < 1e-5
+            beyond.append(float(difference.max()))
+    assert max(beyond) > 0.01, "the margin's object counts at the ends"
 
 
 def ramp_scan(shape: tuple[int, int, int]) -> TrainingScan:
     """Intensity rises linearly along every axis, by other amounts."""
     i, j, k = np.indices(shape, dtype=np.float64)
     image = 0.3 + 0.002 * i + 0.003 * j + 0.005 * k
-    return TrainingScan("ramp", image.astype(np.float32), (1, 1, 1), 0.01)
+    return TrainingScan("ramp", image.astype(np.float32), (1, 1, 1))
 
 
 # In voxels: a thin slice's profile is as narrow as a fine voxel, so its integral over voxels is a little off centre.
-@pytest.mark.parametrize(("gap_chance", "tolerance"), [(0.0, 0.005), (1.0, 0.03)])
-def test_on_a_ramp_simulated_slices_their_interpolation_and_the_truth_agree_in_position(
-    gap_chance: float, tolerance: float
+@pytest.mark.parametrize(("gap_chance", "tolerance"), [(0.0, 0.005), (1.0, 0.06)])
+@pytest.mark.parametrize("profiles", [0.0, 1.0])
+def test_on_a_ramp_slices_lie_at_the_centres_of_their_slabs(
+    gap_chance: float, tolerance: float, profiles: float
 ) -> None:
-    # METHOD 3.15. A slice of a ramp is the ramp's value at the slab's centre, whatever the factor; linear
-    # interpolation of a ramp, with a slice of context beyond the patch, is the ramp.
-    config = PLAIN.model_copy(update={"size": 24, "gap_chance": gap_chance})
-    data = SimulatedPatches([ramp_scan((120, 130, 140))], config, "linear", seed=0, steps=60)
-    factors = set()
-    for step in range(60):
+    # A slice of a ramp is the ramp's value at the slab's centre, whatever the factor and the profile.
+    spoil = CLEAN.model_copy(update={"profile_chance": profiles, "told_chance": profiles})
+    config = PLAIN.model_copy(update={"size": 24, "gap_chance": gap_chance, "spoil": spoil})
+    data = SimulatedPatches([ramp_scan((60, 65, 70))], config, seed=0, steps=12)
+    if profiles:
+        tolerance = 0.15
+    for step in range(12):
         batch = data[step]
-        factors.add(batch.factor)
-        fine, slices = batch.real_hr.shape[-1], batch.real_lr.shape[-1]
-        # The slab's centre in fine voxel indices, and the truth there.
-        centre = (np.arange(slices) + 0.5) * batch.factor - 0.5
-        first = batch.real_hr[..., :1].double()
-        slope = (batch.real_hr[..., -1:].double() - first) / (fine - 1)
-        expected = first + slope * torch.from_numpy(centre)
-        allowed = tolerance * slope.abs() + 2e-6
-        assert bool(((batch.real_lr - expected).abs() < allowed).all())
-        assert bool(((batch.upscaled - batch.real_hr).abs() < allowed).all())
-    assert len({round(factor % 1, 3) for factor in factors}) > 10
-    assert min(factors) < 2
-    assert max(factors) > 6
+        for item, axis in enumerate(batch.axes):
+            truth = batch.real_hr[item][0].double()
+            centre = torch.from_numpy((np.arange(axis.scan) + 0.5) * axis.factor - 0.5)
+            slope = (truth[..., -1:] - truth[..., :1]) / (axis.fine - 1)
+            expected = truth[..., :1] + slope * centre
+            allowed = tolerance * slope.abs() + 2e-6
+            error = (batch.real_lr[item] - expected).abs()
+            # At an end of the scan the profile's tail has nothing to average.
+            assert bool((error < allowed)[..., 1:-1].all())
 
 
-def shifted_errors(batch: Batch) -> list[float]:
-    return [
-        float((batch.upscaled - batch.real_hr.roll(shift, -1))[..., 4:-4].abs().mean())
-        for shift in (-1, 0, 1)
-    ]
+# -- factors -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("interpolation", ["linear", "cubic"])
-def test_factors_cover_the_range_and_the_upscaled_patch_is_the_truth_blurred_in_place(
-    interpolation: str,
-) -> None:
-    data = SimulatedPatches(HR, PLAIN, interpolation, seed=0, steps=60)  # type: ignore[arg-type]
-    factors = []
-    for step in range(60):
-        batch = data[step]
-        factors.append(batch.factor)
-        assert np.argmin(shifted_errors(batch)) == 1
-    assert min(factors) < 2
-    assert max(factors) > 6
+def test_the_patches_of_a_step_have_factors_of_their_own_over_the_whole_range() -> None:
+    config = VARIED.model_copy(update={"slices": (4, 4), "factor_range": (2.0, 9.0)})
+    data = SimulatedPatches(HR, config, seed=0, steps=60)
+    steps = [[axis.factor for axis in data[step].axes] for step in range(60)]
+    factors = np.array(steps).ravel()
+    assert factors.min() == pytest.approx(2.0, abs=0.13)
+    assert factors.max() == pytest.approx(9.0, abs=0.2)
+    # As many between 2 and 3 as between 6 and 9: their logarithm is uniform.
+    assert np.median(factors) == pytest.approx(np.sqrt(18), rel=0.1)
+    assert np.mean([len(set(step)) for step in steps]) > 3
 
 
-@pytest.mark.parametrize("kind", ["simulated", "unpaired"])
-def test_the_upscaled_patch_interpolates_the_slices(kind: str) -> None:
-    """Without context it is the plain resampling; with it, the same away from the ends."""
-    data = dataset(kind, PLAIN)
+def test_with_an_adversary_the_patches_of_a_step_have_one_factor() -> None:
+    data = SimulatedPatches(HR, VARIED, seed=0, steps=20, mixed=False)
+    shapes = set()
     for step in range(20):
         batch = data[step]
-        plain = resample(batch.real_lr, batch.upscaled.shape[2:], "cubic")
-        difference = (plain - batch.upscaled).abs()
-        # The influence of a slice falls by 0.27 per slice: only ends may differ.
-        ends = 2 * int(np.ceil(batch.factor))
-        inner = difference[..., ends:-ends] if difference.shape[-1] > 2 * ends else difference[..., :0]
-        assert inner.numel() == 0 or float(inner.max()) < 0.03
-        assert float(difference.mean()) < 0.02
+        assert len({image.shape for image in batch.real_hr}) == 1
+        assert len({(axis.fine, axis.scan) for axis in batch.axes}) == 1
+        shapes.add(batch.axes[0].factor)
+    assert len(shapes) > 10
 
 
-@pytest.mark.parametrize("kind", ["aligned", "unpaired"])
-def test_real_slices_have_the_context_of_their_scan(kind: str) -> None:
-    """A scan linear along its slices: between slice centres the line is met, beyond the outer ones continued."""
-    slices = np.broadcast_to(0.2 + 0.02 * np.arange(16), (30, 30, 16)).astype(np.float32)
-    lr = TrainingScan("line", slices, (1, 1, 3.3), 0.01)
-    hr = TrainingScan("hr", np.full((140, 140, 140), 0.5, np.float32), (1, 1, 1), 0.01)
-    config = PLAIN.model_copy(update={"size": 24, "batch_size": 1})
-    data: Patches
-    if kind == "aligned":
-        data = AlignedPatches([(lr, hr)], config, "linear", seed=0, steps=40)
-    else:
-        data = UnpairedPatches([lr], [hr], config, "linear", seed=0, steps=40)
-    continued = []
-    for step in range(40):
-        batch = data[step]
-        thick, line = batch.real_lr[0, 0, 0, 0].double(), batch.upscaled[0, 0, 0, 0].double()
-        position = (torch.arange(len(line)) + 0.5) / batch.factor - 0.5
-        wrong = (line - (thick[0] + (thick[1] - thick[0]) * position)).abs() > 3e-6
-        assert not wrong[(position >= 0) & (position <= len(thick) - 1)].any()
-        # A patch at an end of the scan has nothing beyond it: there the edge value holds.
-        continued.append((not wrong[position < 0].any(), not wrong[position > len(thick) - 1].any()))
-    assert {(True, True), (True, False), (False, True)} == set(continued)
+def test_thickness_ratios_are_told_in_their_range() -> None:
+    contiguous = SimulatedPatches(HR, PLAIN, 0, 10)
+    assert {axis.thickness_ratio for step in range(10) for axis in contiguous[step].axes} == {1.0}
+    config = VARIED.model_copy(update={"gap_chance": 0.7, "thickness_ratio_range": (0.6, 1.1), "size": 16})
+    data = SimulatedPatches(HR, config, 0, 40)
+    ratios = np.array([axis.thickness_ratio for step in range(40) for axis in data[step].axes])
+    assert np.mean(ratios == 1.0) == pytest.approx(0.31, abs=0.1)
+    assert 0.6 <= ratios.min() < 0.63
+    assert 1.07 < ratios.max() <= 1.1
+
+
+def test_the_thick_axis_is_any_at_which_the_scan_is_at_its_finest() -> None:
+    i, j, k = np.indices((40, 40, 40), dtype=np.float64) / 40
+    turned = {
+        axis: TrainingScan("scan", (0.3 + 0.5 * ramp).astype(np.float32), (1, 1, 1))
+        for axis, ramp in enumerate((i, j, k))
+    }
+    config = PLAIN.model_copy(update={"size": 16, "batch_size": 1})
+
+    def rises(scan: TrainingScan) -> set[bool]:
+        """Whether the image changes along the axis that was made the thick one."""
+        data = SimulatedPatches([scan], config, seed=0, steps=24)
+        return {bool(data[step].real_hr[0].diff(dim=-1).abs().max() > 1e-3) for step in range(24)}
+
+    assert all(rises(scan) == {True, False} for scan in turned.values())
+    # Slices 2 mm apart in a scan of 1 mm: they are not made thicker still.
+    coarse = TrainingScan("coarse", turned[2].image, (1, 1, 2))
+    assert rises(coarse) == {False}
 
 
 def test_scans_barely_larger_than_a_patch_give_batches_at_every_factor() -> None:
     scan = smooth_scan((32, 32, 32), (1, 1, 1))
-    data = SimulatedPatches([scan], PLAIN, "cubic", seed=0, steps=40)
-    for step in range(40):
-        batch = data[step]
-        assert batch.real_hr.shape[-1] >= 2 * PLAIN.least_slices - 4
-        assert torch.isfinite(batch.upscaled).all()
+    for mixed in (True, False):
+        data = SimulatedPatches([scan], PLAIN, seed=0, steps=40, mixed=mixed)
+        for step in range(40):
+            batch = data[step]
+            assert all(axis.fine <= 32 and axis.fine >= 2 * axis.scan - 1 for axis in batch.axes)
+            assert torch.isfinite(batch.real_lr).all()
 
 
-def test_unpaired_batches_take_the_factor_of_their_lr_scan() -> None:
-    data = UnpairedPatches(LR, HR, PLAIN, "cubic", seed=0, steps=40)
-    assert {round(data[step].factor, 1) for step in range(40)} == {3.0, 6.0}
+# -- spoiling ----------------------------------------------------------------------------------------------------
+
+
+def off_by(batch: Batch) -> float:
+    """How far the slices are from what the operator told says, inside the stack."""
+    return max(
+        float((batch.real_lr[item] - acquired(batch, item))[..., 2:-2].abs().max())
+        for item in range(len(batch.axes))
+    )
+
+
+def test_spoiling_changes_the_slices_and_never_the_truth() -> None:
+    spoil = SpoilConfig(chance=1, jitter_chance=1, told_chance=1)
+    config = PLAIN.model_copy(update={"slices": (6, 8)})
+    clean = SimulatedPatches(HR, config, 0, 8)
+    spoiled = SimulatedPatches(HR, config.model_copy(update={"spoil": spoil}), 0, 8)
+    for step in range(8):
+        one, other = clean[step], spoiled[step]
+        assert all(torch.equal(a, b) for a, b in zip(one.real_hr, other.real_hr, strict=True))
+        # What is told is what the scan was asked for, not what was done to it.
+        assert one.axes == other.axes
+        assert not torch.equal(one.real_lr, other.real_lr)
+        assert off_by(one) < 1e-5 < 3e-3 < off_by(other)
+
+
+def test_spoiling_sets_in_with_the_steps() -> None:
+    spoil = SpoilConfig(begin=10, full=20, chance=1, jitter_chance=1, told_chance=0, profile_chance=0)
+    data = SimulatedPatches(HR, PLAIN.model_copy(update={"spoil": spoil, "slices": (6, 8)}), 0, 40)
+    assert max(off_by(data[step]) for step in range(11)) < 1e-5
+    assert min(off_by(data[step]) for step in range(20, 40)) > 1e-4
+    some = [off_by(data[step]) > 1e-4 for step in range(11, 20)]
+    assert any(some)
+
+
+# -- unpaired ----------------------------------------------------------------------------------------------------
+
+
+def test_unpaired_batches_take_the_factor_and_the_thickness_of_their_lr_scan() -> None:
+    data = UnpairedPatches(LR, HR, PLAIN, seed=0, steps=40)
+    seen = {(round(axis.factor, 1), axis.thickness_ratio) for step in range(40) for axis in data[step].axes}
+    assert {ratio for _, ratio in seen} == {0.9, 0.7}
+    for factor, ratio in seen:
+        assert factor == pytest.approx({0.9: 3.0, 0.7: 6.0}[ratio], abs=0.15)
 
 
 def test_where_hr_scans_are_short_fewer_slices_are_taken_at_the_same_factor() -> None:
-    hr = [smooth_scan((32, 32, 32), (1, 1, 1))]
     lr = [smooth_scan((40, 40, 10), (1, 1, 7.5))]
-    batch = UnpairedPatches(lr, hr, PLAIN, "cubic", seed=0, steps=1)[0]
-    assert batch.factor == pytest.approx(7.5)
-    assert batch.real_lr.shape[-1] == 4
+    for length, slices in ((32, 4), (16, 2)):
+        hr = [smooth_scan((length, length, length), (1, 1, 1))]
+        config = PLAIN.model_copy(update={"size": 16})
+        batch = UnpairedPatches(lr, hr, config, seed=0, steps=1)[0]
+        assert batch.axes[0].factor == pytest.approx(7.5)
+        assert batch.real_lr.shape[-1] == slices
+        assert batch.real_hr[0][..., batch.counted(0)].numel() > 0
+
+
+def test_unpaired_domains_share_a_contrast_and_are_turned_for_themselves() -> None:
+    """D must not tell them apart by their contrast."""
+    flat = [TrainingScan("flat", np.full((40, 40, 40), 0.5, np.float32), (1, 1, 1))]
+    thick = [TrainingScan("thick", np.full((40, 40, 12), 0.5, np.float32), (1, 1, 3))]
+    data = UnpairedPatches(thick, flat, PLAIN.model_copy(update={"random_contrast": True}), 0, 60)
+    pairs = [(float(data[n].real_lr.mean()), float(data[n].real_hr[0].mean())) for n in range(60)]
+    # Brightness differs by at most 1.2 / 0.8; a contrast curve of one domain alone would differ by more.
+    assert max(abs(np.log(a / b)) for a, b in pairs if min(a, b) > 0.1) < 0.75
+    assert max(a for a, _ in pairs) / min(a for a, _ in pairs) > 1.6
+
+
+# -- patches -----------------------------------------------------------------------------------------------------
 
 
 def test_mostly_empty_patches_are_redrawn() -> None:
     image = np.zeros((96, 96, 96), np.float32)
     image[:60, :60, :60] = 0.7
-    scan = TrainingScan("corner", image, (1, 1, 1), 0.01)
+    scan = TrainingScan("corner", image, (1, 1, 1))
     config = PLAIN.model_copy(update={"batch_size": 8, "factor_range": (2.0, 2.0)})
-    batches = [SimulatedPatches([scan], config, "cubic", 0, 10)[step] for step in range(10)]
-    filled = torch.cat([(batch.real_hr > 0.1).float().mean(dim=(1, 2, 3, 4)) for batch in batches])
+    batches = [SimulatedPatches([scan], config, 0, 10)[step] for step in range(10)]
+    filled = torch.tensor(
+        [float((image > 0.1).float().mean()) for batch in batches for image in batch.real_hr]
+    )
     # Drawn blindly, six in ten would hold that much.
     assert (filled > 0.1).float().mean() > 0.9
-
-
-def test_contrast_noise_and_gaps_are_drawn_as_configured() -> None:
-    off = dataset("simulated", PLAIN)
-    assert {off[step].thickness_ratio for step in range(10)} == {1.0}
-    gaps = dataset("simulated", PLAIN.model_copy(update={"gap_chance": 1.0}))
-    assert all(0.6 <= gaps[step].thickness_ratio < 1 for step in range(10))
-    noisy = dataset("simulated", PLAIN.model_copy(update={"noise_chance": 1.0, "largest_noise": 0.5}))
-    assert not torch.equal(noisy[0].real_lr, off[0].real_lr)
-    assert torch.equal(noisy[0].real_hr[0], off[0].real_hr[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -276,8 +371,8 @@ def test_datasets_travel_to_worker_processes(kind: str) -> None:
 def test_a_pair_without_a_common_patch_is_refused_by_name() -> None:
     lr = smooth_scan((64, 64, 20), (1, 1, 3), 1)
     hr = smooth_scan((30, 30, 30), (1, 1, 1), 2)
-    with pytest.raises(DataError, match=r"scan1: no training patch of 32 x 32 x 11 voxels lies within scan2"):
-        AlignedPatches([(lr, hr)], PLAIN, "cubic", 0, 1)[0]
+    with pytest.raises(DataError, match=r"scan1: no training patch of 32 x 32 x 4 voxels lies within scan2"):
+        AlignedPatches([(lr, hr)], PLAIN.model_copy(update={"slices": (4, 4)}), 0, 1)[0]
 
 
 def test_contrast_curves_keep_background_and_carry_bright_voxels() -> None:

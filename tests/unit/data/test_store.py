@@ -12,8 +12,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from srcyc.data.store import ScanStore, TrainingScan, load_training_scan
+from srcyc.acquisition import ASSUMED_THICKNESS
+from srcyc.data.store import ScanStore, TrainingScan
 from srcyc.errors import DataError, OutputError, VolumeError
+from srcyc.volume import Volume, read_volume
+from srcyc.working import prepare
 
 #: Thick slices along the first axis, turned and shifted.
 AFFINE = np.array([[0, 1, 0, -20], [0, 0, -1.1, 30], [4.0, 0, 0, -15], [0, 0, 0, 1]])
@@ -32,30 +35,67 @@ def state(store: ScanStore) -> dict[str, int]:
 
 def assert_equal(one: TrainingScan, other: TrainingScan) -> None:
     assert np.array_equal(one.image, other.image)
-    assert (one.name, one.spacing, one.sigma, one.factor) == (
-        other.name,
-        other.spacing,
-        other.sigma,
-        other.factor,
-    )
+    assert (one.name, one.spacing, one.thickness_ratio) == (other.name, other.spacing, other.thickness_ratio)
     assert np.array_equal(one.grid.affine, other.grid.affine)
     assert one.grid.shape == other.grid.shape
+
+
+def in_memory(path: Path) -> TrainingScan:
+    """What an entry must hold: the scan as inference prepares it."""
+    working = prepare(read_volume(path))
+    return TrainingScan(path.name, working.image, working.grid.spacing, ASSUMED_THICKNESS, working.grid)
 
 
 def test_a_stored_scan_is_the_one_read_into_memory(tmp_path: Path, scan: Path) -> None:
     store = ScanStore(tmp_path / "store")
     stored = store.get(scan)
-    assert_equal(stored, load_training_scan(scan))
+    assert_equal(stored, in_memory(scan))
     assert stored.image.shape == (40, 36, 12)
     assert stored.spacing == pytest.approx((1, 1.1, 4))
     assert stored.factor == pytest.approx(4)
     assert stored.image.dtype == np.float32
-    # The grid is that of the permuted array: a voxel is where it was.
-    np.testing.assert_allclose(stored.grid.index_to_world((5, 7, 3)), (AFFINE @ (3, 5, 7, 1))[:3])
-    read = nib.load(scan).get_fdata()
-    np.testing.assert_allclose(
-        np.corrcoef(stored.image.ravel(), read.transpose(1, 2, 0).ravel())[0, 1], 1, atol=1e-6
-    )
+    # Slices last, towards R, A and S: a voxel is where it was.
+    np.testing.assert_allclose(stored.grid.index_to_world((5, 7, 3)), (AFFINE @ (3, 5, 28, 1))[:3], atol=1e-5)
+    assert (np.diag(stored.grid.affine[:3, :3]) > 0).all()
+    read = nib.load(scan).get_fdata().transpose(1, 2, 0)[:, ::-1]
+    np.testing.assert_allclose(np.corrcoef(stored.image.ravel(), read.ravel())[0, 1], 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("said", "ratio"), [(3.2, 0.8), (4.0, 1.0), (None, ASSUMED_THICKNESS), (9.0, ASSUMED_THICKNESS)]
+)
+def test_the_thickness_is_the_file_s_or_what_is_assumed(
+    tmp_path: Path, scan: Path, monkeypatch: pytest.MonkeyPatch, said: float | None, ratio: float
+) -> None:
+    """What cannot be true, slices more than twice as thick as they are apart, counts as not said."""
+    import srcyc.data.store
+
+    def reading(path: Path) -> Volume:
+        return replace(read_volume(path), slice_thickness=said)
+
+    monkeypatch.setattr(srcyc.data.store, "read_volume", reading)
+    store = ScanStore(tmp_path / "store")
+    assert store.get(scan).thickness_ratio == pytest.approx(ratio)
+    assert store.get(scan).thickness_ratio == pytest.approx(ratio)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "axes"),
+    [
+        ((1.0, 1.0, 1.0), (0, 1, 2)),
+        ((1.0, 1.04, 1.0), (0, 1, 2)),
+        ((1.0, 1.06, 1.0), (0, 2)),
+        ((0.5, 0.5, 4.0), (0, 1)),
+        ((0.5, 0.6, 4.0), (0,)),
+    ],
+)
+def test_only_the_finest_axes_show_what_thick_slices_take_away(
+    spacing: tuple[float, float, float], axes: tuple[int, ...]
+) -> None:
+    scan = TrainingScan("made", np.zeros((4, 5, 6), np.float32), spacing)
+    assert scan.thin_axes == axes
+    assert scan.factor == pytest.approx(spacing[2] / min(spacing))
+    assert scan.thickness_ratio == ASSUMED_THICKNESS
 
 
 def test_a_scan_is_read_once(tmp_path: Path, scan: Path) -> None:
@@ -74,7 +114,7 @@ def test_a_changed_scan_is_read_again(tmp_path: Path, scan: Path, phantom) -> No
     nib.save(nib.Nifti1Image(300 * phantom((12, 40, 36), seed=1)[0], AFFINE), scan)
     os.utime(scan, ns=(1, 1))  # whatever the clock's resolution
     after = store.get(scan)
-    assert_equal(after, load_training_scan(scan))
+    assert_equal(after, in_memory(scan))
     assert not np.array_equal(before.image, after.image)
 
 
@@ -111,7 +151,7 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, scan: Path, damage: str) 
         entry.write_text(json.dumps({**json.loads(entry.read_text()), "shape": [40, 36, 11]}))
     else:
         entry.unlink()
-    assert_equal(store.get(scan), load_training_scan(scan))
+    assert_equal(store.get(scan), in_memory(scan))
     assert voxels.read_bytes() == content
 
 
@@ -120,8 +160,8 @@ def test_pickling_a_stored_scan_copies_no_voxels(tmp_path: Path, scan: Path) -> 
     data = pickle.dumps(stored)
     assert len(data) < 4096
     assert_equal(pickle.loads(data), stored)  # noqa: S301 - our own bytes
-    in_memory = load_training_scan(scan)
-    assert_equal(pickle.loads(pickle.dumps(in_memory)), in_memory)  # noqa: S301
+    made = in_memory(scan)
+    assert_equal(pickle.loads(pickle.dumps(made)), made)  # noqa: S301
 
 
 def test_a_copy_with_another_image_is_pickled_with_that_image(tmp_path: Path, scan: Path) -> None:
@@ -143,7 +183,7 @@ def test_unpickling_without_the_file_says_so(tmp_path: Path, scan: Path) -> None
 def test_writing_into_a_mapped_image_does_not_reach_the_file(tmp_path: Path, scan: Path) -> None:
     store = ScanStore(tmp_path / "store")
     store.get(scan).image[:] = 0
-    assert_equal(store.get(scan), load_training_scan(scan))
+    assert_equal(store.get(scan), in_memory(scan))
 
 
 def test_processes_fill_one_store_at_the_same_time(tmp_path: Path, scan: Path) -> None:
@@ -154,7 +194,7 @@ def test_processes_fill_one_store_at_the_same_time(tmp_path: Path, scan: Path) -
     )
     command = [sys.executable, "-c", code, str(tmp_path / "store"), str(scan)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
-    expected = load_training_scan(scan).image.tobytes()
+    expected = in_memory(scan).image.tobytes()
     assert [process.communicate(timeout=120)[0] == expected for process in processes] == [True, True]
     assert len(list((tmp_path / "store").iterdir())) == 2
 
@@ -196,10 +236,10 @@ def test_a_full_disk_leaves_nothing_behind(
         with pytest.raises(OutputError, match=r"\.npy: cannot be written"):
             store.get(scan)
     assert not list(store.folder.iterdir())
-    assert_equal(store.get(scan), load_training_scan(scan))
+    assert_equal(store.get(scan), in_memory(scan))
 
 
 def test_a_scan_made_by_hand_lies_along_the_worlds_axes() -> None:
-    scan = TrainingScan("made", np.zeros((4, 5, 6), np.float32), (1, 2, 3), 0.1)
+    scan = TrainingScan("made", np.zeros((4, 5, 6), np.float32), (1, 2, 3))
     assert scan.grid.shape == (4, 5, 6)
     assert scan.grid.spacing == (1, 2, 3)
