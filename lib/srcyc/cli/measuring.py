@@ -121,7 +121,8 @@ class Pictures:
             comparison.truth,
             [Panel(f"{row.method}\n{_caption(row)}", comparison.images[row.method]) for row in shown],
             axis=comparison.axis,
-            headline=f"{scan}: brought back from simulated slices of {simulation.thickness:g} mm{gap}",
+            headline=f"{scan}: brought back from simulated slices of {simulation.thickness:g} mm{gap}; in "
+            "brackets: dB over the classical inverse",
         )
         return path.name
 
@@ -231,8 +232,10 @@ class Measurement:
     def _simulated(self, scan: Volume, name: str, case: Simulation) -> None:
         from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, compare
         from srcyc.evaluation.report import rows_of
+        from srcyc.simulation import CLEAN
 
-        label = f"{name}, {case.thickness:g} mm" + ("" if case.axis is None else f", axis {case.axis}")
+        axis = "" if case.axis is None else f", axis {case.axis}"
+        label = f"{name}, {case.thickness:g} mm{axis}{', spoiled' if case.spoiling != CLEAN else ''}"
         methods = {key: self._method(resolver) for key, resolver in self._resolvers.items()}
         with _counted(self._console, label, 3 + len(methods)) as started:
             comparison = compare(scan, case, methods, lpips=self._lpips, progress=started)
