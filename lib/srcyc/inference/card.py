@@ -38,7 +38,7 @@ class ValidationScore(Schema):
         ssim: 3D.
         lpips: less is better.
         cycle: forward-cycle error on thick scans, normalised intensity.
-        consistency: ``||A x - y|| / ||y||`` on thick scans.
+        correction: ``||delta|| / ||y||`` on thick scans: by how much their slices were corrected.
     """
 
     psnr: float | None = None
@@ -47,7 +47,7 @@ class ValidationScore(Schema):
     ssim: float | None = None
     lpips: float | None = None
     cycle: float | None = None
-    consistency: float | None = None
+    correction: float | None = None
 
 
 class Training(Schema):

@@ -10,9 +10,11 @@ from pathlib import Path
 from srcyc._version import __version__
 from srcyc.config import TrainingConfig
 from srcyc.data.store import TrainingScan
-from srcyc.inference.card import ModelCard, Origin, ScanScore, Training, ValidationScore
+from srcyc.evaluation.metrics import Quality
+from srcyc.inference.card import ModelCard, Origin, ScanScore, Training, ValidationScore, contrast_of
 from srcyc.inference.model_file import PublishedModel, load_model, publish_model
-from srcyc.training.validation import Score, Validator
+from srcyc.inference.results import volume_stem
+from srcyc.training.validation import Case, Score, Validator
 
 
 def make_card(
@@ -78,10 +80,45 @@ def validation_score(row: Mapping[str, float]) -> ValidationScore:
         return round(row["psnr"] - row[baseline], 4) if known else None
 
     own = {
-        name: round(row[name], 4) for name in ("psnr", "ssim", "lpips", "cycle", "consistency") if name in row
+        name: round(row[name], 4) for name in ("psnr", "ssim", "lpips", "cycle", "correction") if name in row
     }
     return ValidationScore(
         **own, psnr_over_cubic=over("cubic_psnr"), psnr_over_classical=over("classical_psnr")
+    )
+
+
+def held_back_scores(
+    cases: Sequence[Case], own: Sequence[Quality], cubic: Sequence[Quality], classical: Sequence[Quality]
+) -> tuple[ScanScore, ...]:
+    """Give each simulated case as a card has it, so that a retrained model shows its scores as a shipped one does.
+
+    Args:
+        cases: of :class:`srcyc.training.validation.Validator`, the simulated ones.
+        own: the network's quality, one per case.
+        cubic: that of cubic B-spline interpolation.
+        classical: that of the classical inverse.
+    """
+
+    def over(value: float | None, baseline: float | None) -> float | None:
+        return None if value is None or baseline is None else round(value - baseline, 4)
+
+    return tuple(
+        ScanScore(
+            scan=volume_stem(Path(case.scan.name)),
+            contrast=contrast_of(case.scan.name),
+            thickness=round(case.factor * case.scan.spacing[case.along], 2),
+            axis=case.along,  # type: ignore[arg-type]
+            psnr=round(mine.psnr, 4),
+            psnr_over_cubic=round(mine.psnr - spline.psnr, 4),
+            psnr_over_classical=round(mine.psnr - inverse.psnr, 4),
+            ssim=over(mine.ssim, 0.0),
+            ssim_over_cubic=over(mine.ssim, spline.ssim),
+            ssim_over_classical=over(mine.ssim, inverse.ssim),
+            lpips=over(mine.lpips, 0.0),
+            lpips_over_cubic=over(mine.lpips, spline.lpips),
+            lpips_over_classical=over(mine.lpips, inverse.lpips),
+        )
+        for case, mine, spline, inverse in zip(cases, own, cubic, classical, strict=True)
     )
 
 

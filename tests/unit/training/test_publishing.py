@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from srcyc.config import CardConfig, TrainingConfig
+from srcyc.config import CardConfig, TrainingConfig, ValidationConfig
+from srcyc.data.store import TrainingScan
+from srcyc.evaluation.metrics import Quality
 from srcyc.inference.model_file import ModelCard, load_model, publish_model
 from srcyc.networks import Generator, SliceResDNet
-from srcyc.training.publishing import make_card, publish_if_better, validation_score
+from srcyc.training.publishing import held_back_scores, make_card, publish_if_better, validation_score
+from srcyc.training.validation import simulated_cases
 
 
 def put(path: Path, noise: float) -> Path:
@@ -121,3 +124,17 @@ def test_a_validation_is_told_by_its_gains() -> None:
     assert (score.psnr_over_cubic, score.psnr_over_classical) == (2.5, 0.75)
     assert (score.psnr, score.ssim, score.cycle, score.lpips) == (30.0, 0.91, 0.01, None)
     assert validation_score({"cycle": 0.02}).psnr_over_classical is None
+
+
+def test_people_held_back_are_scores_of_a_card_like_any_others(phantom) -> None:
+    scan = TrainingScan("sub-9_FLAIR.nii.gz", phantom((40, 44, 48))[0], (1.0, 1.0, 1.0))
+    cases = simulated_cases(scan, ValidationConfig(thicknesses=(3.0, 4.0), crop=32))
+    own, cubic, classical = (
+        [Quality(psnr + n, 0.9, None) for n in range(len(cases))] for psnr in (30.0, 27.0, 29.5)
+    )
+    scores = held_back_scores(cases, own, cubic, classical)
+    assert [score.thickness for score in scores] == pytest.approx([3.0, 4.0], abs=0.05)
+    for score, case in zip(scores, cases, strict=True):
+        assert (score.scan, score.contrast, score.axis) == ("sub-9_FLAIR", "FLAIR", case.along)
+        assert (score.psnr_over_cubic, score.psnr_over_classical) == (3.0, 0.5)
+        assert (score.ssim, score.ssim_over_classical, score.lpips) == (0.9, 0.0, None)
