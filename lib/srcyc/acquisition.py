@@ -168,11 +168,12 @@ class Acquisition:
             )
         if not 0 < self.thickness_ratio <= LARGEST_THICKNESS:
             raise ConfigError(
-                f"slice thickness over spacing is {self.thickness_ratio:g}; it must be in (0, {LARGEST_THICKNESS:g}]."
+                f"slice thickness over spacing is {self.thickness_ratio:g}",
+                remedy=f"it must be in (0, {LARGEST_THICKNESS:g}]",
             )
         dims = len(self.fine_shape)
         if self.slice_axis is not None and not -dims <= self.slice_axis < dims:
-            raise ConfigError(f"slice axis {self.slice_axis} of {dims} axes; use 0 to {dims - 1}.")
+            raise ConfigError(f"slice axis {self.slice_axis} of {dims} axes", remedy=f"use 0 to {dims - 1}")
 
     @cached_property
     def axes(self) -> tuple[AxisAcquisition, ...]:

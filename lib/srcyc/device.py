@@ -25,12 +25,14 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, colon, number = name.partition(":")
     if name != "cpu" and (kind != "cuda" or (bool(colon) and not number.isdecimal())):
-        raise ConfigError(f"device {name!r}: use auto, cpu, cuda or cuda:N.")
+        raise ConfigError(f"device {name!r}: use auto, cpu, cuda or cuda:N.", options=("device",))
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(number or 0) >= count:
             raise ConfigError(
-                f"device {name!r}: this machine offers {count} CUDA devices to PyTorch; use another or cpu."
+                f"device {name!r}: this machine offers {count} CUDA devices to PyTorch",
+                remedy="use another or cpu",
+                options=("device",),
             )
     return torch.device(name)
 
@@ -45,12 +47,13 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return fast[0]
     if name not in _TYPES:
-        raise ConfigError(f"precision {name!r}: use auto, {', '.join(_TYPES)}.")
+        raise ConfigError(f"precision {name!r}: use auto, {', '.join(_TYPES)}.", options=("precision",))
     dtype = _TYPES[name]
     if dtype not in fast:
         raise ConfigError(
-            f"precision {name!r}: {device} has no instructions for it; use auto or "
-            f"{' or '.join(_NAMES[known] for known in fast)}."
+            f"precision {name!r}: {device} has no instructions for it",
+            remedy=f"use auto or {' or '.join(_NAMES[known] for known in fast)}",
+            options=("precision",),
         )
     return dtype
 

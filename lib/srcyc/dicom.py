@@ -120,19 +120,21 @@ def _stack(folder: Path) -> tuple[list[_Slice], npt.NDArray[np.float64]]:
     series = _series_in(folder)
     if not series:
         raise VolumeError(
-            f"{folder}: no DICOM image series in this folder; give the folder that holds the slices."
+            f"{folder}: no DICOM image series in this folder", remedy="give the folder that holds the slices"
         )
     if len(series) > 1:
         raise VolumeError(
-            f"{folder}: holds {len(series)} DICOM series ({'; '.join(_describe(s) for s in series.values())}); "
-            "put each in a folder of its own and give one of them."
+            f"{folder}: holds {len(series)} DICOM series "
+            f"({'; '.join(_describe(s) for s in series.values())})",
+            remedy="put each in a folder of its own and give one of them",
         )
     (headers,) = series.values()
     slices = _ordered([s for file, header in headers for s in _slices(file, header)], folder)
     affine = _affine(slices, folder)
     if len({s.rescale for s in slices}) > 1 and any(s.rescale for s in slices):
         raise VolumeError(
-            f"{slices[0].file}: the frames have different rescale slopes; export the scan as single-frame DICOM."
+            f"{slices[0].file}: the frames have different rescale slopes",
+            remedy="export the scan as single-frame DICOM",
         )
     return slices, affine
 
@@ -156,13 +158,15 @@ def _series_in(folder: Path) -> dict[str, list[tuple[Path, Dataset]]]:
             header = pydicom.dcmread(path, stop_before_pixels=True, force=named, specific_tags=_HEADER_TAGS)
         except Exception as error:  # pydicom lets whatever a damaged file causes escape
             raise VolumeError(
-                f"{path}: cannot be read as DICOM ({error}); copy the file again or take it out."
+                f"{path}: cannot be read as DICOM ({error})", remedy="copy the file again or take it out"
             ) from error
         # An image cut off within its header must not pass for a report: the stack would lose an end slice.
         if "SOPClassUID" not in header or (
             "Image Storage" in header.SOPClassUID.name and "Rows" not in header
         ):
-            raise VolumeError(f"{path}: empty, truncated or not DICOM; copy the file again or take it out.")
+            raise VolumeError(
+                f"{path}: empty, truncated or not DICOM", remedy="copy the file again or take it out"
+            )
         if "Rows" in header:
             series[str(header.get("SeriesInstanceUID", ""))].append((path, header))
     return series
@@ -179,20 +183,21 @@ def _describe(images: Sequence[tuple[Path, Dataset]]) -> str:
 def _slices(file: Path, header: Dataset) -> Iterable[_Slice]:
     if int(header.get("SamplesPerPixel", 1) or 1) != 1:
         raise VolumeError(
-            f"{file}: {header.SamplesPerPixel} values per pixel (colour); give a grey-scale series."
+            f"{file}: {header.SamplesPerPixel} values per pixel (colour)", remedy="give a grey-scale series"
         )
     frames = int(header.get("NumberOfFrames", 1) or 1)
     groups = header.get("PerFrameFunctionalGroupsSequence")
     if not groups:
         if frames > 1:
             raise VolumeError(
-                f"{file}: {frames} frames without positions in space; export the scan as a normal or enhanced series."
+                f"{file}: {frames} frames without positions in space",
+                remedy="export the scan as a normal or enhanced series",
             )
         yield _slice(file, 0, header, header, header, header, None)
         return
     if len(groups) != frames:
         raise VolumeError(
-            f"{file}: {frames} frames but {len(groups)} frame headers; export the series again."
+            f"{file}: {frames} frames but {len(groups)} frame headers", remedy="export the series again"
         )
     shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     for number, group in enumerate(groups):
@@ -230,10 +235,12 @@ def _slice(
     lengths = float(np.linalg.norm(row)), float(np.linalg.norm(column))
     if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(float(row @ column))) > _COSINE_TOLERANCE:
         raise VolumeError(
-            f"{file}: Image Orientation (Patient) {cosines.tolist()} is no rotation; export it again."
+            f"{file}: Image Orientation (Patient) {cosines.tolist()} is no rotation", remedy="export it again"
         )
     if spacing.min() <= 0:
-        raise VolumeError(f"{file}: Pixel Spacing {spacing.tolist()} is not positive; repair the header.")
+        raise VolumeError(
+            f"{file}: Pixel Spacing {spacing.tolist()} is not positive", remedy="repair the header"
+        )
     column = column - (row @ column) / lengths[0] ** 2 * row  # header rounding only, see the check above
     thickness = measures.get("SliceThickness")
     return _Slice(
@@ -256,7 +263,8 @@ def _numbers(value: Any, count: int, file: Path, name: str) -> npt.NDArray[np.fl
         numbers = np.empty(0)
     if len(numbers) != count or not np.isfinite(numbers).all():
         raise VolumeError(
-            f"{file}: {name} is {'missing' if value is None else 'unusable'}; export the series again."
+            f"{file}: {name} is {('missing' if value is None else 'unusable')}",
+            remedy="export the series again",
         )
     return numbers
 
@@ -271,17 +279,20 @@ def _ordered(slices: list[_Slice], folder: Path) -> list[_Slice]:
         turned = max(np.abs(other.row - first.row).max(), np.abs(other.column - first.column).max())
         if turned > _COSINE_TOLERANCE:
             raise VolumeError(
-                f"{folder}: the slices {first.file.name} and {other.file.name} lie in different directions "
-                "(a localiser?); give the folder of one stack of parallel slices."
+                f"{folder}: the slices {first.file.name} and {other.file.name} lie in different "
+                "directions (a localiser?)",
+                remedy="give the folder of one stack of parallel slices",
             )
         if other.size != first.size or not np.allclose(other.pixel_spacing, first.pixel_spacing, rtol=1e-3):
             raise VolumeError(
-                f"{folder}: the slices {first.file.name} and {other.file.name} differ in size or pixel spacing "
-                f"({_text(first)} and {_text(other)}); give the folder of one stack."
+                f"{folder}: the slices {first.file.name} and {other.file.name} differ in size "
+                f"or pixel spacing ({_text(first)} and {_text(other)})",
+                remedy="give the folder of one stack",
             )
     if len(slices) == 1:
         raise VolumeError(
-            f"{folder}: the DICOM series has a single slice; at least 2 slices are needed, give the whole series."
+            f"{folder}: the DICOM series has a single slice",
+            remedy="at least 2 slices are needed, give the whole series",
         )
     normal = np.cross(first.row, first.column)
     slices = sorted(slices, key=lambda s: float(s.position @ normal))
@@ -291,15 +302,17 @@ def _ordered(slices: list[_Slice], folder: Path) -> list[_Slice]:
     repeated = int((gaps <= max(_SAME_POSITION * mean, 1e-4)).sum())
     if repeated:
         raise VolumeError(
-            f"{folder}: {repeated} of the {len(slices)} slices repeat the position of another (echoes, time points or "
-            "diffusion weightings in one series); export one of them as a series of its own."
+            f"{folder}: {repeated} of the {len(slices)} slices repeat the position of another "
+            "(echoes, time points or diffusion weightings in one series)",
+            remedy="export one of them as a series of its own",
         )
     worst = int(np.argmax(np.abs(gaps - mean)))
     if abs(gaps[worst] - mean) > GAP_TOLERANCE * mean:
         raise VolumeError(
-            f"{folder}: missing or irregular slices, the gap between {slices[worst].file.name} and "
-            f"{slices[worst + 1].file.name} is {gaps[worst]:.4g} mm where the mean is {mean:.4g} mm; "
-            "give the complete series."
+            f"{folder}: missing or irregular slices, the gap between {slices[worst].file.name} "
+            f"and {slices[worst + 1].file.name} is {gaps[worst]:.4g} mm where the mean is "
+            f"{mean:.4g} mm",
+            remedy="give the complete series",
         )
     return slices
 
@@ -312,8 +325,8 @@ def _affine(slices: Sequence[_Slice], folder: Path) -> npt.NDArray[np.float64]:
     lean = float(np.linalg.norm(offsets - np.outer(offsets @ normal, normal), axis=1).max())
     if lean > _LEAN_TOLERANCE * min(first.pixel_spacing):
         raise VolumeError(
-            f"{folder}: the stack leans by {lean:.3g} mm against the slices' normal (gantry tilt); "
-            "resample it onto an orthogonal grid first."
+            f"{folder}: the stack leans by {lean:.3g} mm against the slices' normal (gantry tilt)",
+            remedy="resample it onto an orthogonal grid first",
         )
     lps = np.eye(4)
     between_rows, between_columns = first.pixel_spacing
@@ -353,9 +366,12 @@ def _decode(part: _Slice) -> npt.NDArray[Any]:
             frames = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
         raise VolumeError(
-            f"{part.file}: its pixels are truncated or cannot be decoded; copy or export the series again."
+            f"{part.file}: its pixels are truncated or cannot be decoded",
+            remedy="copy or export the series again",
         ) from error
     # A trailing axis would be colour that the header did not announce; the reshape refuses it.
     if frames.size % (part.size[0] * part.size[1]) or frames.shape[-2:] != part.size:
-        raise VolumeError(f"{part.file}: the pixels do not fit the header's size; export the series again.")
+        raise VolumeError(
+            f"{part.file}: the pixels do not fit the header's size", remedy="export the series again"
+        )
     return frames.reshape(-1, *part.size)

@@ -106,14 +106,22 @@ def requested_spacing(
     if isinstance(target, str):
         if target != "isotropic":
             raise ConfigError(
-                f"target spacing {target!r}: use 'isotropic', one value in mm, or three as X,Y,Z."
+                f"target_spacing {target!r}: use 'isotropic', one value in mm, or three as X,Y,Z.",
+                options=("target_spacing",),
             )
         return (max(min(own), finest or 0.0),) * 3
     values = (target,) * 3 if isinstance(target, (int, float)) else tuple(float(v) for v in target)
     if len(values) != 3 or not all(math.isfinite(v) and v > 0 for v in values):
-        raise ConfigError(f"target spacing {target!r}: give one or three positive values in mm.")
+        raise ConfigError(
+            f"target_spacing {target!r}: give one or three positive values in mm.",
+            options=("target_spacing",),
+        )
     if min(values) < _FINEST:
-        raise ConfigError(f"target spacing {min(values):g}: finer than {_FINEST:g} mm; give values in mm.")
+        raise ConfigError(
+            f"target_spacing {min(values):g}: finer than {_FINEST:g} mm",
+            remedy="give values in mm",
+            options=("target_spacing",),
+        )
     x, y, z = values
     return float(x), float(y), float(z)
 
@@ -142,8 +150,9 @@ def target_grid(grid: Grid, target: TargetSpacing, *, finest: float | None = Non
         own_text = " x ".join(f"{s:.4g}" for s in grid.spacing)
         wanted_text = " x ".join(f"{s:.4g}" for s in wanted)
         raise NothingToDoError(
-            f"nothing to do: the spacing is already {own_text} mm and {wanted_text} mm was asked; "
-            "ask for a smaller --target-spacing."
+            f"nothing to do: the spacing is already {own_text} mm and {wanted_text} mm was asked",
+            remedy="ask for a smaller target_spacing",
+            options=("target_spacing",),
         )
     return grid.resized(shape)
 
@@ -197,12 +206,13 @@ def check_affine(affine: npt.ArrayLike, *, name: str) -> npt.NDArray[np.float64]
         or not np.allclose(matrix[3], (0, 0, 0, 1), rtol=0, atol=1e-6)
     ):
         raise VolumeError(
-            f"{name}: the affine is not a finite 4 x 4 matrix that ends in 0 0 0 1; repair the header's orientation."
+            f"{name}: the affine is not a finite 4 x 4 matrix that ends in 0 0 0 1",
+            remedy="repair the header's orientation",
         )
     columns = np.linalg.norm(matrix[:3, :3], axis=0)
     if columns.min() <= 0 or abs(np.linalg.det(matrix[:3, :3] / columns)) < 1e-3:
         raise VolumeError(
-            f"{name}: the affine is singular (spacing {columns[0]:g} x {columns[1]:g} x {columns[2]:g} mm); "
-            "repair the header's orientation and spacing."
+            f"{name}: the affine is singular (spacing {columns[0]:g} x {columns[1]:g} x {columns[2]:g} mm)",
+            remedy="repair the header's orientation and spacing",
         )
     return matrix

@@ -176,7 +176,8 @@ def _decode_nifti_header(path: Path) -> tuple[tuple[int, int, int], npt.NDArray[
             raw = stream.read(_NIFTI_HEADER_BYTES)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise VolumeError(
-            f"{path}: truncated or damaged gzip data ({path.stat().st_size} bytes); copy the file again."
+            f"{path}: truncated or damaged gzip data ({path.stat().st_size} bytes)",
+            remedy="copy the file again",
         ) from error
     header = _nifti_header(raw, path)
     shape = _nifti_shape(header, path)
@@ -197,7 +198,8 @@ def _require_bytes(there: int, header: nib.Nifti1Header, shape: tuple[int, int, 
     needed = int(header.get_data_offset()) + math.prod(shape) * header.get_data_dtype().itemsize
     if there < needed:
         raise VolumeError(
-            f"{path}: truncated, the header promises {needed} bytes and {there} are there; copy the file again."
+            f"{path}: truncated, the header promises {needed} bytes and {there} are there",
+            remedy="copy the file again",
         )
 
 
@@ -206,7 +208,7 @@ def _nifti_affine(header: nib.Nifti1Header, path: Path) -> npt.NDArray[np.float6
         affine = np.array(header.get_best_affine(), dtype=np.float64)
     except Exception as error:  # nibabel raises several unrelated types for an unusable quaternion
         raise VolumeError(
-            f"{path}: unusable orientation in the header ({error}); repair its qform."
+            f"{path}: unusable orientation in the header ({error})", remedy="repair its qform"
         ) from error
     affine[:3] *= _MILLIMETRES_PER_UNIT.get(int(header["xyzt_units"]) % 8, 1.0)
     return affine
@@ -221,7 +223,7 @@ def _file_bytes(path: Path) -> bytes:
         return gzip.decompress(raw)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise VolumeError(
-            f"{path}: truncated or damaged gzip data ({len(raw)} bytes); copy the file again."
+            f"{path}: truncated or damaged gzip data ({len(raw)} bytes)", remedy="copy the file again"
         ) from error
 
 
@@ -232,7 +234,7 @@ def _nifti_header(raw: bytes, path: Path) -> nib.Nifti1Header:
         kind, size = nib.Nifti2Header, 540
     else:
         raise VolumeError(
-            f"{path}: not a NIfTI image; give the right file, or the suffix that it really has."
+            f"{path}: not a NIfTI image", remedy="give the right file, or the suffix that it really has"
         )
     try:
         with LoggingOutputSuppressor():  # nibabel's own handler would write to stderr
@@ -243,12 +245,14 @@ def _nifti_header(raw: bytes, path: Path) -> nib.Nifti1Header:
             header.get_data_dtype(), header.get_slope_inter()
     except Exception as error:  # nibabel has no common base class for what a damaged header causes
         raise VolumeError(
-            f"{path}: damaged NIfTI header ({error}); convert or copy the file again."
+            f"{path}: damaged NIfTI header ({error})", remedy="convert or copy the file again"
         ) from error
     # nibabel mends a zero to 1 mm: harmless beside an sform, invented without one.
     if int(header["sform_code"]) <= 0 and not (np.isfinite(pixdim).all() and pixdim.all()):
         text = " x ".join(f"{value:g}" for value in pixdim)
-        raise VolumeError(f"{path}: the affine is singular (spacing {text} mm); repair the header's spacing.")
+        raise VolumeError(
+            f"{path}: the affine is singular (spacing {text} mm)", remedy="repair the header's spacing"
+        )
     return header
 
 
@@ -273,8 +277,8 @@ def _decode_itk(path: Path, image_io: str) -> RawVolume:
             image = reader.Execute()
     except RuntimeError as error:
         raise VolumeError(
-            f"{path}: truncated or damaged, its voxels ({' x '.join(map(str, shape))}) cannot be read; "
-            "copy the file again (an .mhd together with its data file)."
+            f"{path}: truncated or damaged, its voxels ({' x '.join(map(str, shape))}) cannot be read",
+            remedy="copy the file again (an .mhd together with its data file)",
         ) from error
     voxels = sitk.GetArrayFromImage(image).reshape(shape[::-1]).T  # ITK arrays run z, y, x
     return RawVolume(voxels, affine, voxels.dtype)
@@ -332,7 +336,7 @@ def _require_spacing(path: Path, image_io: str) -> None:
     ).split()
     if max(sum("nan" not in text for text in texts) for texts in (vectors, numbers)) < 3:
         raise VolumeError(
-            f"{path}: the header gives no spacing for every axis; add it, or convert the file again."
+            f"{path}: the header gives no spacing for every axis", remedy="add it, or convert the file again"
         )
 
 
@@ -379,21 +383,27 @@ def _volume_shape(size: tuple[int, ...], path: Path) -> tuple[int, int, int]:
     """Reduce a stored size to three axes; extra axes of one entry are dropped."""
     text = " x ".join(map(str, size))
     if len(size) < 3:
-        raise VolumeError(f"{path}: a {len(size)}D image ({text}), not a volume; give all slices of a scan.")
+        raise VolumeError(
+            f"{path}: a {len(size)}D image ({text}), not a volume", remedy="give all slices of a scan"
+        )
     if any(n != 1 for n in size[3:]):
-        raise VolumeError(f"{path}: holds several volumes ({text}); extract one of them and give that.")
+        raise VolumeError(
+            f"{path}: holds several volumes ({text})", remedy="extract one of them and give that"
+        )
     i, j, k = size[:3]
     if min(i, j, k) < 1:
-        raise VolumeError(f"{path}: the header's size {text} is impossible; convert or copy the file again.")
+        raise VolumeError(
+            f"{path}: the header's size {text} is impossible", remedy="convert or copy the file again"
+        )
     return i, j, k
 
 
 def _require_scalar(path: Path, *, complex_: bool, components: int) -> None:
     if complex_:
-        raise VolumeError(f"{path}: complex voxels; give the magnitude image.")
+        raise VolumeError(f"{path}: complex voxels", remedy="give the magnitude image")
     if components != 1:
         raise VolumeError(
-            f"{path}: {components} values per voxel (colour or vectors); give a grey-scale volume."
+            f"{path}: {components} values per voxel (colour or vectors)", remedy="give a grey-scale volume"
         )
 
 

@@ -128,7 +128,9 @@ def resample(x: Tensor, size: Sequence[int], mode: Literal["linear", "cubic", "a
     if mode not in _MATRICES:
         raise ConfigError(f"resampling mode {mode!r}: use one of {', '.join(_MATRICES)}.")
     if min(size) < 1:
-        raise ConfigError(f"resampling to {tuple(size)} voxels; ask for at least one along each axis.")
+        raise ConfigError(
+            f"resampling to {tuple(size)} voxels", remedy="ask for at least one along each axis"
+        )
     # Shrinking axes first keeps the intermediate images small.
     axes = sorted(range(-len(size), 0), key=lambda axis: size[axis] / x.shape[axis])
     for axis in axes:

@@ -77,7 +77,7 @@ def thick_grid(fine: Grid, spacing: float, axis: int) -> tuple[Grid, slice]:
         ConfigError: the spacing is not larger than the fine one, or fewer than two slices fit.
     """
     if axis not in (0, 1, 2):
-        raise ConfigError(f"slice axis {axis}; use 0, 1 or 2.")
+        raise ConfigError(f"slice axis {axis}", remedy="use 0, 1 or 2")
     own, n = fine.spacing[axis], fine.shape[axis]
     if not spacing > own:
         raise ConfigError(f"slice spacing {spacing:g} mm is not thicker than the scan's {own:.4g} mm.")

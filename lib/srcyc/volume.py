@@ -51,7 +51,7 @@ class Volume:
         name = str(self.source or "volume")
         data = np.asarray(self.data, dtype=np.float32)
         if data.ndim != 4:
-            raise VolumeError(f"{name}: data of shape {data.shape}; give (channels, I, J, K).")
+            raise VolumeError(f"{name}: data of shape {data.shape}", remedy="give (channels, I, J, K)")
         object.__setattr__(self, "data", data)
         object.__setattr__(self, "affine", check_affine(self.affine, name=name))
         object.__setattr__(self, "stored_dtype", np.dtype(self.stored_dtype))
@@ -135,12 +135,15 @@ def write_volume(
     path = Path(path)
     suffix = volume_suffix(path)
     if suffix is None:
-        raise OutputError(f"{path}: unknown kind of file; let the name end in {known_suffixes()}.")
+        raise OutputError(f"{path}: unknown kind of file", remedy=f"let the name end in {known_suffixes()}")
     if volume.data.shape[0] != 1:
-        raise OutputError(f"{path}: the volume has {volume.data.shape[0]} channels; write them one by one.")
+        raise OutputError(
+            f"{path}: the volume has {volume.data.shape[0]} channels", remedy="write them one by one"
+        )
     if shear := _shear(volume.affine):
         raise OutputError(
-            f"{path}: the voxel axes are sheared by {shear:.3g} degrees; resample to an orthogonal grid."
+            f"{path}: the voxel axes are sheared by {shear:.3g} degrees",
+            remedy="resample to an orthogonal grid",
         )
     voxels = _typed(volume.data[0], dtype, path)
     finals = [path.with_suffix(".raw"), path] if suffix == ".mhd" else [path]
@@ -165,7 +168,7 @@ def write_volume(
             error.strerror if isinstance(error, OSError) and error.strerror else "disk full or not writable"
         )
         raise OutputError(
-            f"{path}: cannot be written ({reason}); free some space or choose another folder."
+            f"{path}: cannot be written ({reason})", remedy="free some space or choose another folder"
         ) from error
     return path
 
@@ -189,7 +192,7 @@ def find_volumes(folder: str | os.PathLike[str]) -> list[Path]:
         entries = [p for p in folder.iterdir() if not p.name.startswith(".")]
     except OSError as error:
         raise VolumeError(
-            f"{folder}: cannot be listed ({error.strerror}); give an existing folder."
+            f"{folder}: cannot be listed ({error.strerror})", remedy="give an existing folder"
         ) from error
     found = [p for p in entries if is_volume_path(p)]
     if is_dicom_folder(folder):
@@ -207,11 +210,11 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise VolumeError(
-            f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions."
+            f"{path}: cannot be read ({error.strerror or error})", remedy="check the path and its permissions"
         ) from error
     except MemoryError as error:
         raise VolumeError(
-            f"{path}: too large for this machine's memory; crop it or use another machine."
+            f"{path}: too large for this machine's memory", remedy="crop it or use another machine"
         ) from error
 
 
@@ -220,15 +223,18 @@ def _require_readable(path: Path) -> None:
     if path.is_dir():
         return
     if not path.exists():
-        raise VolumeError(f"{path}: no such file or folder; check the path.")
+        raise VolumeError(f"{path}: no such file or folder", remedy="check the path")
     if is_dicom_file(path):
-        raise VolumeError(f"{path}: one file of a DICOM series; give the folder that holds the series.")
+        raise VolumeError(
+            f"{path}: one file of a DICOM series", remedy="give the folder that holds the series"
+        )
     if volume_suffix(path) is None:
         raise VolumeError(
-            f"{path}: unknown kind of file; give {known_suffixes()}, or the folder of a DICOM series."
+            f"{path}: unknown kind of file",
+            remedy=f"give {known_suffixes()}, or the folder of a DICOM series",
         )
     if path.stat().st_size == 0:
-        raise VolumeError(f"{path}: the file is empty; copy it again.")
+        raise VolumeError(f"{path}: the file is empty", remedy="copy it again")
 
 
 def _checked_grid(shape: tuple[int, ...], affine: npt.ArrayLike, path: Path) -> Grid:
@@ -238,11 +244,13 @@ def _checked_grid(shape: tuple[int, ...], affine: npt.ArrayLike, path: Path) -> 
     if min(i, j, k) < MINIMUM_SIZE:
         size = " x ".join(map(str, shape))
         raise VolumeError(
-            f"{path}: {size} voxels; at least {MINIMUM_SIZE} along each axis are needed, give all slices of the scan."
+            f"{path}: {size} voxels",
+            remedy=f"at least {MINIMUM_SIZE} along each axis are needed, give all slices of the scan",
         )
     if shear := _shear(matrix):
         raise VolumeError(
-            f"{path}: the voxel axes are sheared by {shear:.3g} degrees; resample it onto an orthogonal grid first."
+            f"{path}: the voxel axes are sheared by {shear:.3g} degrees",
+            remedy="resample it onto an orthogonal grid first",
         )
     return Grid((i, j, k), matrix)
 
@@ -263,7 +271,8 @@ def _float32(voxels: npt.NDArray[Any], path: Path) -> npt.NDArray[np.float32]:
     bad = data.size - int(np.count_nonzero(np.isfinite(data)))
     if bad:
         raise VolumeError(
-            f"{path}: {bad} of {data.size} voxels are NaN, infinite or beyond float32; replace them with finite values."
+            f"{path}: {bad} of {data.size} voxels are NaN, infinite or beyond float32",
+            remedy="replace them with finite values",
         )
     return data
 
@@ -275,19 +284,22 @@ def _typed(voxels: npt.NDArray[np.float32], wanted: npt.DTypeLike | None, path: 
     try:
         dtype = np.dtype(np.float32 if wanted is None else wanted)
     except TypeError as error:
-        raise OutputError(f"{path}: {wanted!r} is no voxel type; use float32 or an integer type.") from error
+        raise OutputError(
+            f"{path}: {wanted!r} is no voxel type", remedy="use float32 or an integer type"
+        ) from error
     if dtype.kind == "f" and dtype.itemsize in (4, 8):
         return voxels.astype(dtype, copy=False)
     if dtype.kind not in "iu":
         raise OutputError(
-            f"{path}: voxels of type {dtype} are not supported; use float32 or an integer type."
+            f"{path}: voxels of type {dtype} are not supported", remedy="use float32 or an integer type"
         )
     limits = np.iinfo(dtype)
     rounded = np.rint(voxels)
     for value in (float(rounded.min()), float(rounded.max())):
         if not limits.min <= value <= limits.max:  # also true of NaN
             raise OutputError(
-                f"{path}: the voxel value {value:g} does not fit {dtype} ({limits.min} to {limits.max}); write float32."
+                f"{path}: the voxel value {value:g} does not fit {dtype} ({limits.min} to {limits.max})",
+                remedy="write float32",
             )
     return rounded.astype(dtype)
 
@@ -295,9 +307,9 @@ def _typed(voxels: npt.NDArray[np.float32], wanted: npt.DTypeLike | None, path: 
 def _refuse_existing(finals: list[Path], overwrite: bool) -> None:
     for final in finals:
         if final.is_dir():
-            raise OutputError(f"{final}: is a folder; give a file name.")
+            raise OutputError(f"{final}: is a folder", remedy="give a file name")
         if final.exists() and not overwrite:
-            raise OutputError(f"{final}: already exists; choose another name or allow overwriting.")
+            raise OutputError(f"{final}: already exists", remedy="choose another name or allow overwriting")
 
 
 def _rename_data_file(header: Path, name: str) -> None:

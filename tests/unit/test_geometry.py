@@ -160,7 +160,7 @@ def test_finest_can_leave_nothing_to_do() -> None:
 )
 def test_unusable_spacings_are_refused(target: object) -> None:
     grid = Grid(SHAPE, make_affine(np.eye(3), SPACING, ORIGIN))
-    with pytest.raises(ConfigError, match="target spacing"):
+    with pytest.raises(ConfigError, match="target_spacing"):
         requested_spacing(grid, target)  # type: ignore[arg-type]
 
 
