@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from srcyc.config import (
+from srcyc.config import PatchConfig, SpoilConfig, TrainingConfig
+from srcyc.losses import LossWeights
+from srcyc.networks import (
+    DegradationNet,
     DegradationNetConfig,
     DiscriminatorConfig,
-    LossWeights,
-    PatchConfig,
+    PatchDiscriminator,
+    SliceResDNetConfig,
     SRResDNetConfig,
-    TrainingConfig,
 )
-from srcyc.networks import DegradationNet, PatchDiscriminator, SRResDNet
 
 
 def test_unknown_keys_are_refused_at_every_level() -> None:
@@ -43,13 +44,10 @@ def test_configurations_are_frozen() -> None:
         ("adversarial", "wgan"),
         ("precision", "int8"),
         ("pool_size", -1),
-        ("g_hr.spatial_dims", 1),
+        ("content", "charbonnier"),
         ("g_hr.features", 0),
-        ("g_hr.interpolation", "nearest"),
-        ("g_hr.sigma_floor", -0.1),
-        ("g_hr.sigma_floor", math.inf),
-        ("g_hr.initial_alpha", math.nan),
-        ("g_hr.clip", (1.0, 0.0)),
+        ("g_hr.depth", 0),
+        ("g_hr.name", "unet"),
         ("g_lr.head_kernel", 4),
         ("g_lr.skip", "bicubic"),
         ("d_hr.norm", "batch"),
@@ -62,13 +60,22 @@ def test_configurations_are_frozen() -> None:
         ("data.thickness_ratio_range", (0.5, 2.5)),
         ("data.thickness_ratio_range", (1.0, 0.5)),
         ("data.gap_chance", 1.5),
-        ("data.least_slices", 2),
+        ("data.slices", (2, 8)),
+        ("data.slices", (8, 4)),
+        ("data.slices", 8),
+        ("data.batch_size", 0),
+        ("data.spoil.chance", 1.5),
+        ("data.spoil.noise", -0.1),
+        ("data.spoil.begin", -1),
         ("data.validation_fraction", 1.0),
         ("optimiser.learning_rate", 0.0),
         ("optimiser.learning_rate", math.inf),
         ("optimiser.learning_rate", math.nan),
         ("optimiser.betas", (0.9, 1.0)),
         ("optimiser.ema_decay", 1.0),
+        ("optimiser.algorithm", "sgd"),
+        ("optimiser.muon_learning_rate", 0.0),
+        ("optimiser.gradient_clip", 0.0),
         ("losses.lambda_cycle", -1.0),
         ("losses.lambda_cycle", math.nan),
         ("perceptual.slices_per_axis", 0),
@@ -77,12 +84,33 @@ def test_configurations_are_frozen() -> None:
     ],
 )
 def test_impossible_values_are_refused_by_key(key: str, value: Any) -> None:
-    section, _, leaf = key.rpartition(".")
-    values = {section: {leaf: value}} if section else {leaf: value}
+    values: dict[str, Any] = {}
+    *sections, leaf = key.split(".")
+    inner = values
+    for section in sections:
+        inner = inner.setdefault(section, {})
+    inner[leaf] = value
     with pytest.raises(ValidationError) as error:
         TrainingConfig.model_validate(values)
-    location = ".".join(str(part) for part in error.value.errors()[0]["loc"])
-    assert location.startswith(key)
+    found = error.value.errors()[0]
+    location = ".".join(str(part) for part in found["loc"])
+    # What two values have wrong together is told of their section, in words.
+    assert location.startswith(key) or (location == sections[0] and leaf in found["msg"]) or leaf == "name"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("spatial_dims", 1),
+        ("features", 0),
+        ("interpolation", "nearest"),
+        ("initial_alpha", math.nan),
+        ("clip", (1.0, 0.0)),
+    ],
+)
+def test_the_papers_network_has_its_own_limits(key: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=key):
+        TrainingConfig.model_validate({"g_hr": {"name": "srresdnet", key: value}})
 
 
 def test_limits_may_be_equal() -> None:
@@ -111,6 +139,9 @@ def test_the_formulas_weights_are_the_default_but_for_the_adversary() -> None:
     [
         TrainingConfig(),
         TrainingConfig(mode="generator-only", data=PatchConfig(size=32), g_hr=SRResDNetConfig(clip=(0, 1))),
+        TrainingConfig(
+            g_hr=SliceResDNetConfig(features=16), data=PatchConfig(spoil=SpoilConfig(begin=3, full=9))
+        ),
     ],
 )
 def test_json_round_trip(config: TrainingConfig) -> None:
@@ -118,13 +149,25 @@ def test_json_round_trip(config: TrainingConfig) -> None:
     assert TrainingConfig.model_validate(config.model_dump(mode="json")) == config
 
 
+def test_a_generator_s_configuration_is_read_as_its_own_class() -> None:
+    config = TrainingConfig.model_validate({"g_hr": {"name": "srresdnet", "features": 64}})
+    assert config.g_hr == SRResDNetConfig(features=64)
+    again = TrainingConfig.model_validate_json(config.model_dump_json())
+    assert type(again.g_hr) is SRResDNetConfig
+    assert TrainingConfig().g_hr == SliceResDNetConfig()
+
+
+def test_the_learning_rate_of_a_generator_alone_is_the_recipe_s() -> None:
+    """Adversarial modes start from a trained generator, and go slower."""
+    rates = {
+        mode: TrainingConfig.model_validate({"mode": mode}).optimiser.learning_rate
+        for mode in ("generator-only", "paired", "unpaired")
+    }
+    assert rates == {"generator-only": 1e-3, "paired": 2e-4, "unpaired": 2e-4}
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_networks_are_built_as_described(dims: Any) -> None:
-    g_hr = SRResDNet.from_config(SRResDNetConfig(spatial_dims=dims, features=5, depth=2, sigma_floor=0.5))
-    assert (g_hr.resdnet.depth, g_hr.spatial_dims, g_hr.sigma_floor) == (2, dims, 0.5)
-    assert g_hr.resdnet.tail.conv.in_channels == 5
-    assert g_hr.knows_sampling
-    assert g_hr.interpolation == "cubic"
     g_lr = DegradationNet.from_config(
         DegradationNetConfig(spatial_dims=dims, features=5, blocks=1, skip="area")
     )

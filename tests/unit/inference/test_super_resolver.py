@@ -3,17 +3,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 
-from srcyc.acquisition import Acquisition
-from srcyc.errors import ConfigError, ModelError, NothingToDoError, VolumeError
-from srcyc.inference import SuperResolver
-from srcyc.intensity import robust_scaling
+from srcyc.acquisition import Acquisition, AxisAcquisition
+from srcyc.enhancement import enhance
+from srcyc.errors import ConfigError, ModelError, NothingToDoError, SRCycError, VolumeError
+from srcyc.inference import InferenceOptions, SuperResolver
+from srcyc.inference.super_resolver import Plan, slice_thickness
+from srcyc.networks import Sampling
 from srcyc.simulation import simulate_thick
 from srcyc.volume import Volume, write_volume
+from srcyc.working import prepare
 
 
 def rotation(degrees: float) -> np.ndarray:
@@ -36,31 +40,70 @@ def scan(phantom) -> Volume:
 
 @pytest.fixture
 def resolver(published) -> SuperResolver:
-    return SuperResolver(published(), device="cpu", precision="fp32")
+    return SuperResolver(published(depth=1), device="cpu", precision="fp32")
 
 
-def test_it_is_upscale_then_refine_in_one_piece(resolver, scan):
-    """The same numbers as the plain network on the whole volume."""
-    scaling = robust_scaling(scan.data)
-    y = torch.from_numpy(scaling.normalise(scan.data))[None]
-    result = resolver(scan, consistency=False)
-    sigma = torch.tensor([result.report.sigma])
+def test_it_is_the_enhancement_of_the_prepared_scan(resolver, scan):
+    """The same numbers as the one formula on the whole array, in the scan's order and units."""
+    scan = dataclasses.replace(scan, affine=affine(turn=np.diag([-1.0, 1.0, 1.0])))
+    working = prepare(scan)
+    y = torch.from_numpy(working.image)[None, None]
+    axis = AxisAcquisition.of(35, 7, 1.0)
     with torch.no_grad():
-        plain = resolver.model.network(y, size=(22, 25, 35), thickness_ratio=1.0, sigma=sigma)
-        upscaled = resolver.model.network.upscale(y, (22, 25, 35))
-
-    expected = scaling.invert(plain[0].numpy())
-    assert np.abs(plain - upscaled).max() > 0.05
-    np.testing.assert_allclose(result.volume.data, expected, atol=1e-4 * scaling.scale)
+        ((image, delta),) = enhance(resolver.model.network, y, [axis])
+    result = resolver(scan, correction_map=True)
+    scaling = working.scaling
+    expected = working.order.undo(scaling.invert(image[0, 0]))
+    np.testing.assert_allclose(result.volume.data[0], expected, atol=1e-4 * scaling.scale)
+    change = working.order.undo(scaling.scale * delta[0, 0])
+    np.testing.assert_allclose(result.correction.data[0], change, atol=1e-4 * scaling.scale)
+    assert np.abs(change).max() > 0.01 * scaling.scale
 
 
 @pytest.mark.parametrize("tile", [1, 6, 500])
 def test_the_tile_does_not_change_the_result(published, scan, tile):
-    model = published(features=16, depth=5)
+    model = published(features=16, depth=2)
     whole = SuperResolver(model, device="cpu", precision="fp32")(scan)
     tiled = SuperResolver(model, device="cpu", precision="fp32", tile=tile)(scan)
     scale = whole.report.scaling.scale
     np.testing.assert_allclose(tiled.volume.data, whole.volume.data, atol=1e-4 * scale)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_is_kept_and_changes_nothing_but_the_slabs(published, scan):
+    """What is refused says what it needs; with that much it goes on, in the smallest slabs."""
+    model = published()
+
+    def made(**settings):
+        return SuperResolver(model, device="cpu", precision="fp32", **settings)
+
+    plan = Plan.of(scan, InferenceOptions(), model.card)
+    with pytest.raises(ConfigError, match=r"needs [\d.e-]+ GB") as refused:
+        made(max_memory=1e-5)(scan)
+    needed = float(re.search(r"needs ([\d.e-]+) GB", str(refused.value)).group(1))
+    slabs = [made(max_memory=factor * needed)._slab(plan) for factor in (1.1, 1.3, 2, 100)]
+    assert slabs == sorted(slabs)
+    assert slabs[0] < slabs[-1] == made()._slab(plan)
+    assert slabs[0] >= model.network.row_step
+    # Its own needs are counted: the output of twice the voxels needs twice as much.
+    with pytest.raises(ConfigError, match="22 x 25 x 70") as larger:
+        made(max_memory=1e-5)(scan, target_spacing=(1.0, 1.0, 0.5), force=True)
+    assert float(re.search(r"needs ([\d.e-]+) GB", str(larger.value)).group(1)) > 1.4 * needed
+    tight, free = made(max_memory=1.1 * needed)(scan), made()(scan)
+    np.testing.assert_allclose(tight.volume.data, free.volume.data, atol=1e-4 * free.report.scaling.scale)
+
+
+def test_a_tile_that_is_stated_is_taken_as_far_as_memory_allows(published, scan):
+    model = published()
+    plan = Plan.of(scan, InferenceOptions(), model.card)
+    slab = SuperResolver(model, precision="fp32", tile=4)._slab(plan)
+    assert slab == 4
+    assert SuperResolver(model, precision="fp32", tile=10_000)._slab(plan) == 22
+
+
+# -- geometry ----------------------------------------------------------------------------------------------------
 
 
 GEOMETRIES = {
@@ -87,7 +130,7 @@ def test_field_of_view_and_a_marker_keep_their_place(published, name):
     data[(0, *marker)] = 1000.0
     volume = Volume(data, matrix)
 
-    result = SuperResolver(published(), precision="fp32")(volume).volume
+    result = SuperResolver(published(depth=1), precision="fp32")(volume).volume
 
     np.testing.assert_allclose(
         np.ptp(result.grid.field_of_view, axis=0), np.ptp(volume.grid.field_of_view, axis=0), atol=1e-3
@@ -101,25 +144,84 @@ def test_field_of_view_and_a_marker_keep_their_place(published, name):
     assert np.linalg.norm(distance) <= 0.5 * np.linalg.norm(result.spacing) + 1e-6
 
 
-def test_thick_slices_are_kept_within_the_noise_if_asked(resolver, scan):
-    with_it, without = resolver(scan), resolver(scan, consistency=False)
-    operator = Acquisition((22, 25, 35), (22, 25, 7), 1.0)
-    scaling = robust_scaling(scan.data)
-    y = torch.from_numpy(scaling.normalise(scan.data))
+# -- the scan and the result -------------------------------------------------------------------------------------
 
-    def normalised(result):
-        return torch.from_numpy(scaling.normalise(result.volume.data))
 
-    told = with_it.report.consistency
-    assert told.applied
-    assert told.before == pytest.approx(operator.residual(normalised(without), y), rel=1e-3)
-    assert told.after == pytest.approx(operator.residual(normalised(with_it), y), rel=1e-3)
-    assert told.after < 0.5 * told.before
-    left = (operator.apply(normalised(with_it)) - y).abs().max()
-    assert left == pytest.approx(told.tolerance, rel=0.05)
-    assert told.tolerance >= with_it.report.sigma > 0
-    assert not without.report.consistency.applied
-    assert without.report.consistency.before == without.report.consistency.after == pytest.approx(told.before)
+def acquired(result, ratio=1.0) -> np.ndarray:
+    """The result as the scanner would have seen it, in the scan's units."""
+    operator = Acquisition((22, 25, 35), (22, 25, 7), ratio)
+    return operator.apply(torch.from_numpy(result.volume.data)).numpy()
+
+
+def test_acquired_again_the_result_is_the_corrected_scan(resolver, scan):
+    result = resolver(scan, correction_map=True)
+    told = result.report.consistency
+    assert told.applied and told.slices_corrected
+    seen, corrected = acquired(result), scan.data + result.correction.data
+    assert np.linalg.norm(seen - corrected) < 5e-3 * np.linalg.norm(corrected)
+    # Both are told relative to the scan in normalised intensity.
+    offset, scale = result.report.scaling.offset, result.report.scaling.scale
+    y, delta = (scan.data - offset) / scale, result.correction.data / scale
+    assert told.correction == pytest.approx(np.linalg.norm(delta) / np.linalg.norm(y), rel=1e-3)
+    assert told.correction > 0.005
+    left = np.linalg.norm((seen - corrected) / scale) / np.linalg.norm(y + delta)
+    assert told.residual == pytest.approx(left, rel=0.05)
+    assert told.residual < 5e-3
+
+
+def test_the_correction_lies_on_the_scan_s_grid_in_its_units(resolver, scan):
+    result = resolver(scan, correction_map=True)
+    assert result.correction.shape == scan.shape
+    np.testing.assert_allclose(result.correction.affine, scan.affine, atol=1e-9)
+    assert result.correction.stored_dtype == np.float32
+    assert result.correction.slice_thickness == scan.slice_thickness
+    assert resolver(scan).correction is None
+    # Smaller voxels within slices: the map has them, its slices are the scan's.
+    finer = resolver(scan, correction_map=True, target_spacing=(0.8, 1.0, 1.0))
+    assert finer.correction.shape == (28, 25, 7)
+    np.testing.assert_allclose(finer.correction.grid.field_of_view, scan.grid.field_of_view, atol=1e-3)
+
+
+def test_with_the_correction_off_the_scan_is_reproduced(resolver, scan):
+    held, corrected = resolver(scan, correct_slices=False, correction_map=True), resolver(scan)
+    told = held.report.consistency
+    assert (told.applied, told.slices_corrected, told.correction) == (True, False, 0.0)
+    assert not held.correction.data.any()
+    assert np.linalg.norm(acquired(held) - scan.data) < 5e-3 * np.linalg.norm(scan.data)
+    assert np.linalg.norm(acquired(corrected) - scan.data) > np.linalg.norm(acquired(held) - scan.data)
+
+
+def test_without_consistency_the_network_may_say_what_it_likes(resolver, scan):
+    held, free = (resolver(scan, correct_slices=False, consistency=on) for on in (True, False))
+    assert not free.report.consistency.applied
+    assert free.report.consistency.residual > 2 * held.report.consistency.residual
+    assert np.abs(free.volume.data - held.volume.data).max() > 1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_keeps_the_scan_too(published, scan, precision):
+    """The network alone computes in it."""
+    try:
+        resolver = SuperResolver(published(depth=1), device="cpu", precision=precision)
+        result = resolver(scan, correct_slices=False)
+    except ConfigError as error:
+        pytest.skip(f"this machine does not compute in {precision} ({error})")
+    assert result.report.precision == precision
+    assert result.report.consistency.residual < 5e-3
+    exact = SuperResolver(resolver.model, device="cpu", precision="fp32")(scan, correct_slices=False)
+    scale = exact.report.scaling.scale
+    assert np.abs(result.volume.data - exact.volume.data).max() < 0.05 * scale
+
+
+def test_an_output_that_is_not_finite_is_one_sentence(published, scan):
+    resolver = SuperResolver(published(depth=1), device="cpu", precision="fp32")
+    with torch.no_grad():
+        resolver._network.tail.bias.fill_(torch.inf)
+    with pytest.raises(SRCycError, match="not finite; run it with precision fp32"):
+        resolver(scan)
+
+
+# -- how a file stores it ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1)])
@@ -169,8 +271,11 @@ def test_bright_voxels_are_not_clipped(resolver, scan):
 @pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 3e4])
 def test_a_constant_scan_comes_back_constant(resolver, value):
     volume = Volume(np.full((1, 8, 9, 4), value, np.float32), affine())
-    result = resolver(volume, n4=True, denoise=True, uncertainty=True)
+    result = resolver(volume, n4=True, denoise=True, uncertainty=True, correction_map=True)
     assert result.volume.shape == (8, 9, 20)
+    assert result.correction.shape == (8, 9, 4)
+    assert (result.correction.data == 0).all()
+    assert result.report.consistency.correction == result.report.consistency.residual == 0
     assert (result.volume.data == np.float32(value)).all()
     assert (result.uncertainty.data == 0).all()
     assert result.report.scaling is None
@@ -204,7 +309,7 @@ def test_uncertainty_is_the_spread_over_flips(resolver, scan):
 
     def unflipped(axes):
         data = np.flip(scan.data, axes) if axes else scan.data
-        found = resolver(dataclasses.replace(scan, data=data.copy()), consistency=False).volume.data
+        found = resolver(dataclasses.replace(scan, data=data.copy())).volume.data
         return np.flip(found, axes) if axes else found
 
     expected = np.std([unflipped(axes) for axes in ((), (1,), (2,), (1, 2))], axis=0)
@@ -214,31 +319,78 @@ def test_uncertainty_is_the_spread_over_flips(resolver, scan):
     assert result.uncertainty.stored_dtype == np.float32
 
 
-def test_the_network_is_told_factor_and_thickness(published, phantom, monkeypatch):
-    told = []
-    model = published()
-    folded = model.network.folded
-    monkeypatch.setattr(model.network, "folded", lambda *sampling: told.append(sampling) or folded(*sampling))
-    data = phantom((20, 20, 6))
-    resolver = SuperResolver(model, precision="fp32")
-    for thickness in (None, 3.0, 5.0, 6.0):
-        resolver(Volume(data, affine(), slice_thickness=thickness))
-    assert told == [(5.0, 1.0), (5.0, 0.6), (5.0, 1.0), (5.0, 1.0)]
+# -- the slice thickness -----------------------------------------------------------------------------------------
 
 
-def test_unusual_slices_are_warned_of(resolver, phantom):
-    data = phantom((20, 20, 6))
+@pytest.mark.parametrize(
+    ("stated", "read", "ratio", "source"),
+    [
+        (None, None, 0.8, "assumed"),
+        (None, 3.0, 0.6, "read"),
+        (None, 5.0, 1.0, "read"),
+        (None, 6.0, 1.2, "read"),
+        (4.5, None, 0.9, "stated"),
+        (4.5, 3.0, 0.9, "stated"),
+        (None, 40.0, 0.8, "assumed"),  # no file can mean that
+        (None, 0.0, 0.8, "assumed"),
+        (None, -1.0, 0.8, "assumed"),
+    ],
+)
+def test_the_thickness_is_stated_or_read_or_assumed(
+    published, scan, monkeypatch, stated, read, ratio, source
+):
+    resolver = SuperResolver(published(depth=1), device="cpu", precision="fp32")
+    told: list[Sampling] = []
+    stream = resolver._network.stream
+    monkeypatch.setattr(
+        resolver._network, "stream", lambda sampling: told.append(sampling) or stream(sampling)
+    )
+    result = resolver(dataclasses.replace(scan, slice_thickness=read), slice_thickness=stated)
+    thickness = result.report.thickness
+    assert (thickness.source, thickness.ratio) == (source, pytest.approx(ratio))
+    assert thickness.millimetres == pytest.approx(5 * ratio)
+    # The report, the network and the operator have the same one.
+    assert told == [Sampling(5.0, pytest.approx(ratio))]
+    image = resolver(
+        dataclasses.replace(scan, slice_thickness=read), slice_thickness=stated, correct_slices=False
+    )
+    error = np.linalg.norm(acquired(image, ratio) - scan.data) / np.linalg.norm(scan.data)
+    assert error < (0.02 if ratio > 1 else 5e-3)
+    assert result.report.input.slice_thickness == read
 
-    def report(thickness):
-        return resolver(Volume(data, affine(), slice_thickness=thickness)).report
 
-    assert report(5.0).warnings == report(3.0).warnings == ()
-    overlap, gap, wide = report(6.0), report(1.0), report(40.0)
-    assert "overlap" in overlap.warnings[0]
-    assert overlap.thickness_ratio == pytest.approx(1.2)
-    assert "gaps" in gap.warnings[0]
-    assert gap.thickness_ratio == pytest.approx(0.2)
-    assert wide.thickness_ratio == 2.0
+def test_a_thickness_that_cannot_be_one_is_refused(resolver, scan):
+    with pytest.raises(
+        ConfigError, match=r"slice.thickness 10\.1 mm: slices 5 mm apart are at most 2 times as"
+    ):
+        resolver(scan, slice_thickness=10.1)
+    with pytest.raises(ConfigError, match="slice_thickness"):
+        resolver(scan, slice_thickness=0.0)
+    assert slice_thickness(10.0, None, 5.0)[0].ratio == 2.0
+
+
+@pytest.mark.parametrize(
+    ("thickness", "warning"),
+    [(3.0, None), (2.96, None), (2.9, "wide gaps"), (5.54, None), (5.6, "overlap"), (None, None)],
+)
+def test_unusual_slices_are_warned_of(thickness, warning):
+    """The network was trained with 0.6 to 1.1 of the spacing; headers round."""
+    _, warnings = slice_thickness(None, thickness, 5.0)
+    assert len(warnings) == (warning is not None)
+    assert all(str(warning) in sentence and sentence.endswith(".") for sentence in warnings)
+
+
+def test_options_are_given_once(resolver, scan):
+    options = InferenceOptions(correct_slices=False)
+    given, worded = resolver(scan, options), resolver(scan, correct_slices=False)
+    np.testing.assert_array_equal(given.volume.data, worded.volume.data)
+    with pytest.raises(ConfigError, match="options are given, and uncertainty too"):
+        resolver(scan, options, uncertainty=True)
+    with pytest.raises(ConfigError, match="no_such"):
+        resolver(scan, no_such=1)
+
+
+# -- ranges and reports ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -282,7 +434,10 @@ def test_the_report_tells_all(published, phantom, tmp_path):
     assert dumped["factor"] == 3.0
     assert (dumped["device"], dumped["precision"]) == ("cpu", "fp32")
     assert 0 < dumped["sigma"] < 0.1
-    assert 0 < dumped["projection_gain"] <= 1
+    assert dumped["thickness"] == {"millimetres": 3.0, "ratio": 1.0, "source": "read"}
+    assert dumped["consistency"].keys() == {"applied", "slices_corrected", "correction", "residual"}
+    assert dumped["thick_axis"] == 2
+    assert dumped["peak_memory"] is None or dumped["peak_memory"] > 1e6
     assert dumped["seconds"] > 0
     assert "diagnostic" in dumped["note"]
     assert dumped["warnings"] == []
@@ -319,13 +474,13 @@ def test_bad_input_is_refused(resolver, scan, phantom):
         (changed(data=nan), VolumeError, "NaN or infinite"),
         (changed(data=np.concatenate([scan.data, scan.data])), VolumeError, "2 channels"),
         (changed(data=scan.data[..., :1]), VolumeError, "22 x 25 x 1 voxels"),
-        (changed(data=scan.data[:, :2]), VolumeError, "at least 3"),
+        (changed(data=scan.data[:, :1]), VolumeError, "at least 2 along each axis"),
         (changed(affine=affine((1, 1, 1))), NothingToDoError, "nothing to do"),
     ]
     for volume, kind, message in cases:
         with pytest.raises(kind, match=message):
             resolver(volume)
-    with pytest.raises(ConfigError, match="target spacing"):
+    with pytest.raises(ConfigError, match="target_spacing"):
         resolver(scan, target_spacing=-1.0)
 
 
@@ -340,7 +495,7 @@ def test_impossible_settings_are_refused(published, scan):
     ):
         with pytest.raises(ConfigError):
             SuperResolver(model, **settings)
-    with pytest.raises(ConfigError, match="max memory"):
+    with pytest.raises(ConfigError, match=r"max.memory"):
         SuperResolver(model, max_memory=1e-4)(scan)
 
 
@@ -349,11 +504,3 @@ def test_models_load_by_path_and_unknown_names_are_refused(published, scan):
     assert SuperResolver.load(path, precision="fp32")(scan).volume.shape == (22, 25, 35)
     with pytest.raises(ModelError, match="no-such-model"):
         SuperResolver.from_pretrained("no-such-model")
-
-
-def test_a_2d_model_is_refused(published):
-    model = published()
-    flat = model.card.network.model_copy(update={"spatial_dims": 2})
-    model = dataclasses.replace(model, card=model.card.model_copy(update={"network": flat}))
-    with pytest.raises(ModelError, match="2D"):
-        SuperResolver(model)

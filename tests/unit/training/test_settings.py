@@ -10,9 +10,32 @@ from srcyc.training.settings import load_settings, presets
 
 
 def test_the_presets() -> None:
-    assert presets() == ["default", "paper", "quick"]
+    assert presets() == ["default", "generator", "paper", "quick"]
     assert load_settings() == load_settings("default") == TrainingConfig()
     assert load_settings("quick").mode == "generator-only"
+
+
+def test_the_recipe_of_the_shipped_generator() -> None:
+    """METHOD.md, section 4: on the scan's own slices, relative squared error, many factors, spoiled by and by, Muon."""
+    found = load_settings("generator")
+    assert (found.mode, found.content, found.g_hr.name) == ("generator-only", "relative", "sliceresdnet")
+    assert (found.optimiser.algorithm, found.optimiser.gradient_clip, found.optimiser.ema_decay) == (
+        *("muon", 0.5, 0.998),
+    )
+    data = found.data
+    assert data.factor_range[0] <= 2 and data.factor_range[1] >= 9, "the shipped scans need 8.3"
+    assert data.batch_size > 1
+    assert 0 < data.spoil.begin < data.spoil.full < found.steps
+    assert data.spoil.strength(found.steps) == 1
+    assert found.losses.lambda_content == 1
+
+
+@pytest.mark.parametrize("name", ["default", "generator", "paper", "quick"])
+def test_every_preset_says_what_it_needs_and_can_be_written_and_read(name: str) -> None:
+    found = load_settings(name)
+    assert TrainingConfig.model_validate(found.model_dump(mode="json")) == found
+    assert found.g_hr.name in ("sliceresdnet", "srresdnet")
+    assert found.steps >= found.validate_every
 
 
 def test_the_papers_schedule() -> None:
@@ -27,13 +50,15 @@ def test_the_papers_schedule() -> None:
     )
     losses = paper.losses
     assert (losses.lambda_content, losses.lambda_cycle, losses.lambda_perceptual) == (10, 10, 1)
+    assert (paper.content, paper.g_hr.name) == ("l1", "srresdnet")
+    assert paper.g_hr.model_dump()["features"] == 64
 
 
 def test_later_settings_win_and_leave_the_rest(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("steps: 7\ndata: {size: 32}\n")
     found = load_settings("quick", file, ["data.size=24", "optimiser.learning_rate=1e-5"])
-    assert (found.steps, found.data.size, found.data.batch_size) == (7, 24, 1)
+    assert (found.steps, found.data.size, found.data.batch_size) == (7, 24, 2)
     assert found.optimiser.learning_rate == 1e-5
     assert found.optimiser.warm_up == load_settings("quick").optimiser.warm_up
 
@@ -57,16 +82,25 @@ def test_weights_default_by_mode_and_can_be_given() -> None:
 @pytest.mark.parametrize(
     ("preset", "text", "single", "sentence"),
     [
-        ("fast", None, [], r"preset 'fast': choose one of default, paper, quick\."),
+        ("fast", None, [], r"preset 'fast': choose one of default, generator, paper, quick\."),
         (None, "stepz: 3", [], r"mine\.yaml: stepz: Extra inputs"),
         (None, "steps: [", [], r"mine\.yaml: not a readable YAML file"),
         (None, "- 1", [], r"mine\.yaml: a training file is a mapping"),
         (None, None, ["steps=many"], r"steps: .*\(got 'many'\)"),
-        (None, None, ["steps"], r"--set 'steps': write KEY=VALUE"),
-        (None, None, ["steps.of=3"], r"--set 'steps.of=3': steps holds a value"),
+        (None, None, ["steps"], r"^set 'steps': write KEY=VALUE"),
+        (None, None, ["steps.of=3"], r"^set 'steps.of=3': steps holds a value"),
         (None, None, ["mode=generator-only", "losses.lambda_cycle=1"], r"mode generator-only has G_HR alone"),
         (None, None, ["validation.key_metric=lpips"], r"set validation\.lpips"),
         (None, None, ["mode=generator-only", "validation.key_metric=cycle"], r"needs G_LR"),
+        (
+            None,
+            "g_hr: {name: unet}",
+            [],
+            r"g_hr: no generator is called 'unet': use one of sliceresdnet, srresdnet",
+        ),
+        (None, None, ["g_hr=sliceresdnet"], r"g_hr: give the generator's name and arguments"),
+        (None, None, ["g_hr.features=12"], r"g_hr\.features: .*multiple of 8"),
+        (None, None, ["data.slices=[9, 4]"], r"data: data\.slices: give the fewest first"),
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_it(
