@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from srcyc.evaluation.benchmark import Comparison, Method, Simulation
     from srcyc.evaluation.lpips import LPIPS
-    from srcyc.evaluation.report import Row, ThickRow
+    from srcyc.evaluation.report import Mean, Row, ThickRow
     from srcyc.evaluation.thick_scans import Examination, Model
     from srcyc.inference.super_resolver import SuperResolver
     from srcyc.volume import Volume
@@ -374,11 +374,11 @@ def _table(rows: Sequence[Row]) -> Table:
     ):
         table.add_column(heading, justify="right")
     table.add_column("alignment")
-    previous: float | str | None = ""
+    previous = None
     for mean in means:
-        slices = "all" if mean.thickness is None else f"{mean.thickness:g} mm"
+        slices = _slices(mean)
         table.add_row(
-            slices if mean.thickness != previous else "",
+            slices if slices != previous else "",
             mean.method,
             str(mean.rows),
             f"{mean.psnr:.2f}",
@@ -390,8 +390,15 @@ def _table(rows: Sequence[Row]) -> Table:
             f"{mean.consistency:.4f}",
             "ok" if mean.aligned else "WRONG",
         )
-        previous = mean.thickness
+        previous = slices
     return table
+
+
+def _slices(mean: Mean) -> str:
+    words = ["all" if mean.thickness is None else f"{mean.thickness:g} mm"]
+    words += [f"jitter {100 * mean.jitter:g} %"] if mean.jitter else []
+    words += [f"noise {100 * mean.noise:g} %"] if mean.noise else []
+    return ", ".join(words)
 
 
 def _cells(value: float | None, *differences: float | None) -> list[str]:

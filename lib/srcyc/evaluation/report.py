@@ -88,10 +88,12 @@ class Row(BaseModel):
 
 
 class Mean(BaseModel):
-    """One method, averaged over the rows of one thickness, or of all (``thickness`` None)."""
+    """One method, averaged over the rows of one thickness, or of all (``thickness`` None); spoiled slices apart."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    jitter: float
+    noise: float
     thickness: float | None
     method: str
     rows: int
@@ -192,16 +194,23 @@ def thick_rows_of(examination: Examination, *, scan: str) -> list[ThickRow]:
 
 
 def means_of(rows: Iterable[Row]) -> list[Mean]:
-    """Average over scans, per thickness and method, in the order they first appear; then over several thicknesses."""
+    """Average over scans and axes, per thickness and method, in the order they first appear; then over thicknesses.
+
+    Slices that are spoiled in another way are another group.
+    """
     rows = list(rows)
-    groups: dict[tuple[float | None, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.thickness, row.method), []).append(row)
-    if len({row.thickness for row in rows}) > 1:
-        for row in rows:
-            groups.setdefault((None, row.method), []).append(row)
+    several = len({row.thickness for row in rows}) > 1
+    groups: dict[tuple[float, float, float | None, str], list[Row]] = {}
+    for spoiling in dict.fromkeys((row.jitter, row.noise) for row in rows):
+        same = [row for row in rows if (row.jitter, row.noise) == spoiling]
+        for row in same:
+            groups.setdefault((*spoiling, row.thickness, row.method), []).append(row)
+        for row in same if several else ():
+            groups.setdefault((*spoiling, None, row.method), []).append(row)
     return [
         Mean(
+            jitter=jitter,
+            noise=noise,
             thickness=thickness,
             method=method,
             rows=len(group),
@@ -218,7 +227,7 @@ def means_of(rows: Iterable[Row]) -> list[Mean]:
             consistency=fmean(row.consistency for row in group),
             aligned=all(row.aligned for row in group),
         )
-        for (thickness, method), group in groups.items()
+        for (jitter, noise, thickness, method), group in groups.items()
     ]
 
 

@@ -134,11 +134,11 @@ class Gain(Schema):
         contrast: as on the scores.
         thickness: mm.
         spoiled: whether the slices had gain jitter or noise.
-        scans: how many.
+        scans: how many; each may have been scored along several axes.
         psnr_over_cubic: dB.
         psnr_over_classical: dB.
         ssim_over_classical: None where it was not measured.
-        least: the worst scan's gain over the classical inverse, dB.
+        least: the worst one's gain over the classical inverse, dB.
     """
 
     contrast: str | None
@@ -210,7 +210,7 @@ def gains(scores: Iterable[ScanScore]) -> list[Gain]:
             contrast=contrast or None,
             thickness=thickness,
             spoiled=spoiled,
-            scans=len(group),
+            scans=len({score.scan for score in group}),
             psnr_over_cubic=fmean(score.psnr_over_cubic for score in group),
             psnr_over_classical=fmean(score.psnr_over_classical for score in group),
             ssim_over_classical=mean(score.ssim_over_classical for score in group),

@@ -65,7 +65,7 @@ def training_text(training: Training | None) -> list[str]:
 def gain_text(gain: Gain) -> str:
     """Say one mean, as in ``T1w, 4 mm: +1.20 dB PSNR over the classical inverse``."""
     what = f"{gain.contrast or 'any contrast'}, {gain.thickness:g} mm{', spoiled slices' if gain.spoiled else ''}"
-    scans = "1 scan" if gain.scans == 1 else f"{gain.scans} scans, least {gain.least:+.2f}"
+    scans = f"{gain.scans} {'scan' if gain.scans == 1 else 'scans'}, least {gain.least:+.2f}"
     return (
         f"{what}: {gain.psnr_over_classical:+.2f} dB PSNR over the classical inverse ({scans}), "
         f"{gain.psnr_over_cubic:+.2f} over cubic B-spline"
