@@ -353,15 +353,16 @@ def _history(run: RunFolder) -> Any:
     except OutputError:
         # The status goes without; whatever is wrong with the folder, the trainer says it.
         return []
-    return shown_history(rows, lambda row: any(key in row for key in ("psnr", "cycle", "consistency")))
+    return shown_history(rows, lambda row: any(key in row for key in ("psnr", "cycle", "correction")))
 
 
 def _best_so_far(run: RunFolder) -> Status:
     """Give what is known of the best model of a run that goes on."""
     try:
-        metrics = load_model(run.model).card.metrics if run.model.exists() else {}
+        training = load_model(run.model).card.training if run.model.exists() else None
     except InputError:
-        metrics = {}
-    if "step" not in metrics:
+        training = None
+    if training is None:
         return {"best_step": 0, "best_metric": 0.0}
-    return {"best_step": metrics["step"], "best_metric": metrics.get("validation_ssim") or 0.0}
+    ssim = training.validation.ssim if training.validation is not None else None
+    return {"best_step": training.step, "best_metric": ssim or 0.0}

@@ -213,7 +213,7 @@ def test_a_worse_model_does_not_replace_the_published_one(train: Srcyc, scans: P
     assert place.read_bytes() != first
     # And the better one comes back by itself.
     assert "it is better" in train("good", *ALONE, *good, "--publish", place, "--resume").out
-    assert load_model(place).card.metrics["step"] > 4
+    assert load_model(place).card.training.step > 4
 
 
 def test_fine_tuning_that_made_it_worse_says_so(train: Srcyc, tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_a_loss_that_is_no_number_ends_the_run(training: Make, training_scans: P
     for path in run.checkpoints:
         for weights in load_checkpoint(path)["networks"].values():
             assert all(bool(torch.isfinite(value).all()) for value in weights.values())
-    best = load_model(run.folder / "model.safetensors").card.metrics["step"]
+    best = load_model(run.folder / "model.safetensors").card.training.step
     assert 0 < best <= run.saved
 
 

@@ -19,7 +19,7 @@ from srcyc.inference.model_file import PublishedModel, find_model, load_model, p
 from srcyc.networks import Generator
 from srcyc.training.distributed import Processes
 from srcyc.training.networks import build_networks
-from srcyc.training.publishing import make_card
+from srcyc.training.publishing import held_back_scores, make_card
 from srcyc.training.recorder import HISTORY_NAME, Recorder, read_history
 from srcyc.training.report import write_report
 from srcyc.training.run_folder import RunFolder
@@ -65,7 +65,7 @@ def with_initial_model(config: TrainingConfig) -> tuple[TrainingConfig, Publishe
         config = config.model_copy(update={"g_hr": initial.card.network})
     for name in ("g_lr", "d_hr", "d_lr"):
         if getattr(config, name).spatial_dims != 3:
-            raise ConfigError(f"{name}.spatial_dims is 2; training on volumes needs 3.")
+            raise ConfigError(f"{name}.spatial_dims is 2", remedy="training on volumes needs 3")
     return config, initial
 
 
@@ -84,7 +84,9 @@ def begin(
     """
     if run.holds_a_run:
         raise OutputError(
-            f"{run.path}: already holds a training run; add --resume, or choose another folder."
+            f"{run.path}: already holds a training run",
+            remedy="add resume, or choose another folder",
+            options=("resume",),
         )
     config, initial = with_initial_model(config)
     scans = gather(config, lr, hr, manifest, run.store)
@@ -135,7 +137,9 @@ def train(
         processes.wait()
 
     def publish(network: Generator, step: int, score: Score | None) -> None:
-        card = make_card(config, initial, hr, lr, step, score)
+        scores = held_back_scores(validator.simulated, **validator.qualities) if score is not None else ()
+        seconds = round(trainer.state.seconds, 1)
+        card = make_card(config, initial, hr, lr, step, score, scores=scores, seconds=seconds)
         publish_model(network, card, run.model, overwrite=True)
 
     trainer = Trainer(
@@ -179,7 +183,8 @@ def _check_nothing_was_removed(run: RunFolder, config: TrainingConfig) -> None:
     first = min(config.checkpoint_every, config.steps)
     if not run.checkpoints(config).paths() and any(row["step"] > first for row in rows):
         raise ModelError(
-            f"{run.path}: its checkpoints were removed; start a new run with initial_model set to {run.model}."
+            f"{run.path}: its checkpoints were removed",
+            remedy=f"start a new run with initial_model set to {run.model}",
         )
 
 
@@ -220,8 +225,9 @@ def _validator(
             ("LR", "give LR scans of more persons") if needs_lr else ("HR", "set validation.thicknesses")
         )
         raise ConfigError(
-            f"validation.key_metric {config.validation.key_metric} cannot be measured on the held-back {kind} scans; "
-            f"{remedy}, or choose another key_metric."
+            f"validation.key_metric {config.validation.key_metric} cannot be measured on the "
+            f"held-back {kind} scans",
+            remedy=f"{remedy}, or choose another key_metric",
         )
     return validator
 

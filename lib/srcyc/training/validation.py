@@ -149,8 +149,8 @@ class Score:
         baseline: float | None = 0.0 if metric == "cycle" else getattr(self, f"classical_{metric}")
         if own is None or baseline is None:
             raise ConfigError(
-                f"validation.key_metric {metric} cannot be measured on the held-back scans: {_REMEDIES[metric]}, or "
-                "choose another key_metric."
+                f"validation.key_metric {metric} cannot be measured on the held-back scans",
+                remedy=f"{_REMEDIES[metric]}, or choose another key_metric",
             )
         return own - baseline if metric in ("psnr", "ssim") else baseline - own
 
@@ -208,7 +208,8 @@ class Validator:
         self.real = [case for scan in lr for case in real_cases(scan, config)]
         self.device = device
         self._lpips = LPIPS(config.lpips, device) if config.lpips and self.simulated else None
-        self._baselines: dict[str, list[Quality]] = {}
+        #: Quality of every simulated case, by method: the network last scored ("own"), and what it is compared with.
+        self.qualities: dict[str, list[Quality]] = {}
         self._shown = _shown(self.simulated)
         self._seen: tuple[list[tuple[Tensor, int]], dict[int, Tensor]] = ([], {})
 
@@ -228,9 +229,9 @@ class Validator:
             g_hr: thick -> fine.
             g_lr: fine -> thick; without it there is no forward-cycle error.
         """
-        if not self._baselines:
+        if not self.qualities:
             # What the networks are compared with never changes.
-            self._baselines = {
+            self.qualities = {
                 name: [self._quality(method(case), Truth(_array(case.truth()))) for case in self.simulated]
                 for name, method in (("cubic", cubic), ("classical", classical))
             }
@@ -242,6 +243,7 @@ class Validator:
                 own.append(self._quality(image, Truth(_array(case.truth()))))
                 if number in self._shown:
                     seen[number] = image
+            self.qualities["own"] = own
             self._seen = (_state(g_hr), seen)
             cycles, corrections = [], []
             for case in self.real:
@@ -254,9 +256,9 @@ class Validator:
                     again = g_lr(fine.to(self.device), size=case.thick, thickness_ratio=ratio).cpu()
                     cycles.append(float((again - measured).abs().mean(dtype=torch.float64)))
         means: dict[str, float | None] = {}
-        for prefix, qualities in (("", own), *((f"{name}_", q) for name, q in self._baselines.items())):
+        for name, qualities in self.qualities.items():
             for metric in ("psnr", "ssim", "lpips"):
-                means[prefix + metric] = _mean(getattr(quality, metric) for quality in qualities)
+                means[metric if name == "own" else f"{name}_{metric}"] = _mean(getattr(quality, metric) for quality in qualities)
         return Score(**means, cycle=_mean(cycles), correction=_mean(corrections))
 
     def pictures(self, g_hr: Generator) -> list[Picture]:
@@ -271,7 +273,9 @@ class Validator:
                 case = self.simulated[number]
                 known = seen.get(number) if _unchanged(state, _state(g_hr)) else None
                 sr = self._enhanced(g_hr, case).image if known is None else known
-                interpolated, inverse, own, truth = map(_array, (cubic(case), classical(case), sr, case.truth()))
+                interpolated, inverse, own, truth = map(
+                    _array, (cubic(case), classical(case), sr, case.truth())
+                )
                 pictures.append(Picture(case.name, interpolated, inverse, own, truth, case.grid))
         return pictures
 

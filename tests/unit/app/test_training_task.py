@@ -235,7 +235,8 @@ def test_training_starts_from_the_default_model_unless_told_otherwise(place: Pla
     )
     assert stats["state"] == "finished"
     card = load_model(place.run / "model.safetensors").card
-    assert card.metrics["started_from"] == {
+    assert card.training is not None and card.training.started_from is not None
+    assert card.training.started_from.model_dump() == {
         "name": DEFAULT_MODEL,
         "sha256": load_model(packaged_models()[DEFAULT_MODEL]).sha256,
     }
