@@ -297,7 +297,7 @@ def _itk_reader(
         with quiet_itk():
             reader.ReadImageInformation()
     except RuntimeError as error:
-        raise VolumeError(_itk_header_problem(path, str(error))) from error
+        raise _itk_header_problem(path, str(error)) from error
     shape = _volume_shape(tuple(int(n) for n in reader.GetSize()), path)
     _require_spacing(path, image_io)
     pixel = reader.GetPixelIDValue()
@@ -314,10 +314,15 @@ def _itk_reader(
     return reader, shape, check_affine(LPS_TO_RAS @ affine, name=str(path))
 
 
-def _itk_header_problem(path: Path, message: str) -> str:
+def _itk_header_problem(path: Path, message: str) -> VolumeError:
     if "Zero-valued spacing" in message or "determinant is 0" in message:
-        return f"{path}: the affine is singular (a zero spacing or axis); repair the header's orientation and spacing."
-    return f"{path}: not a readable {path.suffix.lower()} image; give the right file, or copy it again."
+        return VolumeError(
+            f"{path}: the affine is singular (a zero spacing or axis)",
+            remedy="repair the header's orientation and spacing",
+        )
+    return VolumeError(
+        f"{path}: not a readable {path.suffix.lower()} image", remedy="give the right file, or copy it again"
+    )
 
 
 def _require_spacing(path: Path, image_io: str) -> None:

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, field_validator
 
-from srcyc.config import CardConfig, Schema, TrainingConfig
+from srcyc.config import CardConfig, TrainingConfig
 from srcyc.errors import ConfigError
+from srcyc.schema import Schema
 from srcyc.training.settings import DEFAULT_PRESET, load_settings, presets
 from srcyc.training.trainer import check_same_config
 from srcyc_app.models import ModelShelf
@@ -29,14 +30,14 @@ _LONGEST = 4000
 _WORDS = {
     "resume with the same, or start a new run from this one's model (initial_model)": "send the same to go on, or run: "
     "new to put that run aside and begin another",
-    "start without --resume": "send run: new",
-    "add --resume, or choose another folder": "send run: continue, or choose another name",
-    "go on with --resume": "start it again under this name to go on",
-    "or leave --lr out to train on simulated ones": "or send settings: mode=generator-only to train on simulated ones",
-    "with --lr": "in the studies folder",
-    "with --hr": "in the studies folder",
-    "by --set": "by settings:",
-    "--set": "settings:",
+    "start without resume": "send run: new",
+    "add resume, or choose another folder": "send run: continue, or choose another name",
+    "go on with resume": "start it again under this name to go on",
+    "or leave lr out to train on simulated ones": "or send settings: mode=generator-only to train on simulated ones",
+    "persons with lr": "persons in the studies folder",
+    "persons with hr": "persons in the studies folder",
+    "by set ": "by settings: ",
+    "set '": "settings: '",
 }
 
 

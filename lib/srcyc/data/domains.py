@@ -74,7 +74,7 @@ def read_manifest(path: Path) -> dict[Path, ManifestEntry]:
         text = (row.get("domain") or "").strip()
         names = {domain.value.lower(): domain for domain in Domain}
         if text and text.lower() not in names:
-            raise ConfigError(f"{path} line {number}: domain {text!r}; use LR, HR or neither.")
+            raise ConfigError(f"{path} line {number}: domain {text!r}", remedy="use LR, HR or neither")
         entries[(path.parent / row["path"]).resolve()] = ManifestEntry(
             names.get(text.lower()), (row.get("person") or "").strip() or None
         )

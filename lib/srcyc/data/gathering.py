@@ -177,7 +177,7 @@ class _Sorting:
         if scan.domain is Domain.LR and loaded.factor < LEAST_FACTOR:
             return (
                 f"{loaded.name}: its slices are {loaded.factor:.2f} times as thick as its pixels, an LR scan's at "
-                f"least {LEAST_FACTOR:g} times; give it with --hr if it is thin on every axis."
+                f"least {LEAST_FACTOR:g} times; give it as an HR scan if it is thin on every axis."
             )
         return None
 
@@ -198,11 +198,12 @@ def _require(sorting: _Sorting, domain: Domain, needed: int) -> None:
     count = len(_persons(sorting.used[domain]))
     if count >= needed:
         return
-    kind, flag = ("thick-slice", "--lr") if domain is Domain.LR else ("thin-slice", "--hr")
+    kind, option = ("thick-slice", "lr") if domain is Domain.LR else ("thin-slice", "hr")
     raise DataError(
-        f"{count} person(s) with usable {domain.value} scans, {needed} needed{_purpose(domain, needed)}: give "
-        f"{kind} scans of more persons with {flag}{_other_ways(domain, count)}"
-        f"{_first_reason(sorting.left_out[domain])}."
+        f"{count} person(s) with usable {domain.value} scans, {needed} needed{_purpose(domain, needed)}"
+        f"{_first_reason(sorting.left_out[domain])}",
+        remedy=f"give {kind} scans of more persons with {option}{_other_ways(domain, count)}",
+        options=(option, "set"),
     )
 
 
@@ -212,8 +213,8 @@ def _purpose(domain: Domain, needed: int) -> str:
 
 def _other_ways(domain: Domain, count: int) -> str:
     if domain is Domain.LR:
-        return ", or train without any by --set mode=generator-only"
-    return ", or do without validation by --set data.validation_fraction=0" if count else ""
+        return ", or train without any by set mode=generator-only"
+    return ", or do without validation by set data.validation_fraction=0" if count else ""
 
 
 def _first_reason(left_out: Sequence[AssignedScan]) -> str:
@@ -257,8 +258,10 @@ def _pair(sorting: _Sorting) -> list[Pair]:
     count, needed = len(_persons(lr for lr, _ in pairs)), persons_needed(sorting.config)
     if count < needed:
         raise DataError(
-            f"{count} person(s) with an aligned pair of an LR and an HR scan, {needed} needed: give more pairs, or "
-            f"leave --lr out to train on simulated ones{_first_reason(sorting.all_left_out)}."
+            f"{count} person(s) with an aligned pair of an LR and an HR scan, {needed} needed"
+            f"{_first_reason(sorting.all_left_out)}",
+            remedy="give more pairs, or leave lr out to train on simulated ones",
+            options=("lr",),
         )
     return pairs
 
@@ -276,8 +279,8 @@ def _split(sorting: _Sorting, pairs: list[Pair]) -> TrainingSet:
         known = _persons([*sorting.used[Domain.LR], *hr, *sorting.all_left_out])
         if unknown := set(data.held_back) - known:
             raise DataError(
-                f"data.held_back names {', '.join(sorted(unknown))}: no scan of them; known: "
-                f"{', '.join(sorted(known))}."
+                f"data.held_back names {', '.join(sorted(unknown))}: no scan of them",
+                remedy=f"known: {', '.join(sorted(known))}",
             )
         held_back = frozenset(data.held_back)
     else:
@@ -293,8 +296,8 @@ def _split(sorting: _Sorting, pairs: list[Pair]) -> TrainingSet:
     for domain, left in ((Domain.HR, training.hr), (Domain.LR, training.lr)):
         if not left and (domain is Domain.HR or sorting.needs_lr):
             raise DataError(
-                f"data.held_back holds back everybody with {domain.value} scans: nobody is left to train on; give "
-                "scans of more persons or name fewer."
+                f"data.held_back holds back everybody with {domain.value} scans: nobody is left to train on",
+                remedy="give scans of more persons or name fewer",
             )
     return training
 

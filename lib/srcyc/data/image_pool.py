@@ -40,7 +40,7 @@ class ImagePool:
 
     def __init__(self, size: int = 50, seed: int = 0) -> None:
         if size < 0:
-            raise ConfigError(f"the size of the image pool is {size}, choose 0 (no pool) or more")
+            raise ConfigError(f"the size of the image pool is {size}", remedy="choose 0 (no pool) or more")
         self.size = size
         self._images: list[torch.Tensor] = []
         self._generator = torch.Generator().manual_seed(seed)
@@ -77,12 +77,13 @@ class ImagePool:
         missing = {"size", "images", "generator"} - state.keys()
         if missing:
             raise ModelError(
-                f"the saved image pool lacks {', '.join(sorted(missing))}: resume from an intact checkpoint"
+                f"the saved image pool lacks {', '.join(sorted(missing))}",
+                remedy="resume from an intact checkpoint",
             )
         if state["size"] != self.size:
             raise ModelError(
-                f"the saved image pool holds up to {state['size']} images and this one {self.size}: "
-                "resume with the pool size that the run was started with"
+                f"the saved image pool holds up to {state['size']} images and this one {self.size}",
+                remedy="resume with the pool size that the run was started with",
             )
         # a checkpoint loaded with map_location=cuda moves this tensor too, and the generator takes CPU only
         self._generator.set_state(state["generator"].cpu())

@@ -83,7 +83,8 @@ class Share:
         """
         if batch_size % self.world:
             raise ConfigError(
-                f"data.batch_size={batch_size} cannot be shared by {self.world} processes; use a multiple of it."
+                f"data.batch_size={batch_size} cannot be shared by {self.world} processes",
+                remedy="use a multiple of it",
             )
         count = batch_size // self.world
         return range(self.rank * count, (self.rank + 1) * count)
@@ -299,8 +300,8 @@ class AlignedPatches(Patches):
         starts = placement.covered_starts(size)
         if not len(starts):
             raise DataError(
-                f"{lr.name}: no training patch of {' x '.join(map(str, size))} voxels lies within {hr.name}; "
-                "leave the pair out or set data.size to a smaller patch."
+                f"{lr.name}: no training patch of {' x '.join(map(str, size))} voxels lies within {hr.name}",
+                remedy="leave the pair out or set data.size to a smaller patch",
             )
         for _ in range(_DRAWS):
             i, j, k = starts[int(rng.integers(0, len(starts)))]

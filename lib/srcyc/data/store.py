@@ -93,7 +93,7 @@ class TrainingScan:
                 state["image"] = _map(state["_file"], state["grid"].shape)
             except (OSError, ValueError) as error:
                 raise DataError(
-                    f"{state['_file']}: the prepared copy of {state['name']} is gone; start again."
+                    f"{state['_file']}: the prepared copy of {state['name']} is gone", remedy="start again"
                 ) from error
         self.__dict__.update(state)
 
@@ -128,7 +128,9 @@ class ScanStore:
             self._put(path, key)
             scan = self._load(path, key)
         if scan is None:
-            raise OutputError(f"{self.folder}: what was written cannot be read again; choose another folder.")
+            raise OutputError(
+                f"{self.folder}: what was written cannot be read again", remedy="choose another folder"
+            )
         return scan
 
     def _load(self, path: Path, key: str) -> TrainingScan | None:
@@ -181,7 +183,7 @@ def _key(path: Path) -> str:
     except OSError as error:
         read_volume(path)  # has a sentence for what is missing
         raise VolumeError(
-            f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions."
+            f"{path}: cannot be read ({error.strerror or error})", remedy="check the path and its permissions"
         ) from error
     return hashlib.sha256("\0".join(state).encode()).hexdigest()[:32]
 

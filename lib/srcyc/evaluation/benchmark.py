@@ -213,10 +213,11 @@ def _check_grid(found: Grid, expected: Grid, name: str) -> None:
     """
     if found.shape != expected.shape:
         raise SRCycError(
-            f"{name}: gave {found.shape} voxels where the truth has {expected.shape}; report this defect."
+            f"{name}: gave {found.shape} voxels where the truth has {expected.shape}",
+            remedy="report this defect",
         )
     distance = float(np.abs(found.field_of_view - expected.field_of_view).max())
     if distance > FIELD_OF_VIEW_TOLERANCE:
         raise SRCycError(
-            f"{name}: its field of view is {distance:.3g} mm off the truth's; report this defect."
+            f"{name}: its field of view is {distance:.3g} mm off the truth's", remedy="report this defect"
         )

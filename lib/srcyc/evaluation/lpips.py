@@ -89,7 +89,8 @@ class LPIPS:
         if not self.fits(truth.shape):
             size = " x ".join(map(str, truth.shape))
             raise DataError(
-                f"LPIPS needs {_LEAST_EDGE} voxels along two axes and the truth has {size}; give a larger scan."
+                f"LPIPS needs {_LEAST_EDGE} voxels along two axes and the truth has {size}",
+                remedy="give a larger scan",
             )
         marked = np.ones(truth.shape, bool) if mask is None or not mask.any() else mask
         box = bounding_box(marked, margin=0, least=_LEAST_EDGE)
@@ -121,8 +122,8 @@ def _build(*, download: bool) -> Any:
         import lpips
     except ImportError as error:
         raise SRCycError(
-            f"LPIPS needs the package lpips, which cannot be imported ({error}): install it with "
-            "'pip install lpips', or leave LPIPS out."
+            f"LPIPS needs the package lpips, which cannot be imported ({error})",
+            remedy="install it with 'pip install lpips', or leave LPIPS out",
         ) from error
     # It builds through a deprecated argument of torchvision, draws random weights that are replaced, and a download
     # writes to stdout (where a JSON answer may belong) and stderr.
@@ -137,8 +138,8 @@ def _build(*, download: bool) -> Any:
             network = lpips.LPIPS(net="alex", version="0.1", pnet_rand=not download, verbose=False)
         except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
             raise SRCycError(
-                f"AlexNet's weights could not be downloaded ({error}): connect this machine for the first use, or "
-                "name a local weight file."
+                f"AlexNet's weights could not be downloaded ({error})",
+                remedy="connect this machine for the first use, or name a local weight file",
             ) from error
     return network.eval().requires_grad_(False)
 
@@ -146,9 +147,9 @@ def _build(*, download: bool) -> Any:
 def _read(path: Path) -> Mapping[str, Any]:
     """Read what may belong to AlexNet from a weight file."""
     if path.suffix.lower() not in (".npz", ".pth", ".pt"):
-        raise ModelError(f"{path}: no weight file of a known format; give a .npz, .pth or .pt file.")
+        raise ModelError(f"{path}: no weight file of a known format", remedy="give a .npz, .pth or .pt file")
     if not path.is_file():
-        raise ModelError(f"{path}: does not exist; give the path of AlexNet's ImageNet weights.")
+        raise ModelError(f"{path}: does not exist", remedy="give the path of AlexNet's ImageNet weights")
     try:
         if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as archive:
@@ -158,7 +159,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     except Exception as error:  # a foreign file can fail anywhere inside its reader
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"{path}: cannot be read as weights of AlexNet ({reason}); fetch it again."
+            f"{path}: cannot be read as weights of AlexNet ({reason})", remedy="fetch it again"
         ) from error
 
 
@@ -172,10 +173,12 @@ def _load(network: Any, tensors: Mapping[str, Any], path: Path) -> None:
     for key, tensor in tensors.items():
         name = _name(key)
         if name is None or not isinstance(tensor, Tensor):
-            raise ModelError(f"{path}: holds {key}, which is not AlexNet's; give AlexNet's ImageNet weights.")
+            raise ModelError(
+                f"{path}: holds {key}, which is not AlexNet's", remedy="give AlexNet's ImageNet weights"
+            )
         state[name] = tensor.float()
         if not bool(torch.isfinite(state[name]).all()):
-            raise ModelError(f"{path}: holds NaN or infinite values in {key}; fetch it again.")
+            raise ModelError(f"{path}: holds NaN or infinite values in {key}", remedy="fetch it again")
     own = dict(network.state_dict())
     needed = [f"net.{place}.{kind}" for place in _CONVOLUTIONS.values() for kind in ("weight", "bias")]
     heads = [f"lin{n}.model.1.weight" for n in range(_HEADS)]
@@ -185,8 +188,9 @@ def _load(network: Any, tensors: Mapping[str, Any], path: Path) -> None:
         if name not in state or state[name].shape != own[name].shape:
             found = tuple(state[name].shape) if name in state else "none"
             raise ModelError(
-                f"{path}: not the weights of AlexNet (a tensor of shape {tuple(own[name].shape)} is needed for {name}, "
-                f"found {found}); give AlexNet's ImageNet weights."
+                f"{path}: not the weights of AlexNet (a tensor of shape "
+                f"{tuple(own[name].shape)} is needed for {name}, found {found})",
+                remedy="give AlexNet's ImageNet weights",
             )
     # The package registers each head under two names.
     aliases = {name.replace("lin", "lins.", 1): tensor for name, tensor in state.items() if name in heads}

@@ -51,7 +51,7 @@ def evaluation_mask(truth: Image) -> Mask:
     foreground = foreground_mask(truth)
     if truth.min() == truth.max() or not foreground.any():
         raise DataError(
-            "the truth is constant, there is nothing to compare with; give a scan with a head in it."
+            "the truth is constant, there is nothing to compare with", remedy="give a scan with a head in it"
         )
     # A border of background, so that closing does not erode the mask where the scan cuts through the head.
     padded = np.pad(foreground, _CLOSING_RADIUS)
@@ -164,7 +164,8 @@ def ssim(image: Image, truth: Image, mask: Mask, peak: float) -> float:
     if min(truth.shape) < SSIM_WINDOW:
         size = " x ".join(map(str, truth.shape))
         raise DataError(
-            f"SSIM needs {SSIM_WINDOW} voxels along each axis and the truth has {size}; give a larger scan."
+            f"SSIM needs {SSIM_WINDOW} voxels along each axis and the truth has {size}",
+            remedy="give a larger scan",
         )
     box = bounding_box(mask, margin=_SSIM_RADIUS, least=SSIM_WINDOW)
     _, similarity = structural_similarity(

@@ -37,7 +37,9 @@ def correct_bias_field(volume: Volume) -> Volume:
         field = sitk.Exp(n4.GetLogBiasFieldAsImage(image))
     except RuntimeError as error:
         raise SRCycError(
-            f"{_name(volume)}: N4 found no bias field ({_last_line(error)}); leave out --n4."
+            f"{_name(volume)}: N4 found no bias field ({_last_line(error)})",
+            remedy="leave out n4",
+            options=("n4",),
         ) from error
     return _with_data(volume, volume.data[0] / _to_array(field))
 
@@ -55,7 +57,9 @@ def denoise(volume: Volume) -> Volume:
         smooth = sitk.CurvatureFlow(image, _FLOW_STEP, _FLOW_ITERATIONS)
     except RuntimeError as error:
         raise SRCycError(
-            f"{_name(volume)}: denoising failed ({_last_line(error)}); leave out --denoise."
+            f"{_name(volume)}: denoising failed ({_last_line(error)})",
+            remedy="leave out denoise",
+            options=("denoise",),
         ) from error
     return _with_data(volume, _to_array(smooth))
 

@@ -110,7 +110,9 @@ class SuperResolver:
         tile: int | None = None,
     ) -> None:
         if max_memory is not None and not 0 < max_memory < float("inf"):
-            raise ConfigError(f"max memory {max_memory} GB: give a positive number of GB.")
+            raise ConfigError(
+                f"max_memory {max_memory} GB: give a positive number of GB.", options=("max_memory",)
+            )
         if tile is not None and tile < 1:
             raise ConfigError(f"tile {tile}: give a positive number of planes.")
         self.model = model
@@ -260,7 +262,7 @@ class SuperResolver:
 
         x, delta = enhanced(_FLIPS[0], 0)
         if not bool(torch.isfinite(torch.linalg.vector_norm(x, dtype=torch.float64))):
-            raise SRCycError("the network's output is not finite; run it with precision fp32.")
+            raise SRCycError("the network's output is not finite", remedy="run it with precision fp32")
         spread = None
         if options.uncertainty:
             others = (enhanced(flip, done)[0] for done, flip in enumerate(_FLIPS[1:], 1))
@@ -307,8 +309,9 @@ class SuperResolver:
             least = (fixed + network.row_step * per_row) / 1e9
             size = " x ".join(map(str, plan.fine_shape))
             raise ConfigError(
-                f"max memory {self._max_memory / 1e9:g} GB: an output of {size} voxels needs {least:.2g} GB; allow "
-                "more or ask for a coarser target spacing."
+                f"max_memory {self._max_memory / 1e9:g} GB: an output of {size} voxels needs {least:.2g} GB",
+                remedy="allow more or ask for a coarser target_spacing",
+                options=("max_memory", "target_spacing"),
             )
         return int(min(slab, affordable))
 
@@ -382,8 +385,9 @@ class Plan:
         for what, far in [*_factor_distance(factor, card), *_spacing_distance(fine.spacing, card)]:
             if far and not options.force:
                 raise ModelError(
-                    f"{_name(volume)}: {what} is far outside what model {card.name!r} was trained for; choose another "
-                    "target spacing or model, or force it."
+                    f"{_name(volume)}: {what} is far outside what model {card.name!r} was trained for",
+                    remedy="choose another target_spacing or model, or force it",
+                    options=("target_spacing",),
                 )
             warnings.append(
                 f"{what} is outside what model {card.name!r} was trained for; look at the result closely."
@@ -419,12 +423,16 @@ def _name(volume: Volume) -> str:
 
 def _check(volume: Volume) -> None:
     if volume.data.shape[0] != 1:
-        raise VolumeError(f"{_name(volume)}: {volume.data.shape[0]} channels; give a grey-scale volume.")
+        raise VolumeError(
+            f"{_name(volume)}: {volume.data.shape[0]} channels", remedy="give a grey-scale volume"
+        )
     if min(volume.shape) < 2:
         size = " x ".join(map(str, volume.shape))
-        raise VolumeError(f"{_name(volume)}: {size} voxels; give a volume of at least 2 along each axis.")
+        raise VolumeError(
+            f"{_name(volume)}: {size} voxels", remedy="give a volume of at least 2 along each axis"
+        )
     if not np.isfinite(volume.data).all():
-        raise VolumeError(f"{_name(volume)}: NaN or infinite voxels; replace them first.")
+        raise VolumeError(f"{_name(volume)}: NaN or infinite voxels", remedy="replace them first")
 
 
 def _prepare(volume: Volume, options: InferenceOptions) -> tuple[Volume, tuple[str, ...]]:

@@ -20,8 +20,8 @@ def require_same_shape(input: torch.Tensor, target: torch.Tensor) -> None:
     """
     if input.shape != target.shape:
         raise InputError(
-            f"the loss compares images of one shape, got {tuple(input.shape)} and {tuple(target.shape)}: "
-            "bring both to the same grid first"
+            f"the loss compares images of one shape, got {tuple(input.shape)} and {tuple(target.shape)}",
+            remedy="bring both to the same grid first",
         )
 
 
@@ -46,4 +46,4 @@ def require_spatial_dims(spatial_dims: int) -> None:
         ConfigError: when ``spatial_dims`` is neither 2 nor 3.
     """
     if spatial_dims not in (2, 3):
-        raise ConfigError(f"spatial_dims is {spatial_dims!r}, choose 2 or 3")
+        raise ConfigError(f"spatial_dims is {spatial_dims!r}", remedy="choose 2 or 3")

@@ -48,7 +48,9 @@ class AdversarialLoss(_Loss):
         super().__init__(reduction="mean")
         if criterion not in get_args(AdversarialCriterion):
             choices = ", ".join(get_args(AdversarialCriterion))
-            raise ConfigError(f"the adversarial criterion is {criterion!r}, choose one of {choices}")
+            raise ConfigError(
+                f"the adversarial criterion is {criterion!r}", remedy=f"choose one of {choices}"
+            )
         self.criterion: AdversarialCriterion = criterion
 
     @property
@@ -83,8 +85,9 @@ class AdversarialLoss(_Loss):
             return self._distance(fake, is_real=True)
         if real_logits is None:
             raise InputError(
-                "the relativistic adversarial loss compares fake with real images and got no real_logits: "
-                "pass the discriminator's logits of the real images, or choose the criterion bce or lsgan"
+                "the relativistic adversarial loss compares fake with real images and got no real_logits",
+                remedy="pass the discriminator's logits of the real images, or choose the "
+                "criterion bce or lsgan",
             )
         real = full_precision(real_logits)
         return 0.5 * (

@@ -62,7 +62,7 @@ def weight_of(weights: LossWeights, term: GeneratorTerm) -> float:
     """
     if term not in _WEIGHT_NAMES:
         choices = ", ".join(_WEIGHT_NAMES)
-        raise InputError(f"the generators' objective has no term {term!r}, choose among {choices}")
+        raise InputError(f"the generators' objective has no term {term!r}", remedy=f"choose among {choices}")
     weight: float = getattr(weights, _WEIGHT_NAMES[term])
     return weight
 
@@ -130,11 +130,13 @@ class GeneratorObjective:
             value = full_precision(compute())
             if value.ndim != 0:
                 raise InputError(
-                    f"the loss term {term} has shape {tuple(value.shape)}, reduce it to a scalar"
+                    f"the loss term {term} has shape {tuple(value.shape)}", remedy="reduce it to a scalar"
                 )
             values[term] = value.detach()
             weighted.append(weights[term] * value)
         if not weighted:
             names = ", ".join(terms) or "(none given)"
-            raise ConfigError(f"every weight of the loss terms {names} is 0: set at least one above 0")
+            raise ConfigError(
+                f"every weight of the loss terms {names} is 0", remedy="set at least one above 0"
+            )
         return torch.stack(weighted).sum(), values

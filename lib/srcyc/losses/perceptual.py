@@ -58,7 +58,7 @@ class PerceptualLoss(_Loss):
         require_spatial_dims(spatial_dims)
         if slices_per_axis is not None and slices_per_axis < 1:
             raise ConfigError(
-                f"slices_per_axis is {slices_per_axis}, choose 1 or more, or none for all slices"
+                f"slices_per_axis is {slices_per_axis}", remedy="choose 1 or more, or none for all slices"
             )
         layer = last_layer(backbone) if layer is None else layer
         conv_index(backbone, layer)  # a wrong name shows now, not after the download

@@ -38,7 +38,7 @@ class TotalVariationLoss(_Loss):
         super().__init__(reduction=reduction)
         require_spatial_dims(spatial_dims)
         if reduction not in ("mean", "sum", "none"):
-            raise ConfigError(f"the reduction is {reduction!r}, choose one of mean, sum, none")
+            raise ConfigError(f"the reduction is {reduction!r}", remedy="choose one of mean, sum, none")
         self.spatial_dims = spatial_dims
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:

@@ -49,7 +49,8 @@ class VGGFeatures(nn.Module):
         positions = [conv_index(backbone, layer) for layer in layers]
         if not positions:
             raise ConfigError(
-                f"no layer of {backbone} was named, choose at least one, such as {last_layer(backbone)}"
+                f"no layer of {backbone} was named",
+                remedy=f"choose at least one, such as {last_layer(backbone)}",
             )
         self.backbone: Backbone = backbone
         self.layers = tuple(layers)
@@ -132,7 +133,7 @@ def conv_index(backbone: Backbone, layer: str) -> int:
     kind, name = layer[:4], layer[4:]
     if kind not in ("conv", "relu") or name not in names:
         raise ConfigError(
-            f"{backbone} has no layer {layer!r}, choose one of conv{names[0]} to conv{names[-1]}"
+            f"{backbone} has no layer {layer!r}", remedy=f"choose one of conv{names[0]} to conv{names[-1]}"
         )
     return names.index(name)
 
@@ -147,16 +148,16 @@ def download_vgg_weights(backbone: Backbone) -> dict[str, torch.Tensor]:
         from torchvision.models import VGG16_Weights, VGG19_Weights
     except ImportError as error:
         raise SRCycError(
-            f"the weights of {backbone} come from torchvision, which cannot be imported ({error}): "
-            "install torchvision, or name a local weight file"
+            f"the weights of {backbone} come from torchvision, which cannot be imported ({error})",
+            remedy="install torchvision, or name a local weight file",
         ) from error
     published = VGG19_Weights.IMAGENET1K_V1 if backbone == "vgg19" else VGG16_Weights.IMAGENET1K_V1
     try:
         state = published.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
         raise SRCycError(
-            f"the weights of {backbone} could not be downloaded from {published.url} ({error}): "
-            "connect this machine for the first use, or name a local weight file"
+            f"the weights of {backbone} could not be downloaded from {published.url} ({error})",
+            remedy="connect this machine for the first use, or name a local weight file",
         ) from error
     return _select_convs(state, backbone, published.url)
 
@@ -176,17 +177,19 @@ def read_vgg_weights(path: str | Path, backbone: Backbone) -> dict[str, torch.Te
     path = Path(path)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise ModelError(f"{path} is no weight file of a known format: give one of {', '.join(_READERS)}")
+        raise ModelError(
+            f"{path} is no weight file of a known format", remedy=f"give one of {', '.join(_READERS)}"
+        )
     if not path.is_file():
         raise ModelError(
-            f"the weight file {path} does not exist: give the path of {backbone}'s ImageNet weights"
+            f"the weight file {path} does not exist", remedy=f"give the path of {backbone}'s ImageNet weights"
         )
     try:
         tensors = reader(path)
     except Exception as error:  # a foreign file can fail anywhere inside its reader
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
-            f"{path} cannot be read as weights of {backbone} ({reason}): fetch it again"
+            f"{path} cannot be read as weights of {backbone} ({reason})", remedy="fetch it again"
         ) from error
     return _select_convs(tensors, backbone, path)
 
@@ -240,12 +243,12 @@ def _select_convs(
         if not known or tensor.shape != shapes[number][: 4 if match["kind"] == "weight" else 1]:
             shape = tuple(getattr(tensor, "shape", ()))
             raise ModelError(
-                f"{source} holds {key} of shape {shape}, which does not belong to {backbone}: "
-                f"give a file with {backbone}'s weights"
+                f"{source} holds {key} of shape {shape}, which does not belong to {backbone}",
+                remedy=f"give a file with {backbone}'s weights",
             )
         selected[name] = tensor.to(torch.float32)
         if not bool(torch.isfinite(selected[name]).all()):
-            raise ModelError(f"{source} holds NaN or infinite values in {key}: fetch it again")
+            raise ModelError(f"{source} holds NaN or infinite values in {key}", remedy="fetch it again")
     missing = [
         f"{n}.{kind}"
         for n in range(len(shapes))
@@ -254,15 +257,17 @@ def _select_convs(
     ]
     if missing:
         raise ModelError(
-            f"{source} lacks {len(missing)} of the {2 * len(shapes)} convolution tensors of {backbone}: "
-            f"give a file with {backbone}'s weights"
+            f"{source} lacks {len(missing)} of the {2 * len(shapes)} convolution tensors of {backbone}",
+            remedy=f"give a file with {backbone}'s weights",
         )
     return selected
 
 
 def _conv_names(backbone: Backbone) -> list[str]:
     if backbone not in get_args(Backbone):
-        raise ConfigError(f"the backbone is {backbone!r}, choose one of {', '.join(get_args(Backbone))}")
+        raise ConfigError(
+            f"the backbone is {backbone!r}", remedy=f"choose one of {', '.join(get_args(Backbone))}"
+        )
     blocks = enumerate(_BLOCK_DEPTHS[backbone], start=1)
     return [f"{block}_{number}" for block, depth in blocks for number in range(1, depth + 1)]
 

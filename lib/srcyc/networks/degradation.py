@@ -117,7 +117,7 @@ class DegradationNet(nn.Module):
         """
         if len(size) != hr.ndim - 2:
             raise ConfigError(
-                f"size {tuple(size)} for an image of {hr.ndim - 2} axes; give one value per axis."
+                f"size {tuple(size)} for an image of {hr.ndim - 2} axes", remedy="give one value per axis"
             )
         features = resample(self.head(hr), size, "area")
         degraded: Tensor = self.body(features)

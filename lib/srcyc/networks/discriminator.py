@@ -59,7 +59,7 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         check_dims(spatial_dims)
         if norm not in ("instance", "none"):
-            raise ConfigError(f"norm is {norm!r}; discriminators have 'instance' or 'none'.")
+            raise ConfigError(f"norm is {norm!r}", remedy="discriminators have 'instance' or 'none'")
         stride = (*(2,) * (spatial_dims - 1), 2 if stride_thick else 1)
         conv: Callable[..., nn.Module] = (nn.Conv2d, nn.Conv3d)[spatial_dims - 2]
         instance_norm = (nn.InstanceNorm2d, nn.InstanceNorm3d)[spatial_dims - 2]

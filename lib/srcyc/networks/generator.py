@@ -124,7 +124,7 @@ def register(generator: _Class) -> _Class:
     """
     name = generator.Config.model_fields["name"].default
     if _GENERATORS.setdefault(name, generator) is not generator:
-        raise ConfigError(f"generator {name!r} is registered already; choose another name.")
+        raise ConfigError(f"generator {name!r} is registered already", remedy="choose another name")
     return generator
 
 

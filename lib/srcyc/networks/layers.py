@@ -25,7 +25,7 @@ _CONVOLVE = {2: F.conv2d, 3: F.conv3d}
 def check_dims(spatial_dims: int) -> int:
     """Return 2 or 3, or raise :class:`ConfigError`."""
     if spatial_dims not in (2, 3):
-        raise ConfigError(f"spatial_dims is {spatial_dims}; networks are 2D or 3D.")
+        raise ConfigError(f"spatial_dims is {spatial_dims}", remedy="networks are 2D or 3D")
     return spatial_dims
 
 
@@ -48,7 +48,9 @@ def pad_planes(x: Tensor, before: int, after: int, mode: str) -> Tensor:
     if mode == "reflect":
         return x.index_select(2, _reflected(x.shape[2], before, after, x.device))
     n = x.shape[2]
-    padded = x.new_empty(*x.shape[:2], before + n + after, *x.shape[3:]).to(memory_format=CHANNELS_LAST[x.ndim])
+    padded = x.new_empty(*x.shape[:2], before + n + after, *x.shape[3:]).to(
+        memory_format=CHANNELS_LAST[x.ndim]
+    )
     padded[:, :, :before] = 0
     padded[:, :, before : before + n] = x
     padded[:, :, before + n :] = 0

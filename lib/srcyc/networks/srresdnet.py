@@ -101,7 +101,8 @@ class SRResDNet(Generator):
             network.load_state_dict({_published_key(key): value for key, value in state.items()})
         except OSError as error:
             raise ModelError(
-                f"{path}: cannot be read ({error.strerror or error}); give the path of srrescgan_model.pth."
+                f"{path}: cannot be read ({error.strerror or error})",
+                remedy="give the path of srrescgan_model.pth",
             ) from error
         except (
             *(RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError),
@@ -109,7 +110,7 @@ class SRResDNet(Generator):
         ) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(
-                f"{path}: not the published SRResCGAN generator ({reason}); give srrescgan_model.pth."
+                f"{path}: not the published SRResCGAN generator ({reason})", remedy="give srrescgan_model.pth"
             ) from error
         return network
 
@@ -181,7 +182,9 @@ class SRResDNet(Generator):
         wanted = size if scale_factor is None else scale_factor
         values = (wanted,) * len(spatial) if isinstance(wanted, (int, float)) else tuple(wanted or ())
         if len(values) != len(spatial):
-            raise ConfigError(f"{values} for an image of {len(spatial)} axes; give one value per axis.")
+            raise ConfigError(
+                f"{values} for an image of {len(spatial)} axes", remedy="give one value per axis"
+            )
         size = [round(v if scale_factor is None else n * v) for n, v in zip(spatial, values, strict=True)]
         factor = max(out / n for out, n in zip(size, spatial, strict=True))
         return self.refine(

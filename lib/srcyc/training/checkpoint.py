@@ -81,7 +81,8 @@ class Checkpoints:
                 warn(str(error))
         if paths:
             raise ModelError(
-                f"{self.folder}: no checkpoint can be read; start a new run from the model beside it (initial_model)."
+                f"{self.folder}: no checkpoint can be read",
+                remedy="start a new run from the model beside it (initial_model)",
             )
         return None
 
@@ -110,7 +111,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             intact = archive.testzip() is None
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True) if intact else {}
     except _DAMAGED as error:
-        raise ModelError(f"{path}: not a readable checkpoint; resume from an earlier one.") from error
+        raise ModelError(f"{path}: not a readable checkpoint", remedy="resume from an earlier one") from error
     if not intact or not isinstance(state, dict):
-        raise ModelError(f"{path}: not a readable checkpoint; resume from an earlier one.")
+        raise ModelError(f"{path}: not a readable checkpoint", remedy="resume from an earlier one")
     return state

@@ -30,7 +30,9 @@ def _talking() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise LostProcessError(
-            "another process of this run has ended, so this one does too; go on with --resume."
+            "another process of this run has ended, so this one does too",
+            remedy="go on with resume",
+            options=("resume",),
         ) from error
 
 

@@ -121,10 +121,10 @@ def read_history(folder: Path) -> list[dict[str, float]]:
             ]
     except OSError as error:
         raise OutputError(
-            f"{path}: cannot be read ({error.strerror or error}); choose another folder."
+            f"{path}: cannot be read ({error.strerror or error})", remedy="choose another folder"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-        raise OutputError(f"{path}: is no history of a run ({error}); move it away.") from error
+        raise OutputError(f"{path}: is no history of a run ({error})", remedy="move it away") from error
 
 
 def montage(picture: Picture) -> Image:
@@ -219,6 +219,6 @@ class _Events:
             yield
         except OSError as error:
             raise OutputError(
-                f"{self._folder}: cannot be written ({error.strerror or error}); free some space or choose another "
-                "folder."
+                f"{self._folder}: cannot be written ({error.strerror or error})",
+                remedy="free some space or choose another folder",
             ) from error

@@ -98,7 +98,7 @@ def write_report(
         report.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"{report}: cannot be created ({error.strerror or error}); choose another folder."
+            f"{report}: cannot be created ({error.strerror or error})", remedy="choose another folder"
         ) from error
     history = read_history(folder)
     best = _best(history, config.validation.key_metric)

@@ -68,11 +68,14 @@ class RunFolder:
             lock.acquire(timeout=wait)
         except Timeout:
             raise OutputError(
-                f"{self.path}: another process is training here; wait for it, stop it, or choose another folder."
+                f"{self.path}: another process is training here",
+                remedy="wait for it, stop it, or choose another folder",
             ) from None
         except OSError as error:
             reason = error.strerror or error
-            raise OutputError(f"{self.path}: cannot be written ({reason}); choose another folder.") from error
+            raise OutputError(
+                f"{self.path}: cannot be written ({reason})", remedy="choose another folder"
+            ) from error
         try:
             for folder in (self.path, *(entry for entry in self.path.iterdir() if entry.is_dir())):
                 remove_unfinished(folder)
@@ -104,12 +107,18 @@ class RunFolder:
             DataError: the list of scans cannot be read.
         """
         if not self.config.exists():
-            raise ModelError(f"{self.path}: no run to resume, no checkpoint; start without --resume.")
+            raise ModelError(
+                f"{self.path}: no run to resume, no checkpoint",
+                remedy="start without resume",
+                options=("resume",),
+            )
         config = checked(read_yaml(self.config), str(self.config))
         try:
             scans = _from_document(json.loads(self.scans.read_text(encoding="utf-8")))
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise DataError(f"{self.scans}: the list of scans cannot be read; start a new run.") from error
+            raise DataError(
+                f"{self.scans}: the list of scans cannot be read", remedy="start a new run"
+            ) from error
         return config, scans, load_model(self.initial_model) if self.initial_model.exists() else None
 
     def remove_prepared_scans(self) -> None:

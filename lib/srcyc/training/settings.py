@@ -50,7 +50,9 @@ def load_settings(
     for setting in single:
         key, separator, text = setting.partition("=")
         if not separator or not key:
-            raise ConfigError(f"--set {setting!r}: write KEY=VALUE, e.g. optimiser.learning_rate=1e-4.")
+            raise ConfigError(
+                f"set {setting!r}: write KEY=VALUE, e.g. optimiser.learning_rate=1e-4.", options=("set",)
+            )
         _put(values, key.split("."), _number_or_yaml(text), setting)
     return checked(values, str(file) if file is not None else "the settings")
 
@@ -119,5 +121,7 @@ def _put(values: dict[str, Any], path: list[str], value: Any, setting: str) -> N
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"--set {setting!r}: {parent} holds a value, not further settings.")
+            raise ConfigError(
+                f"set {setting!r}: {parent} holds a value, not further settings.", options=("set",)
+            )
     values[last] = value

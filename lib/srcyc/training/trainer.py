@@ -149,8 +149,9 @@ class Trainer:
         check_same_config(json.loads(saved["config"]), self.config, self.checkpoints.folder)
         if changed := sorted(set(saved["scans"]) ^ set(self.scans)):
             raise DataError(
-                f"{self.checkpoints.folder}: this run was trained on other scans ({changed[0]} is one that differs); "
-                "bring the scans back, or start a new run with initial_model set to this one's model."
+                f"{self.checkpoints.folder}: this run was trained on other scans ({changed[0]} "
+                "is one that differs)",
+                remedy="bring the scans back, or start a new run with initial_model set to this one's model",
             )
         if saved["precision"] != self._precision:
             warn(
@@ -241,9 +242,11 @@ class Trainer:
                 self.save()
             if asked and not last:
                 raise StoppedError(
-                    f"stopped by {signal.Signals(asked).name} after step {state.done} of {config.steps}, everything is "
-                    "saved; go on with --resume.",
+                    f"stopped by {signal.Signals(asked).name} after step {state.done} of "
+                    f"{config.steps}, everything is saved",
                     asked,
+                    remedy="go on with resume",
+                    options=("resume",),
                 )
             if due and self.finished:
                 if not save:
@@ -322,8 +325,9 @@ def check_same_config(saved: dict[str, Any], config: TrainingConfig, folder: Pat
             continue
         if now.get(key) != then.get(key):
             raise ConfigError(
-                f"{folder}: was written with another configuration ({key} was {then.get(key)!r}, now "
-                f"{now.get(key)!r}); resume with the same, or start a new run from this one's model (initial_model)."
+                f"{folder}: was written with another configuration ({key} was "
+                f"{then.get(key)!r}, now {now.get(key)!r})",
+                remedy="resume with the same, or start a new run from this one's model (initial_model)",
             )
 
 

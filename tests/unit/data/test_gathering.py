@@ -135,11 +135,13 @@ def test_too_few_scans_are_refused_with_the_first_reason(
         gather(config(), [tmp_path / "broken.nii", tmp_path / "none.nii"], hr, None, store)
     message = str(refused.value)
     assert message.startswith("0 person(s) with usable LR scans, 1 needed")
-    assert "--lr" in message
+    assert refused.value.remedy is not None
+    assert refused.value.remedy.startswith("give thick-slice scans of more persons with lr")
+    assert refused.value.options == ("lr", "set")
     assert "2 left out, the first because" in message
     assert "broken.nii: the file is empty" in message
     assert message.count(".") == message.count(".nii") + 1  # one sentence
-    with pytest.raises(DataError, match=r"^0 person\(s\) with usable HR scans, 2 needed.*--hr"):
+    with pytest.raises(DataError, match=r"^0 person\(s\) with usable HR scans, 2 needed .*; .* with hr\.$"):
         gather(config("generator-only"), [], [], None, store)
 
 
