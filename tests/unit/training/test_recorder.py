@@ -33,7 +33,9 @@ def picture(name: str = "a scan at 5 mm", shape: tuple[int, int, int] = (20, 24,
     # Brighter towards the patient's right, anterior and superior, by the axes of RAS.
     i, j, k = np.indices(shape) / np.array(shape)[:, None, None, None]
     truth = (0.2 * i + 0.3 * j + 0.5 * k).astype(np.float32)
-    return Picture(name, 0.5 * truth, 0.8 * truth, truth, Grid(shape, np.diag([1.0, 1.0, 1.5, 1.0])))
+    return Picture(
+        name, 0.5 * truth, 0.6 * truth, 0.8 * truth, truth, Grid(shape, np.diag([1.0, 1.0, 1.5, 1.0]))
+    )
 
 
 def test_the_history_has_a_cell_for_what_was_measured(tmp_path: Path) -> None:
