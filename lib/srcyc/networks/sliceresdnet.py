@@ -120,7 +120,7 @@ class SliceResDNet(Generator):
 
     @property
     def reach(self) -> int:
-        """Two convolutions a block, the first and the last one: so many packed voxels, up to the far end of the last."""
+        """Two convolutions a block, the first and the last one: so many packed voxels, to the far end of the last."""
         return PACKING * _RADIUS * (2 * self.config.depth + 2) + PACKING - 1
 
     @property

@@ -258,7 +258,8 @@ class Validator:
         means: dict[str, float | None] = {}
         for name, qualities in self.qualities.items():
             for metric in ("psnr", "ssim", "lpips"):
-                means[metric if name == "own" else f"{name}_{metric}"] = _mean(getattr(quality, metric) for quality in qualities)
+                key = metric if name == "own" else f"{name}_{metric}"
+                means[key] = _mean(getattr(quality, metric) for quality in qualities)
         return Score(**means, cycle=_mean(cycles), correction=_mean(corrections))
 
     def pictures(self, g_hr: Generator) -> list[Picture]:

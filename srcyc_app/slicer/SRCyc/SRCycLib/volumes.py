@@ -215,7 +215,7 @@ def _about_slices(thickness: dict[str, Any], consistency: dict[str, Any]) -> lis
         "stated": _("Slices {mm:.3g} mm thick, as stated"),
         "read": _("Slices {mm:.3g} mm thick, as the file says"),
         "assumed": _("Slices {mm:.3g} mm thick, assumed: {ratio:.3g} of their distance"),
-    }.get(thickness.get("source"))
+    }.get(str(thickness.get("source")))
     if said and _is_number(thickness.get("millimetres")) and _is_number(thickness.get("ratio")):
         lines.append(said.format(mm=thickness["millimetres"], ratio=thickness["ratio"]))
     if consistency.get("slices_corrected") and _is_number(consistency.get("correction")):
