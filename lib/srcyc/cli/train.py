@@ -228,7 +228,11 @@ class _Training:
         base, _, _ = self.run.reopen()
         state, metric = outcome.state, base.validation.key_metric
         if outcome.validator:
-            measured = f"{metric} against the classical inverse" if metric != "cycle" else "negated forward-cycle error"
+            measured = (
+                f"{metric} against the classical inverse"
+                if metric != "cycle"
+                else "negated forward-cycle error"
+            )
             self.console.say(
                 f"\nbest after step {state.best_step} of {state.done}: {measured} {state.best:+.4g} on held-back "
                 f"people (at the start {state.initial:+.4g})"
