@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -306,10 +307,11 @@ class SuperResolver:
         fixed = n * columns * (_VOLUME_BYTES * fine + _SCAN_BYTES * slices) + held
         affordable = (self._max_memory - fixed) // per_row
         if affordable < network.row_step:
-            least = (fixed + network.row_step * per_row) / 1e9
+            # Rounded up: what is told must do.
+            least = math.ceil((fixed + network.row_step * per_row) / 1e7) / 100
             size = " x ".join(map(str, plan.fine_shape))
             raise ConfigError(
-                f"max_memory {self._max_memory / 1e9:g} GB: an output of {size} voxels needs {least:.2g} GB",
+                f"max_memory {self._max_memory / 1e9:g} GB: an output of {size} voxels needs {least:g} GB",
                 remedy="allow more or ask for a coarser target_spacing",
                 options=("max_memory", "target_spacing"),
             )
