@@ -102,6 +102,7 @@ def test_killed_wherever_a_file_is_written_it_goes_on_to_the_same_end(
         assert run.saved >= before
         check_readable(run, FEW_STEPS)
     assert run.saved == FEW_STEPS, "the last ones while the report was drawn"
+    assert nobody_left(run)
     ran = run.run("--resume")
     assert ran.code == 0, ran.err
     same_end(straight, run, differing)
