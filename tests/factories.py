@@ -6,6 +6,9 @@ test. Nothing here imports PyTorch before it is needed.
 
 from __future__ import annotations
 
+import itertools
+import os
+import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -176,6 +179,26 @@ def save_series(volume: Volume, folder: Path) -> Path:
     return folder
 
 
+# -- ports -----------------------------------------------------------------------------------------------------------
+
+#: Below those that Linux gives to connections. Each process begins elsewhere, so that what one has found free and not
+#: taken yet is not found by another.
+_PORTS = itertools.cycle(range(10_000, 32_000))
+for _ in range(131 * os.getpid() % 22_000):
+    next(_PORTS)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    while True:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port := next(_PORTS)))
+            except OSError:
+                continue
+            return port
+
+
 # -- a tiny training -------------------------------------------------------------------------------------------------
 
 #: Tiny networks, a few steps per tenth of a second on any processor; keys as ``--set`` and the trainer take them.
@@ -188,7 +211,6 @@ TINY_TRAINING: Mapping[str, Any] = {
     "early_stopping": 0,
     "data.size": 16,
     "data.batch_size": 1,
-    "data.least_slices": 4,
     "data.workers": 0,
     "g_hr.name": "sliceresdnet",
     "g_hr.features": 8,

@@ -7,7 +7,6 @@ import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ import pytest
 import torch
 
 import forks
-from factories import make_head, save_people, save_tiny_settings
+from factories import free_port, make_head, save_people, save_tiny_settings
 from srcyc.cli import main
 from srcyc.training.checkpoint import load_checkpoint
 from srcyc.volume import Volume, write_volume
@@ -85,11 +84,8 @@ class Team:
     """The processes of one run, as torchrun would have started them; the first one's folder, all of their words."""
 
     def __init__(self, count: int, arguments: list[str], environment: dict[str, str]) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
-        shared |= {"MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+        shared |= {"MASTER_PORT": free_port(), "TORCHELASTIC_RUN_ID": "test"}
         self.members = [
             forks.Fork(
                 *(forks.command, arguments),

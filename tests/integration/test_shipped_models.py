@@ -33,9 +33,7 @@ def colin27(sample_data: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", sorted(packaged_models()))
-def test_every_model_beats_what_needs_no_network_on_colin27(
-    name: str, colin27: Path, tmp_path: Path
-) -> None:
+def test_every_model_beats_what_needs_no_network_on_colin27(name: str, colin27: Path, tmp_path: Path) -> None:
     arguments = ["evaluate", "--hr", str(colin27), "--thickness", "3,5", "--no-figures"]
     assert main([*arguments, "--model", name, "-o", str(tmp_path)]) == 0
     rows = rows_of(tmp_path / "metrics.csv", name)
