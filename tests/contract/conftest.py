@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ import requests
 
 from factories import (
     OBLIQUE_AXES,
+    free_port,
     make_affine,
     make_blob,
     make_phantom,
@@ -161,12 +161,6 @@ def training_studies(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
 
 
 # -- server processes ----------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
