@@ -103,8 +103,8 @@ format: $(VENV)/.stamp-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# One thread each; a file's tests stay together, the slow files come first (tests/conftest.py).
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+# One thread each; a file's tests stay together, the slow files come first (tests/conftest.py). No test may take a minute.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=25 --durations-min=10
 
 test: lint fuzzer
 	$(PYTEST) $(ARGS)

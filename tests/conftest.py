@@ -7,9 +7,12 @@ import os
 # Everything here is small: more threads only wait for each other, and for the other worker's. Before NumPy and PyTorch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +30,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("apart") is None and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.relative_to(REPOSITORY / "tests").as_posix()))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How long each folder took, for the table in CONTRIBUTING.md; what took a minute is named."""
+    seconds: Counter[str] = Counter()
+    slow = []
+    for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            seconds[Path(report.location[0]).parent.as_posix()] += report.duration
+            if report.duration > 60:
+                slow.append(f"{report.nodeid} ({report.when}): {report.duration:.0f} s")
+    terminalreporter.section("seconds by folder")
+    for folder, taken in sorted(seconds.items()):
+        terminalreporter.write_line(f"{taken:7.0f}  {folder}")
+    for line in slow:
+        terminalreporter.write_line(f"more than a minute: {line}")
 
 
 @pytest.fixture(scope="session")
