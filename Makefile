@@ -1,9 +1,10 @@
 # `make demo` and `make test` are all a clean clone needs besides Python 3.10, 3.11 or 3.12.
-# Overridable: PYTHON=/path/to/python3.12   VENV=/elsewhere/.venv   ARGS="-k volume" (handed to pytest)
+# Overridable: PYTHON=/path/to/python3.12   VENV=/elsewhere/.venv   ARGS="-k volume" (handed to pytest)   WORKERS=2
 
 PYTHON ?=
 VENV   ?= .venv
 ARGS   ?=
+WORKERS ?= 2
 BIN    := $(VENV)/bin
 DEMO   := demo-output
 
@@ -11,11 +12,12 @@ DEMO   := demo-output
 METADATA := pyproject.toml lib/srcyc/_version.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format benchmark fuzzer dev clean distclean
+.PHONY: help demo test test-all lint format benchmark fuzzer dev clean distclean
 
 help:
 	@echo "make demo        install what is needed, super-resolve the sample scans, print the numbers, draw the figure"
-	@echo "make test        install the test tools, lint, run every test"
+	@echo "make test        install the test tools, lint, run the tests that every change needs"
+	@echo "make test-all    the same with the exhaustive ones: long fuzzing, full-size evaluations, mutations, soak"
 	@echo "make lint        ruff, mypy and the import directions only"
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make benchmark   measure speed and memory"
@@ -101,8 +103,14 @@ format: $(VENV)/.stamp-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# One thread each; a file's tests stay together, the slow files come first (tests/conftest.py). No test may take a minute.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=25 --durations-min=10
+
 test: lint fuzzer
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-all: lint fuzzer
+	$(PYTEST) -m "not benchmark" $(ARGS)
 
 benchmark: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s $(ARGS)

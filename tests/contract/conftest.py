@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 import uuid
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,20 @@ import numpy as np
 import psutil
 import pytest
 import requests
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
 
+from factories import (
+    OBLIQUE_AXES,
+    free_port,
+    make_affine,
+    make_blob,
+    make_phantom,
+    save_head,
+    save_model,
+    save_people,
+    save_series,
+    tiny_words,
+)
+from srcyc.cli import main
 from srcyc.volume import Volume, read_volume, write_volume
 
 with warnings.catch_warnings():
@@ -40,30 +51,6 @@ PATIENCE = 120.0
 #: Every process that a test's server starts inherits it, so none can hide.
 MARK = "SRCYC_TEST_SERVER"
 
-#: A training of tiny networks, a few steps per tenth of a second, as the trainer's ``settings`` take it.
-TINY = {
-    "report_every": 2,
-    "validate_every": 8,
-    "checkpoint_every": 4,
-    "precision": "fp32",
-    "pool_size": 3,
-    "early_stopping": 0,
-    "data.size": 16,
-    "data.batch_size": 1,
-    "data.least_slices": 4,
-    "data.workers": 1,
-    "g_hr.features": 4,
-    "g_hr.depth": 1,
-    "g_lr.features": 4,
-    "g_lr.blocks": 1,
-    "g_lr.head_kernel": 3,
-    "d_hr.features": 4,
-    "d_hr.layers": 2,
-    "d_lr.features": 4,
-    "d_lr.layers": 1,
-    "validation.crop": 32,
-}
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """MONAI Label's client closes neither its connections nor its files."""
@@ -73,55 +60,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # -- scans ---------------------------------------------------------------------------------------------------------
-
-
-def _oblique(spacing: tuple[float, float, float]) -> np.ndarray:
-    """RAS affine of axes that are turned about all three directions, left-handed."""
-    turn = np.linalg.qr(np.array([[0.9, 0.3, -0.2], [-0.25, 0.95, 0.3], [0.3, -0.2, 0.9]]))[0]
-    turn = turn * np.sign(np.diag(turn)) * np.array([-1.0, 1.0, 1.0])
-    affine = np.eye(4)
-    affine[:3, :3] = turn * np.array(spacing)
-    affine[:3, 3] = (-31.7, 12.3, 55.1)
-    return affine
-
-
-def _blob(volume: Volume, centre: np.ndarray, sigma: float) -> np.ndarray:
-    """A bright ball at a place in the world, on a volume's grid."""
-    index = np.stack(np.meshgrid(*map(np.arange, volume.shape), indexing="ij"), axis=-1)
-    distance = np.linalg.norm(volume.grid.index_to_world(index) - centre, axis=-1)
-    return (1000 * np.exp(-0.5 * (distance / sigma) ** 2)).astype(np.float32)[None]
-
-
-def _write_series(volume: Volume, folder: Path) -> Path:
-    """Write a volume as a DICOM series of MR images, the slices along its last axis."""
-    folder.mkdir(parents=True)
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
-    series, study = (f"2.25.{uuid.uuid5(uuid.NAMESPACE_URL, f'{folder.name}-{what}').int}" for what in "ab")
-    for number in range(volume.shape[2]):
-        voxels = np.rint(volume.data[0, :, :, number].T).astype(np.int16)
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
-        meta.MediaStorageSOPInstanceUID = f"{series}.{number + 1}"
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        data = Dataset()
-        data.file_meta = meta
-        data.is_little_endian, data.is_implicit_VR = True, False
-        data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-        data.Modality, data.PatientID, data.SeriesDescription = "MR", "phantom", "t1 tra"
-        data.SeriesInstanceUID, data.StudyInstanceUID = series, study
-        data.SeriesNumber, data.InstanceNumber = 5, number + 1
-        data.Rows, data.Columns = voxels.shape
-        data.PixelSpacing = [volume.spacing[1], volume.spacing[0]]
-        data.SliceThickness = volume.spacing[2]
-        axes = affine[:3, :2] / np.linalg.norm(affine[:3, :2], axis=0)
-        data.ImageOrientationPatient = [round(float(v), 8) for v in axes.T.ravel()]
-        place = affine[:3, 3] + number * affine[:3, 2]
-        data.ImagePositionPatient = [round(float(v), 6) for v in place]
-        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 1
-        data.PixelData = voxels.tobytes()
-        data.save_as(folder / f"IM{number:04d}.dcm", write_like_original=False)
-    return folder
 
 
 def zipped(folder: Path, archive: Path) -> Path:
@@ -164,29 +102,38 @@ class Scans:
 
 
 @pytest.fixture(scope="session")
-def scans(tmp_path_factory: pytest.TempPathFactory, phantom: Callable[..., np.ndarray]) -> Scans:
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Scans:
     """The scans that requests are about."""
     folder = tmp_path_factory.mktemp("scans")
+    straight, oblique = np.diag([1.0, 1.0, 4.0, 1.0]), make_affine(OBLIQUE_AXES, (0.9, 0.9, 3.6))
 
-    def head(seed: int, affine: np.ndarray, shape: tuple[int, int, int] = (24, 26, 8)) -> Volume:
-        return Volume(1000 * np.clip(phantom(shape, seed), 0, None), affine)
+    def head(seed: int, affine: np.ndarray, below: float = 0.0) -> Volume:
+        return Volume(1000 * np.clip(make_phantom((24, 26, 8), seed), 0, None) - below, affine)
 
-    straight, oblique = np.diag([1.0, 1.0, 4.0, 1.0]), _oblique((0.9, 0.9, 3.6))
-    nifti = write_volume(head(0, straight), folder / "head.nii.gz", dtype=np.int16)
+    nifti = save_head(folder / "head.nii.gz")
     nrrd = write_volume(head(1, oblique), folder / "oblique.nrrd")
-    signed = head(2, oblique)
-    mha = write_volume(Volume(signed.data - 300, oblique), folder / "signed.mha")
-    series = _write_series(head(3, oblique), folder / "series")
-    thin = write_volume(head(4, np.eye(4), (30, 32, 34)), folder / "thin.nii.gz", dtype=np.int16)
+    mha = write_volume(head(2, oblique, 300), folder / "signed.mha")
+    series = save_series(head(3, oblique), folder / "series")
+    thin = save_head(folder / "thin.nii.gz", (30, 32, 34), (1, 1, 1), 4)
     empty = Volume(np.zeros((1, 25, 28, 9)), oblique)
     centre = empty.grid.index_to_world(np.array([11.6, 12.1, 4.4]))
-    marker = write_volume(Volume(_blob(empty, centre, 4.4), oblique), folder / "marker.nrrd")
+    marker = write_volume(Volume(make_blob(empty.grid, centre, 4.4), oblique), folder / "marker.nrrd")
     checks = np.where(np.indices((24, 26, 8)).sum(0) // 4 % 2, 32767.0, -32768.0)[None]
     steep = write_volume(Volume(checks, straight), folder / "steep.nii.gz", dtype=np.int16)
     corrupt = folder / "corrupt.nii.gz"
     corrupt.write_bytes(nifti.read_bytes()[:-2000])
     archive = zipped(series, folder / "series.zip")
     return Scans(folder, nifti, nrrd, mha, series, archive, thin, marker, centre, steep, corrupt)
+
+
+@pytest.fixture(scope="session")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A scan and a model that together take some seconds on any processor: ``(scan, model)``."""
+    folder = tmp_path_factory.mktemp("patient")
+    return (
+        save_head(folder / "larger.nii.gz", (96, 96, 24)),
+        save_model(folder / "patient.safetensors", features=24, depth=6),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -204,30 +151,16 @@ def studies_of(scans: Scans, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 
 @pytest.fixture(scope="session")
-def training_studies(
-    tmp_path_factory: pytest.TempPathFactory, phantom: Callable[..., np.ndarray]
-) -> Callable[..., Path]:
+def training_studies(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Make a studies folder with two thin and two thick heads of four persons, or only some of them."""
 
     def make(hr: str = "ab", lr: str = "cd") -> Path:
-        folder = tmp_path_factory.mktemp("training-studies")
-        for persons, shape, thick in ((hr, (40, 44, 48), 1), (lr, (40, 40, 12), 4)):
-            for person in persons:
-                data = 1000 * np.clip(phantom(shape, ord(person)), 0, None)
-                volume = Volume(data, np.diag([1.0, 1.0, float(thick), 1.0]))
-                write_volume(volume, folder / f"sub-{person}_T1w.nii.gz", dtype=np.int16)
-        return folder
+        return save_people(tmp_path_factory.mktemp("training-studies"), {"hr": hr, "lr": lr})
 
     return make
 
 
 # -- server processes ----------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
@@ -469,7 +402,10 @@ _BODY = {"params", "data", "json", "files", "headers", "auth", "cookies"}
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """Start servers: ``serve(kind, studies, *arguments, model=path) -> Server``; all end with the session."""
+    """Start servers: ``serve(kind, studies, *arguments, model=path) -> Server``; all end with the session.
+
+    Of several models, ``model`` is the default one.
+    """
     started: list[Server] = []
 
     def start(
@@ -477,14 +413,19 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
         studies: Path,
         *arguments: str,
         model: Path | None = None,
+        more_models: Sequence[Path] = (),
         environment: Mapping[str, str] | None = None,
         wait: bool = True,
     ) -> Server:
         if sys.platform == "win32":
             pytest.skip("looks at processes in ways that Windows does not offer")
         server = Server(kind, studies, tmp_path_factory.mktemp(kind), arguments, environment or {})
-        if model is not None:
-            shutil.copy(model, server.model_dir)
+        for path in (model, *more_models):
+            if path is not None:
+                shutil.copy(path, server.model_dir)
+        for path in more_models:
+            # The newest model is the default.
+            os.utime(server.model_dir / path.name, (1_700_000_000,) * 2)
         started.append(server)
         if wait:
             server.start()
@@ -575,23 +516,15 @@ def refused() -> Callable[..., str]:
 def command_line(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., tuple[Volume, dict[str, Any]]]:
-    """Run ``srcyc infer`` on a scan, once: ``command_line(path, "--n4") -> (volume, sidecar)``."""
+    """What ``srcyc infer`` makes of a scan, made once: ``command_line(path, "--n4") -> (volume, sidecar)``."""
 
     @functools.cache
     def run(scan: Path, *options: str, model: str | Path | None = None) -> tuple[Volume, dict[str, Any]]:
         out = tmp_path_factory.mktemp("command-line") / "out.nrrd"
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "srcyc.cli", "infer", str(scan), "-o", str(out)),
-                *("--model", str(model or tiny_model), *options),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            timeout=PATIENCE,
-        )
-        assert done.returncode == 0, done.stderr
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            code = main(["infer", str(scan), "-o", str(out), "--model", str(model or tiny_model), *options])
+        assert code == 0, said.getvalue()
         return read_volume(out), json.loads(out.with_name("out.json").read_text())
 
     return run
@@ -600,7 +533,7 @@ def command_line(
 @pytest.fixture(scope="session")
 def blob() -> Callable[[Volume, np.ndarray, float], np.ndarray]:
     """``blob(volume, centre, sigma)``: a bright ball on a volume's grid."""
-    return _blob
+    return lambda volume, centre, sigma: make_blob(volume.grid, centre, sigma)
 
 
 @pytest.fixture(scope="session")
@@ -608,7 +541,7 @@ def tiny_training() -> Callable[..., dict[str, Any]]:
     """Make the request of a tiny training: ``tiny_training(steps=40, name="mine") -> dict``."""
 
     def request(steps: int, settings: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-        text = " ".join(f"{key}={value}" for key, value in {**TINY, **(settings or {})}.items())
+        text = tiny_words(**(settings or {}))
         return {"steps": str(steps), "initial_model": "none", "device": "cpu", "settings": text, **more}
 
     return request

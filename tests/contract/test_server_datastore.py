@@ -32,6 +32,10 @@ def own(
     server.end()
 
 
+#: What the datastore does by itself: it is the same under MONAI Label's own routes.
+by_itself = pytest.mark.parametrize("own", ["srcyc"], indirect=True)
+
+
 def objects(server: Any) -> dict[str, Any]:
     return server.client.datastore()["objects"]
 
@@ -80,9 +84,9 @@ def test_the_id_comes_from_the_file_s_name_if_none_is_given(own: Any, scans: Any
     remove(own, image)
 
 
+@by_itself
 def test_a_zip_of_a_dicom_series_becomes_an_image(own: Any, scans: Any, command_line: Any) -> None:
-    if own.kind == "stock":
-        pytest.skip("MONAI Label's own upload route takes single files only")
+    """MONAI Label's own upload route takes single files only."""
     reply = own.put("/datastore/?image=patient7", files={"file": ("series.zip", scans.archive.read_bytes())})
     assert reply.status_code == 200, reply.text
     assert len(list((own.studies / "patient7").glob("*.dcm"))) == len(list(scans.series.iterdir()))
@@ -147,6 +151,7 @@ def test_next_sample(own: Any) -> None:
     assert "strategy" in told or own.kind == "stock", "who was given it is remembered"
 
 
+@by_itself
 def test_files_that_are_copied_in_appear_and_go(own: Any, scans: Any) -> None:
     for source, name in (
         (scans.nifti, "copied.nii.gz"),
@@ -169,6 +174,7 @@ def test_files_that_are_copied_in_appear_and_go(own: Any, scans: Any) -> None:
     own.wait_for(lambda: not {"moved", "LOUD", "meta", "study 1"} & objects(own).keys(), "notice", 20)
 
 
+@by_itself
 def test_a_file_that_is_being_copied_is_left_alone(own: Any, scans: Any) -> None:
     """It appears when it is complete, not when its first bytes are there."""
     content = scans.nifti.read_bytes()
@@ -186,6 +192,7 @@ def test_a_file_that_is_being_copied_is_left_alone(own: Any, scans: Any) -> None
     remove(own, "slow")
 
 
+@by_itself
 def test_a_hundred_uploads_at_once_do_not_stop_the_watcher(own: Any, scans: Any) -> None:
     """MONAI Label's own watcher died of this."""
     content = scans.nifti.read_bytes()
@@ -282,6 +289,7 @@ def test_labels_are_kept_as_monai_label_does(own: Any, scans: Any) -> None:
     assert own.get("/datastore/label?label=head&tag=reader-1").status_code == 404
 
 
+@by_itself
 def test_the_state_survives_a_restart(own: Any) -> None:
     own.put("/datastore/image/info?image=head", data={"info": '{"domain": "neither", "person": "p9"}'})
     own.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -14,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
+import forks
+from factories import free_port, make_head, save_people, save_tiny_settings
 from srcyc.cli import main
 from srcyc.training.checkpoint import load_checkpoint
 from srcyc.volume import Volume, write_volume
@@ -63,10 +65,9 @@ def srcyc(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def thick(phantom: Callable[..., np.ndarray]) -> Volume:
+def thick() -> Volume:
     """A small head with slices four times as thick as wide, 12-bit integers."""
-    data = np.rint(1000 * np.clip(phantom((24, 26, 8)), 0, None))
-    return Volume(data.astype(np.float32), np.diag([1.0, 1.0, 4.0, 1.0]), np.dtype(np.int16))
+    return make_head()
 
 
 @pytest.fixture
@@ -75,23 +76,41 @@ def thick_file(thick: Volume, tmp_path: Path) -> Path:
     return write_volume(thick, tmp_path / "scan.nii.gz", dtype=np.int16)
 
 
-#: A training of tiny networks, a few steps per tenth of a second.
-TINY_TRAINING = """
-report_every: 2
-validate_every: 8
-checkpoint_every: 4
-precision: fp32
-pool_size: 3
-early_stopping: 0
-data: {size: 16, batch_size: 1, least_slices: 4, workers: 1}
-g_hr: {name: sliceresdnet, features: 8, depth: 1}
-g_lr: {features: 4, blocks: 1, head_kernel: 3}
-d_hr: {features: 4, layers: 2}
-d_lr: {features: 4, layers: 1}
-validation: {crop: 32}
-"""
 #: Longer than any tiny training takes to start, to end, or to stop.
 PATIENCE = 120.0
+
+
+class Team:
+    """The processes of one run, as torchrun would have started them; the first one's folder, all of their words."""
+
+    def __init__(self, count: int, arguments: list[str], environment: dict[str, str]) -> None:
+        shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
+        shared |= {"MASTER_PORT": free_port(), "TORCHELASTIC_RUN_ID": "test"}
+        self.members = [
+            forks.Fork(
+                *(forks.command, arguments),
+                environment={
+                    **environment,
+                    **{name: str(value) for name, value in shared.items()},
+                    **{"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                },
+                pictures=False,
+            )
+            for rank in range(count)
+        ]
+        self.pid = self.members[0].pid
+
+    def poll(self) -> int | None:
+        codes = [member.poll() for member in self.members]
+        return None if None in codes else max(codes, key=abs)  # type: ignore[type-var]
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        said = [member.communicate(timeout) for member in self.members]
+        return "".join(out for out, _ in said), "".join(err for _, err in said)
 
 
 class Training:
@@ -105,25 +124,47 @@ class Training:
     def __init__(self, folder: Path, given: Sequence[object]) -> None:
         self.folder = folder
         self.given = given
-        self._started: list[subprocess.Popen[str]] = []
+        self._started: list[Any] = []
 
     def start(
-        self, *arguments: object, processes: int = 1, prefix: Sequence[str] = ()
-    ) -> subprocess.Popen[str]:
-        """Start it, in a process group of its own."""
+        self,
+        *arguments: object,
+        processes: int = 1,
+        prefix: Sequence[str] = (),
+        real: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Start it, in a process group of its own.
+
+        Args:
+            arguments: more than the folder, the scans and the settings.
+            processes: how many.
+            prefix: a program that starts it, with its arguments.
+            real: from the beginning, several processes by torchrun; otherwise as forks of a process that has imported
+                everything.
+            options: for the forks: see ``forks.command``.
+        """
         given = [] if "--resume" in arguments else self.given
-        torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
-        command = [*prefix, sys.executable, "-m", *(torchrun if processes > 1 else []), "srcyc.cli", "train"]
-        process = subprocess.Popen(
-            [*command, "-o", *map(str, (self.folder, "--device", "cpu", *given, *arguments))],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-            start_new_session=True,
-            # A test that itself runs in the background ignores Ctrl-C, and its children would too.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        words = ["train", "-o", *map(str, (self.folder, "--device", "cpu", *given, *arguments))]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        if real or prefix:
+            torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+            process = subprocess.Popen(
+                [*prefix, sys.executable, "-m", *(torchrun if processes > 1 else []), "srcyc.cli", *words],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment,
+                start_new_session=True,
+                # A test that itself runs in the background ignores Ctrl-C, and its children would too.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+        elif processes > 1:
+            process = Team(processes, words, environment)
+        else:
+            process = forks.Fork(
+                forks.command, words, environment=environment, **{"pictures": False, **options}
+            )
         self._started.append(process)
         return process
 
@@ -131,12 +172,12 @@ class Training:
         """Run it to its end."""
         return self.ended(self.start(*arguments, **options))
 
-    def ended(self, process: subprocess.Popen[str]) -> Ran:
+    def ended(self, process: Any) -> Ran:
         """Wait for its end."""
         out, err = process.communicate(timeout=PATIENCE)
         return Ran(process.returncode, out, err)
 
-    def waited(self, process: subprocess.Popen[str], happened: Callable[[], bool]) -> bool:
+    def waited(self, process: Any, happened: Callable[[], bool]) -> bool:
         """Wait for something, and tell whether the process still ran when it happened."""
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
@@ -144,14 +185,16 @@ class Training:
                 return process.poll() is None
             if process.poll() is not None:
                 return False
-            time.sleep(0.002)
+            time.sleep(0.01)
         raise TimeoutError(f"{self.folder}: nothing happened in {PATIENCE:g} s")
 
     def end_all(self) -> None:
         """Leave nothing running."""
         for process in self._started:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                for one in getattr(process, "members", [process]):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(one.pid, signal.SIGKILL)
                 process.communicate()
 
     @property
@@ -179,27 +222,27 @@ class Training:
 
     def processes(self) -> list[int]:
         """Those that work for this folder; zombies do not."""
+        sessions = {one.pid for process in self._started for one in getattr(process, "members", [process])}
         found = []
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        for entry in Path("/proc").glob("[0-9]*"):
             try:
-                if os.fsencode(self.folder) in entry.read_bytes().split(b"\0"):
-                    found.append(int(entry.parent.name))
+                # Behind the name, which may hold anything: state, parent, group, session.
+                state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+                named = os.fsencode(self.folder) in (entry / "cmdline").read_bytes().split(b"\0")
+                if state != "Z" and (named or int(session) in sessions):
+                    found.append(int(entry.name))
             except OSError:
                 continue
         return found
 
 
 @pytest.fixture(scope="session")
-def training_scans(tmp_path_factory: pytest.TempPathFactory, phantom: Callable[..., np.ndarray]) -> Path:
+def training_scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two thin and two thick heads, and the settings of a tiny training."""
     folder = tmp_path_factory.mktemp("training-scans")
-    (folder / "tiny.yaml").write_text(TINY_TRAINING)
-    for kind, shape, thick, persons in (("hr", (40, 44, 48), 1, "ab"), ("lr", (40, 40, 12), 4, "cd")):
-        (folder / kind).mkdir()
-        for seed, person in enumerate(persons):
-            image = nib.Nifti1Image(1000 * phantom(shape, seed)[0], np.diag([1, 1, thick, 1]))
-            nib.save(image, folder / kind / f"sub-{person}_T1w.nii.gz")
-    return folder
+    # A loader process of its own, which has to end with its trainer.
+    save_tiny_settings(folder / "tiny.yaml", data__workers=1)
+    return save_people(folder, in_domains=True)
 
 
 @pytest.fixture

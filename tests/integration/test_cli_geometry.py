@@ -5,46 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from factories import make_affine, make_blob, rotation
 from srcyc.geometry import Grid
 from srcyc.volume import Volume, read_volume, write_volume
 
 
-def _rotation(degrees: tuple[float, float, float]) -> np.ndarray:
-    matrix = np.eye(3)
-    for axis, angle in enumerate(np.radians(degrees)):
-        turn = np.eye(3)
-        first, second = (a for a in range(3) if a != axis)
-        turn[[first, first, second, second], [first, second, first, second]] = (
-            *(np.cos(angle), -np.sin(angle)),
-            *(np.sin(angle), np.cos(angle)),
-        )
-        matrix = matrix @ turn
-    return matrix
-
-
-def _affine(axes: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
-    affine = np.eye(4)
-    affine[:3, :3] = axes * np.array(spacing)
-    affine[:3, 3] = (-31.7, 12.3, 55.1)
-    return affine
+def _turned(*degrees: float) -> np.ndarray:
+    return rotation(*np.radians(degrees))
 
 
 PERMUTED = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 GRIDS = {
-    "identity": Grid((25, 28, 9), _affine(np.eye(3), (1.0, 1.0, 4.0))),
-    "LPS": Grid((25, 28, 9), _affine(np.diag([-1.0, -1.0, 1.0]), (1.0, 1.0, 4.0))),
-    "oblique": Grid((25, 28, 9), _affine(_rotation((12.0, -25.0, 33.0)), (0.9, 0.9, 3.6))),
-    "permuted": Grid((9, 28, 25), _affine(PERMUTED, (4.0, 1.0, 1.0))),
-    "flipped": Grid((25, 28, 9), _affine(np.diag([1.0, -1.0, -1.0]), (1.0, 1.0, 4.0))),
-    "non-integer factor": Grid((27, 21, 11), _affine(_rotation((0.0, 5.0, 0.0)), (0.93, 0.87, 3.17))),
-    "even and odd": Grid((24, 9, 31), _affine(_rotation((3.0, 0.0, 170.0)), (1.1, 5.5, 1.1))),
+    "identity": Grid((25, 28, 9), make_affine(np.eye(3), (1.0, 1.0, 4.0))),
+    "LPS": Grid((25, 28, 9), make_affine(np.diag([-1.0, -1.0, 1.0]), (1.0, 1.0, 4.0))),
+    "oblique": Grid((25, 28, 9), make_affine(_turned(12.0, -25.0, 33.0), (0.9, 0.9, 3.6))),
+    "permuted": Grid((9, 28, 25), make_affine(PERMUTED, (4.0, 1.0, 1.0))),
+    "flipped": Grid((25, 28, 9), make_affine(np.diag([1.0, -1.0, -1.0]), (1.0, 1.0, 4.0))),
+    "non-integer factor": Grid((27, 21, 11), make_affine(_turned(0.0, 5.0, 0.0), (0.93, 0.87, 3.17))),
+    "even and odd": Grid((24, 9, 31), make_affine(_turned(3.0, 0.0, 170.0), (1.1, 5.5, 1.1))),
 }
-
-
-def _blob(grid: Grid, centre: np.ndarray, sigma: float) -> np.ndarray:
-    index = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), axis=-1)
-    distance = np.linalg.norm(grid.index_to_world(index) - centre, axis=-1)
-    return (1000 * np.exp(-0.5 * (distance / sigma) ** 2)).astype(np.float32)
 
 
 def _centroid(volume: Volume) -> np.ndarray:
@@ -61,7 +40,7 @@ def test_field_of_view_and_marker_stay(srcyc, tiny_model, tmp_path, name, suffix
     # Off the centre, at no voxel's centre, wide enough for the thick slices to see it.
     centre = grid.index_to_world(0.45 * np.array(grid.shape) + (0.7, -0.3, 0.4))
     sigma = 1.2 * max(grid.spacing)
-    scan = write_volume(Volume(_blob(grid, centre, sigma)[None], grid.affine), tmp_path / f"scan{suffix}")
+    scan = write_volume(Volume(make_blob(grid, centre, sigma), grid.affine), tmp_path / f"scan{suffix}")
     out = tmp_path / f"thin{suffix}"
     ran = srcyc("infer", scan, "-o", out, "--model", tiny_model, "--device", "cpu")
     assert ran.code == 0, ran.err
@@ -70,7 +49,7 @@ def test_field_of_view_and_marker_stay(srcyc, tiny_model, tmp_path, name, suffix
     assert max(thin.spacing) < 1.2 * min(grid.spacing)
     corners = thin.grid.field_of_view
     np.testing.assert_allclose(corners, grid.field_of_view, atol=1e-3)
-    truth = Volume(_blob(thin.grid, centre, sigma)[None], thin.affine)
+    truth = Volume(make_blob(thin.grid, centre, sigma), thin.affine)
     moved = np.linalg.norm(_centroid(thin) - _centroid(truth))
     assert moved < 0.5 * min(thin.spacing)
     brightest = thin.grid.index_to_world(np.unravel_index(thin.data[0].argmax(), thin.shape))

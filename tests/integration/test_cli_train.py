@@ -13,29 +13,19 @@ import numpy as np
 import pytest
 import yaml
 
+import forks
+from factories import make_head, save_head, save_tiny_settings
 from srcyc.cli import main
 from srcyc.inference.model_file import load_model
-
-TINY = """
-steps: 4
-report_every: 2
-validate_every: 2
-checkpoint_every: 2
-data: {size: 16, batch_size: 1, least_slices: 4, workers: 0}
-g_hr: {features: 4, depth: 1}
-g_lr: {features: 4, blocks: 1, head_kernel: 3}
-d_hr: {features: 4, layers: 2}
-d_lr: {features: 4, layers: 1}
-validation: {crop: 32}
-"""
+from srcyc.volume import Volume, write_volume
 
 Srcyc = Callable[..., Any]
 
 
-def save(path: Path, image: np.ndarray, thick: float) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(1000 * image, np.diag([1, 1, thick, 1])), path)
-    return path
+@pytest.fixture(autouse=True)
+def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the report's pictures show is tested where they are drawn."""
+    forks.draw_nothing(monkeypatch.setattr)
 
 
 @pytest.fixture
@@ -45,9 +35,7 @@ def scans(training_scans: Path) -> Path:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(TINY)
-    return path
+    return save_tiny_settings(tmp_path / "tiny.yaml", steps=4, validate_every=2, checkpoint_every=2)
 
 
 @pytest.fixture
@@ -103,22 +91,19 @@ def test_unpaired_training_publishes_a_model_that_infer_uses(
     assert "srcyc-custom" in json.dumps(json.loads((tmp_path / "thin.json").read_text()))
 
 
-def test_paired_training_on_simulated_and_on_real_pairs(
-    train: Srcyc, scans: Path, tmp_path: Path, phantom: Callable[..., np.ndarray]
-) -> None:
+def test_paired_training_on_simulated_and_on_real_pairs(train: Srcyc, tmp_path: Path) -> None:
     ran = train("simulated", "--set", "mode=paired")
     assert ran.code == 0, ran.err
     assert "content" in ran.out and "adversarial_hr" in ran.out and "identity" not in ran.out
     pairs = tmp_path / "pairs"
     for seed, person in enumerate("ab"):
-        thin = phantom((40, 40, 48), seed)[0]
-        save(pairs / "hr" / f"sub-{person}_T1w.nii.gz", thin, 1)
-        thick = nib.Nifti1Image(
-            1000 * thin.reshape(40, 40, 12, 4).mean(-1), np.array([*np.diag([1, 1, 4, 1])], dtype=float)
-        )
-        thick.affine[2, 3] = 1.5
-        (pairs / "lr").mkdir(exist_ok=True)
-        nib.save(nib.Nifti1Image(thick.get_fdata(), thick.affine), pairs / "lr" / f"sub-{person}_T1w.nii.gz")
+        thin = make_head((40, 40, 48), np.eye(4), seed)
+        affine = np.diag([1.0, 1.0, 4.0, 1.0])
+        affine[2, 3] = 1.5
+        thick = Volume(thin.data.reshape(1, 40, 40, 12, 4).mean(-1), affine)
+        for domain, volume in (("hr", thin), ("lr", thick)):
+            (pairs / domain).mkdir(parents=True, exist_ok=True)
+            write_volume(volume, pairs / domain / f"sub-{person}_T1w.nii.gz")
     ran = train("real", "--lr", pairs / "lr", "--set", "mode=paired", hr=pairs / "hr")
     assert ran.code == 0, ran.err
     assert "paired training on 1 pairs" in ran.out
@@ -232,7 +217,7 @@ def test_broken_and_small_scans_are_left_out_by_name(train: Srcyc, scans: Path, 
         (hr / path.name).parent.mkdir(exist_ok=True)
         (hr / path.name).write_bytes(path.read_bytes())
     (hr / "sub-broken_T1w.nii.gz").write_bytes(b"no scan at all")
-    save(hr / "sub-small_T1w.nii.gz", np.ones((9, 9, 9), np.float32), 1)
+    save_head(hr / "sub-small_T1w.nii.gz", (9, 9, 9), (1, 1, 1))
     ran = train("run", *ALONE, hr=hr)
     assert ran.code == 0, ran.err
     left_out = ran.out[ran.out.index("left out:") :]
@@ -248,7 +233,7 @@ def test_broken_and_small_scans_are_left_out_by_name(train: Srcyc, scans: Path, 
         (["--set", "steps"], "KEY=VALUE"),
         (["--set", "losses.lambda_cycle=-1"], r"losses\.lambda_cycle"),
         (["--config", "absent.yaml"], r"absent\.yaml"),
-        (["--preset", "fast"], "choose one of default, paper, quick"),
+        (["--preset", "fast"], "fast"),
         (["--device", "cuda:99"], "cuda:99"),
         (["--resume"], "no run to resume"),
         (["--check", "--resume"], "has not begun"),

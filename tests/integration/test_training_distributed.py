@@ -1,4 +1,4 @@
-"""Two processes that torchrun started take the steps that one would, and their checkpoints are the same.
+"""Two processes, as torchrun starts them, take the steps that one would, and their checkpoints are the same.
 
 Not bit for bit: the mean over a batch of four is not rounded as that of two means over two. Adam makes a step of full
 length out of a gradient that is rounding noise (a convolution's bias before an instance normalisation has no other),
@@ -17,6 +17,7 @@ import pytest
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.apart,
     pytest.mark.skipif(sys.platform != "linux", reason="torchrun with gloo is used on Linux"),
 ]
 
@@ -77,7 +78,7 @@ def test_a_stop_of_torchrun_saves_and_any_number_of_processes_goes_on(
         return (run.folder / "history.csv").exists() and len(run.history) > before
 
     before = 1
-    process = run.start(processes=2)
+    process = run.start(processes=2, real=True)
     assert run.waited(process, begun)
     for worker in run.processes():
         if worker != process.pid:
@@ -117,7 +118,7 @@ def test_a_mistake_is_told_once_and_nothing_begins(
 ) -> None:
     run = training("run", "steps=4", *settings)
     ran = run.run(processes=2)
-    assert ran.code == 1, "torchrun's own"
+    assert ran.code in (1, 2)
     assert ran.err.count(sentence) == 1
     assert "unexpected" not in ran.err
     assert not run.folder.exists()
@@ -125,7 +126,7 @@ def test_a_mistake_is_told_once_and_nothing_begins(
 
 def test_a_process_that_is_killed_ends_the_run_and_its_checkpoints_stay(training: Make) -> None:
     run = training("run", "steps=5000", "data.batch_size=2", "mode=generator-only")
-    process = run.start(processes=2)
+    process = run.start(processes=2, real=True)
     assert run.waited(process, lambda: run.saved >= 8)
     workers = sorted(set(run.processes()) - {process.pid})
     os.kill(workers[0], signal.SIGKILL)

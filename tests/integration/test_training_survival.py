@@ -25,6 +25,7 @@ from srcyc.training.checkpoint import load_checkpoint
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.apart,
     pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc"),
 ]
 
@@ -34,9 +35,12 @@ Differing = Callable[..., dict[str, float]]
 
 STEPS, INTERVAL = 260, 4
 KILLS_EARLY, KILLS_IN_TRAINING = 6, 17
+#: As many steps as there are faults while it trains need, validated often, so that models are written often.
+FEW_STEPS = 32
+FEW = (f"steps={FEW_STEPS}", "validate_every=4")
 
 
-def check_readable(run: Training) -> None:
+def check_readable(run: Training, of: int = STEPS) -> None:
     """Whatever stands under its final name can be read."""
     for path in run.checkpoints:
         assert load_checkpoint(path)["state"]["done"] == int(path.stem.removeprefix("step-"))
@@ -47,8 +51,13 @@ def check_readable(run: Training) -> None:
         assert steps == sorted(set(steps))
         assert steps[-1] - run.saved <= INTERVAL, "no more than one interval is lost"
     if (run.folder / "config.yaml").exists():
-        assert yaml.safe_load((run.folder / "config.yaml").read_text())["steps"] == STEPS
+        assert yaml.safe_load((run.folder / "config.yaml").read_text())["steps"] == of
         assert json.loads((run.folder / "scans.json").read_text())["hr"]
+
+
+def going_on(run: Training) -> list[str]:
+    """How it is started again. Before config.yaml stands there is no run, and it begins anew."""
+    return ["--resume"] if (run.folder / "config.yaml").exists() else []
 
 
 def nobody_left(run: Training, within: float = 15.0) -> bool:
@@ -60,6 +69,84 @@ def nobody_left(run: Training, within: float = 15.0) -> bool:
     return True
 
 
+#: Where a run is killed, one after the other, and whether the next one goes on (or nothing had begun).
+FAULTS = [
+    ("half written", ".npy", False),
+    ("renamed", "scans.json", False),
+    ("not renamed", "config.yaml", False),
+    ("renamed", "config.yaml", True),
+    ("half written", "model.safetensors", True),
+    ("half written", "step-", True),
+    ("not renamed", "step-", True),
+    ("renamed", "history.csv", True),
+    ("renamed", "step-", True),
+    ("half written", "report.md", True),
+    ("not renamed", "curves.png", True),
+]
+
+
+def test_killed_wherever_a_file_is_written_it_goes_on_to_the_same_end(
+    training: Make, differing: Differing
+) -> None:
+    """The second file of each kind that a process writes, so that every process gets on a little."""
+    straight, run = (training(name, *FEW) for name in ("straight", "killed"))
+    assert straight.run().code == 0
+    for fault, name, begun in FAULTS:
+        before = run.saved
+        # A run's last files are written once.
+        number = 1 if name in ("scans.json", "config.yaml", "report.md", "curves.png") else 2
+        process = run.start(*going_on(run), dies=(fault, name, number))
+        ran = run.ended(process)
+        assert ran.code == -signal.SIGKILL, (fault, name, ran)
+        assert (run.folder / "config.yaml").exists() == begun, (fault, name)
+        assert run.saved >= before
+        check_readable(run, FEW_STEPS)
+    assert run.saved == FEW_STEPS, "the last ones while the report was drawn"
+    assert nobody_left(run)
+    ran = run.run("--resume")
+    assert ran.code == 0, ran.err
+    same_end(straight, run, differing)
+
+
+def same_end(straight: Training, run: Training, differing: Differing) -> None:
+    assert not list(run.folder.rglob("*.part")), "nothing half-written is left"
+    assert differing(straight.last, run.last) == {}
+    assert run.history == straight.history
+    models = [load_model(one.folder / "model.safetensors") for one in (straight, run)]
+    assert models[0].card == models[1].card
+    assert differing(*(model.network.state_dict() for model in models)) == {}
+
+
+def test_real_processes_that_are_killed_go_on_and_leave_none_behind(
+    training: Make, differing: Differing
+) -> None:
+    """While Python starts, while scans are prepared, and in the midst of training; at more moments: `make test-all`."""
+    straight, run = (training(name, *FEW) for name in ("straight", "killed"))
+    assert straight.run().code == 0
+    process = run.start(real=True)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+    assert not run.folder.exists(), "nothing began"
+    process = run.start()
+    assert run.waited(process, (run.folder / "prepared-scans").exists)
+    process.kill()
+    process.communicate()
+    process = run.start(*going_on(run), real=True)
+    assert run.waited(process, lambda: run.saved >= INTERVAL)
+    process.kill()
+    process.communicate()
+    assert nobody_left(run), "loader processes end with their trainer"
+    check_readable(run, FEW_STEPS)
+    assert INTERVAL <= run.saved < FEW_STEPS, "it was killed while it trained"
+    ran = run.run("--resume")
+    assert ran.code == 0, ran.err
+    same_end(straight, run, differing)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(1800)
 def test_kills_at_random_moments_lose_no_more_than_an_interval(training: Make, differing: Differing) -> None:
     """SIGKILL, while Python starts, scans are prepared, steps are taken, files are written, the report is drawn."""
     straight, run = (training(name, f"steps={STEPS}") for name in ("straight", "killed"))
@@ -67,11 +154,7 @@ def test_kills_at_random_moments_lose_no_more_than_an_interval(training: Make, d
     rng = random.Random(1)
     config, prepared, history = (run.folder / n for n in ("config.yaml", "prepared-scans", "history.csv"))
 
-    def arguments() -> list[str]:
-        # Before config.yaml stands there is no run yet, and it is begun as if nothing had been.
-        return ["--resume"] if config.exists() else []
-
-    def kill(process: subprocess.Popen[str], what: str) -> None:
+    def kill(process: Any, what: str) -> None:
         assert process.poll() is None, (what, process.communicate())
         process.kill()
         process.communicate()
@@ -80,7 +163,7 @@ def test_kills_at_random_moments_lose_no_more_than_an_interval(training: Make, d
 
     killed: list[str] = []
     for number in range(KILLS_EARLY):
-        process = run.start(*arguments())
+        process = run.start(*going_on(run), real=True)
         if number == 0:
             time.sleep(rng.uniform(0.1, 2.0))
             kill(process, "starting")
@@ -95,7 +178,7 @@ def test_kills_at_random_moments_lose_no_more_than_an_interval(training: Make, d
     interval = float(straight_seconds(straight)) * INTERVAL / STEPS
     for _ in range(KILLS_IN_TRAINING):
         before = run.saved
-        process = run.start(*arguments())
+        process = run.start(*going_on(run), real=True)
         assert run.waited(process, lambda before=before: run.saved > before)
         time.sleep(rng.uniform(0, 2 * interval))
         kill(process, "training")
@@ -109,12 +192,7 @@ def test_kills_at_random_moments_lose_no_more_than_an_interval(training: Make, d
     assert nobody_left(run), "loader processes end with their trainer"
     ran = run.run("--resume")
     assert ran.code == 0, ran.err
-    assert not list(run.folder.rglob("*.part")), "nothing half-written is left"
-    assert differing(straight.last, run.last) == {}
-    assert run.history == straight.history
-    models = [load_model(one.folder / "model.safetensors") for one in (straight, run)]
-    assert models[0].card == models[1].card
-    assert differing(*(model.network.state_dict() for model in models)) == {}
+    same_end(straight, run, differing)
 
 
 def straight_seconds(run: Training) -> str:
@@ -129,17 +207,14 @@ def test_a_stop_saves_where_it_is(training: Make, differing: Differing) -> None:
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         for send in (os.kill, os.killpg):
             run = training(f"{number.name}-{send.__name__}", *settings)
-            check_stop(run, straight, differing, number, send, code)
+            check_stop(run, number, send, code)
+        ran = run.run("--resume")
+        assert ran.code == 0, ran.err
+        assert differing(straight.last, run.last) == {}
+        assert run.history == straight.history
 
 
-def check_stop(
-    run: Training,
-    straight: Training,
-    differing: Differing,
-    number: signal.Signals,
-    send: Callable[[int, int], None],
-    code: int,
-) -> None:
+def check_stop(run: Training, number: signal.Signals, send: Callable[[int, int], None], code: int) -> None:
     process = run.start()
     assert run.waited(process, lambda: (run.folder / "history.csv").exists() and len(run.history) > 2)
     send(process.pid, number)
@@ -149,10 +224,6 @@ def check_stop(
     assert "--resume" in ran.sentence
     assert 0 < run.saved < 30
     assert nobody_left(run)
-    ran = run.run("--resume")
-    assert (ran.code, ran.err) == (0, "")
-    assert differing(straight.last, run.last) == {}
-    assert run.history == straight.history
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

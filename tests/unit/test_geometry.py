@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import permutations
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factories import make_affine, rotation
 from srcyc.errors import ConfigError, InputError, NothingToDoError, VolumeError
 from srcyc.geometry import (
     Grid,
@@ -22,24 +22,6 @@ from srcyc.geometry import (
     working_flips,
     working_order,
 )
-
-
-def rotation(x: float, y: float, z: float) -> np.ndarray:
-    matrix = np.eye(3)
-    for angle, (a, b) in zip((x, y, z), ((1, 2), (2, 0), (0, 1)), strict=True):
-        turn = np.eye(3)
-        turn[a, a] = turn[b, b] = math.cos(angle)
-        turn[a, b], turn[b, a] = -math.sin(angle), math.sin(angle)
-        matrix = matrix @ turn
-    return matrix
-
-
-def make_affine(axes: np.ndarray, spacing: Sequence[float], origin: Sequence[float]) -> np.ndarray:
-    affine = np.eye(4)
-    affine[:3, :3] = axes * np.asarray(spacing)
-    affine[:3, 3] = origin
-    return affine
-
 
 ORIGIN = (-110.5, 78.3063, -72.7575)
 #: Spacings 0.9 x 0.859375 x 6.5 mm: neither factor nor field of view is a whole number.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +14,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from factories import make_affine, rotation
 from srcyc.errors import InputError, OutputError, VolumeError
 from srcyc.volume import Volume, find_volumes, is_volume_path, read_grid, read_volume, write_volume
 
 SUFFIXES = [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"]
 SHAPE = (6, 5, 4)
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-
-def rotation(x: float, y: float, z: float) -> np.ndarray:
-    matrix = np.eye(3)
-    for angle, (a, b) in zip((x, y, z), ((1, 2), (2, 0), (0, 1)), strict=True):
-        turn = np.eye(3)
-        turn[a, a] = turn[b, b] = np.cos(angle)
-        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
-        matrix = matrix @ turn
-    return matrix
-
-
-def make_affine(axes: np.ndarray, spacing: Sequence[float], origin: Sequence[float]) -> np.ndarray:
-    affine = np.eye(4)
-    affine[:3, :3] = axes * np.asarray(spacing)
-    affine[:3, 3] = origin
-    return affine
 
 
 AFFINES = {

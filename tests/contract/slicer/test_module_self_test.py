@@ -1,7 +1,11 @@
-"""The self-test that the module brings for Slicer, run in the stand-in: its own server, a scan of the sample data."""
+"""The self-test that the module brings for Slicer, run in the stand-in: its own server, a scan of the sample data.
+
+With the tiny model: what the one that comes with SRCyc makes of that scan is tested elsewhere.
+"""
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,12 +16,14 @@ pytestmark = pytest.mark.slow
 
 
 def test_it_passes(
-    stand_in: Any, module_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stand_in: Any, module_folder: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import slicer
 
     if sys.platform == "win32":
         pytest.skip("the program is a shell script here")
+    (tmp_path / "models").mkdir()
+    shutil.copy(tiny_model, tmp_path / "models")
     # The real program, with a model folder that is not the clone's.
     program = tmp_path / "srcyc"
     program.write_text(

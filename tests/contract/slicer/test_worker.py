@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +16,6 @@ import numpy as np
 import psutil
 import pytest
 
-from srcyc.inference.model_file import DEFAULT_MODEL
 from srcyc.volume import read_volume
 from SRCycLib import worker
 from SRCycLib.client import Client
@@ -26,8 +24,8 @@ CommandLine = Callable[..., Any]
 
 MODULE = Path(worker.__file__).resolve().parents[1]
 
-#: Takes many seconds on any CPU, whatever computes it.
-LONG = {"weights": DEFAULT_MODEL, "device": "cpu", "precision": "fp32", "uncertainty": True}
+#: Takes many seconds on any CPU.
+LONG = {"weights": "patient", "device": "cpu", "precision": "fp32", "uncertainty": True}
 
 
 class Request:
@@ -185,25 +183,26 @@ def test_without_a_request(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def busy(
-    serve: Callable[..., Any], studies_of: Callable[..., Path], sample_data: Path, tiny_model: Path
+    serve: Callable[..., Any],
+    studies_of: Callable[..., Path],
+    patient: tuple[Path, Path],
+    tiny_model: Path,
 ) -> Iterator[Any]:
-    studies = studies_of("nifti")
-    shutil.copy(sample_data / "brain1_image.nrrd", studies)
-    server = serve("srcyc", studies, model=tiny_model)
+    server = serve("srcyc", studies_of("nifti"), model=tiny_model, more_models=[patient[1]])
     yield server
     server.end()
 
 
 @pytest.fixture
 def computing(
-    busy: Any, sample_data: Path, tmp_path: Path, send: Callable[..., Request]
+    busy: Any, patient: tuple[Path, Path], tmp_path: Path, send: Callable[..., Request]
 ) -> Callable[[], Request]:
     """Begin an inference that would take long, and wait until it is in the midst of it."""
 
     def begin() -> Request:
         (tmp_path / "results").mkdir(exist_ok=True)
-        scan = sample_data / "brain1_image.nrrd"
-        request = send(busy.url, "infer", file=str(scan), folder=str(tmp_path / "results"), params=LONG)
+        results = str(tmp_path / "results")
+        request = send(busy.url, "infer", file=str(patient[0]), folder=results, params=LONG)
 
         def shares() -> list[float]:
             progress = [line["progress"] for line in request.said() if "progress" in line]
@@ -273,15 +272,13 @@ def test_a_request_that_waits_in_line_is_taken_out_of_it(
 def test_a_server_that_dies_in_the_midst(
     serve: Callable[..., Any],
     studies_of: Callable[..., Path],
-    tiny_model: Path,
-    sample_data: Path,
+    patient: tuple[Path, Path],
     tmp_path: Path,
     send: Callable[..., Request],
 ) -> None:
-    server = serve("srcyc", studies_of("nifti"), model=tiny_model)
+    server = serve("srcyc", studies_of("nifti"), model=patient[1])
     try:
-        scan = str(sample_data / "brain1_image.nrrd")
-        request = send(server.url, "infer", file=scan, folder=str(tmp_path), params=LONG)
+        request = send(server.url, "infer", file=str(patient[0]), folder=str(tmp_path), params=LONG)
         server.wait_for(lambda: "running" in request.states(), "compute")
         server.kill()
         begin = time.monotonic()

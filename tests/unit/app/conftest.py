@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from factories import OBLIQUE_AXES, make_affine, make_head
 from srcyc.volume import Volume, write_volume
-
-#: Turned about two axes, one of them flipped, away from the origin.
-OBLIQUE = np.array(
-    [
-        [0.8, 0.3, -1.2, 20.0],
-        [-0.3, 0.9, 0.9, -35.0],
-        [0.35, -0.1, 3.7, 11.0],
-        [0.0, 0.0, 0.0, 1.0],
-    ]
-)
-
-
-def orthogonal(affine: np.ndarray) -> np.ndarray:
-    """The nearest affine without shear: the same column lengths, directions at right angles."""
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    u, _, v = np.linalg.svd(affine[:3, :3] / lengths)
-    result = affine.copy()
-    result[:3, :3] = u @ v * lengths
-    return result
 
 
 @pytest.fixture
-def thick(phantom: Callable[..., np.ndarray]) -> Volume:
-    """A small head, slices about four times as thick as wide, oblique, 12-bit integers."""
-    data = np.rint(1000 * np.clip(phantom((24, 26, 8)), 0, None)).astype(np.float32)
-    return Volume(data, orthogonal(OBLIQUE), np.dtype(np.int16))
+def thick() -> Volume:
+    """A small head, slices about four times as thick as wide, oblique and left-handed, 12-bit integers."""
+    return make_head(affine=make_affine(OBLIQUE_AXES, (0.9, 0.95, 3.7), (20.0, -35.0, 11.0)))
 
 
 @pytest.fixture

@@ -12,17 +12,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
-import torch
 
+import forks
+from factories import save_people, tiny_words
 from srcyc.errors import OutputError, SRCycError
 from srcyc.inference.model_file import DEFAULT_MODEL, load_model, packaged_models
 from srcyc.training.checkpoint import load_checkpoint
 from srcyc.training.recorder import read_history
 from srcyc.training.stability import CollapseError
-from srcyc.volume import Volume, write_volume
 from srcyc_app.datastore import StudiesFolder
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import Refusal
@@ -30,27 +29,16 @@ from srcyc_app.trainers.task import UnpairedTraining
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's processes")
 
-#: A few steps per tenth of a second.
-TINY = (
-    "report_every=2 validate_every=8 checkpoint_every=4 precision=fp32 pool_size=3 early_stopping=0 "
-    "data.size=16 data.batch_size=1 data.least_slices=4 data.workers=0 g_hr.features=4 g_hr.depth=1 "
-    "g_lr.features=4 g_lr.blocks=1 g_lr.head_kernel=3 d_hr.features=4 d_hr.layers=2 d_lr.features=4 d_lr.layers=1 "
-    "validation.crop=32 validation.thicknesses=[3.0]"
-)
 #: Longer than anything here takes.
 PATIENCE = 120.0
 
-#: What a server's process does, without the seconds that MONAI Label takes to load.
+#: The same as `forks.train` in a process that begins at its beginning.
 PROGRAM = """
-import json, logging, sys
-from pathlib import Path
-logging.basicConfig(level=logging.INFO, format="%(message)s")
-from srcyc_app.datastore import StudiesFolder
-from srcyc_app.models import ModelShelf
-from srcyc_app.trainers.task import UnpairedTraining
-studies, models, request = sys.argv[1:]
-task = UnpairedTraining(Path(models), ModelShelf(Path(models), with_packaged=False), supervised=True)
-print(json.dumps(task(json.loads(request), StudiesFolder(studies, watch=False)), allow_nan=False))
+import json, sys
+folder, studies, models, request = sys.argv[1:]
+sys.path.append(folder)
+import forks
+sys.exit(forks.train(studies, models, json.loads(request)))
 """
 
 
@@ -58,18 +46,19 @@ def tiny(**request: Any) -> dict[str, Any]:
     """A request for a tiny training from random weights."""
     more = request.pop("more", "")
     standard = {"model": "srcyc", "name": "mine", "device": ["cpu"], "initial_model": "none", "steps": "8"}
-    return {**standard, "settings": f"{TINY} {more}", **request}
+    return {**standard, "settings": f"{tiny_words()} {more}", **request}
+
+
+@pytest.fixture(autouse=True)
+def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the report's pictures show is tested where they are drawn."""
+    forks.draw_nothing(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory, phantom: Callable[..., np.ndarray]) -> Path:
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two thin and two thick heads of four people."""
-    folder = tmp_path_factory.mktemp("scans")
-    for shape, thick, persons in (((40, 44, 48), 1, "ab"), ((40, 40, 12), 4, "cd")):
-        for seed, person in enumerate(persons):
-            data = 1000 * phantom(shape, seed)
-            write_volume(Volume(data, np.diag([1.0, 1.0, thick, 1.0])), folder / f"sub-{person}_T1w.nii.gz")
-    return folder
+    return save_people(tmp_path_factory.mktemp("scans"))
 
 
 @pytest.fixture
@@ -92,7 +81,7 @@ class Place:
         self.studies = studies
         self.models = models
         self.run = models / "runs" / "mine"
-        self.started: list[subprocess.Popen[str]] = []
+        self.started: list[Any] = []
 
     def task(self, *, with_packaged: bool = False) -> UnpairedTraining:
         return UnpairedTraining(self.models, ModelShelf(self.models, with_packaged=with_packaged))
@@ -112,27 +101,21 @@ class Place:
             self.check(**request)
         return caught.value
 
-    def command(self, **request: Any) -> list[str]:
-        return [
-            sys.executable,
-            "-c",
-            PROGRAM,
-            str(self.studies),
-            str(self.models),
-            json.dumps(tiny(**request)),
-        ]
-
-    def start(self, *prefix: str, **request: Any) -> subprocess.Popen[str]:
-        """In a process of its own."""
-        process = subprocess.Popen(
-            [*prefix, *self.command(**request)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # Sums over another number of threads are rounded otherwise.
-            env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-            start_new_session=True,
-        )
+    def start(self, *prefix: str, **request: Any) -> Any:
+        """In a process of its own; with a program that starts it, from the beginning."""
+        given = (str(self.studies), str(self.models))
+        process: Any
+        if prefix:
+            harness = str(Path(forks.__file__).parent)
+            process = subprocess.Popen(
+                [*prefix, sys.executable, "-c", PROGRAM, harness, *given, json.dumps(tiny(**request))],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        else:
+            process = forks.Fork(forks.train, *given, tiny(**request), joined=True)
         self.started.append(process)
         return process
 
@@ -145,7 +128,7 @@ class Place:
         paths = (self.run / "checkpoints").glob("step-*.pt")
         return max((int(path.stem.removeprefix("step-")) for path in paths), default=0)
 
-    def reach(self, process: subprocess.Popen[str], step: int) -> None:
+    def reach(self, process: Any, step: int) -> None:
         """Wait until a checkpoint of at least this step is there."""
         wait_for(lambda: self.saved >= step or process.poll() is not None)
         assert process.poll() is None, process.communicate()
@@ -164,7 +147,7 @@ def wait_for(happened: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def last_line(process: subprocess.Popen[str]) -> str:
+def last_line(process: Any) -> str:
     out, _ = process.communicate(timeout=PATIENCE)
     assert "Traceback" not in out
     return out.strip().splitlines()[-1]
@@ -359,7 +342,6 @@ def test_the_request_of_a_server_is_met_by_monai_labels_own_program(place: Place
 
     environment = {
         **os.environ,
-        "OMP_NUM_THREADS": "1",
         "MONAI_LABEL_APP_DIR": str(Path(srcyc_app.__file__).parent),
         "MONAI_LABEL_STUDIES": str(place.studies),
         "MONAI_LABEL_APP_CONF": json.dumps({"model_dir": str(place.models), "packaged_models": "false"}),
