@@ -41,6 +41,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             seconds[Path(report.location[0]).parent.as_posix()] += report.duration
             if report.duration > 60:
                 slow.append(f"{report.nodeid} ({report.when}): {report.duration:.0f} s")
+    if not seconds:
+        return
     terminalreporter.section("seconds by folder")
     for folder, taken in sorted(seconds.items()):
         terminalreporter.write_line(f"{taken:7.0f}  {folder}")

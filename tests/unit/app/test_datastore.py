@@ -271,6 +271,9 @@ def test_appearing_changing_renaming_and_removing_are_noticed(studies: Path, ope
     (studies / "a.nii").write_bytes(b"broken")
     until(lambda: "error" in store.get_image_info("a"))
     assert "spacing" not in store.get_image_info("a")
+    store.update_image_info("a", {"domain": "HR"})
+    assert store.status()["domains"]["HR"] == 1
+    assert store.status()["completed"] == 0, "tagged, but nothing to train on"
     scan(studies / "a.nii", THIN)
     until(lambda: "error" not in store.get_image_info("a"))
     os.rename(studies / "a.nii", studies / "b.nii")
