@@ -1,4 +1,7 @@
-"""`make benchmark`: the aims for speed and memory hold on this machine."""
+"""`make benchmark`: the aims for speed and memory hold on this machine.
+
+On one thread and in processor time, which other programs on the machine disturb least.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,10 @@ SCRIPT = Path(__file__).with_name("bench_inference.py")
 @pytest.mark.timeout(3600)
 def test_inference_is_as_fast_and_small_as_promised(tmp_path):
     numbers = tmp_path / "numbers.json"
-    subprocess.run([sys.executable, str(SCRIPT), "--large", "--json", str(numbers)], check=True)
+    command = [sys.executable, str(SCRIPT), "--threads", "1", "--large", "--json", str(numbers)]
+    subprocess.run(command, check=True)
     results = json.loads(numbers.read_text())
     script = runpy.run_path(str(SCRIPT))
     for path, aim in script["AIMS"].items():
-        assert results["srcyc"]["rate"] >= aim * results[path]["rate"], path
+        assert results["srcyc"]["cpu_rate"] >= aim * results[path]["cpu_rate"], path
     assert results["large"]["peak_memory"] < script["LARGE_AIM_BYTES"]

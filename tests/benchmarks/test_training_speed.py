@@ -1,4 +1,7 @@
-"""`make benchmark`: a training step is as much faster than the textbook's as promised, and learns the same."""
+"""`make benchmark`: a training step is as much faster than the textbook's as promised, and learns the same.
+
+On one thread and in processor time, which other programs on the machine disturb least.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ SCRIPT = Path(__file__).with_name("bench_training.py")
 def test_a_training_step_is_as_fast_as_promised(tmp_path):
     numbers = tmp_path / "numbers.json"
     # The script itself refuses steps whose losses or updates are not the textbook's.
-    subprocess.run([sys.executable, str(SCRIPT), "--json", str(numbers)], check=True)
+    command = [sys.executable, str(SCRIPT), "--threads", "1", "--json", str(numbers)]
+    subprocess.run(command, check=True)
     results = json.loads(numbers.read_text())
-    assert results["srcyc"]["rate"] >= runpy.run_path(str(SCRIPT))["AIM"] * results["textbook"]["rate"]
+    aim = runpy.run_path(str(SCRIPT))["AIM"]
+    assert results["srcyc"]["cpu_rate"] >= aim * results["textbook"]["cpu_rate"]
