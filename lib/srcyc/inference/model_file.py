@@ -33,7 +33,7 @@ __all__ = [
     "publish_model",
 ]
 
-DEFAULT_MODEL = "srcyc-t1"
+DEFAULT_MODEL = "srcyc-fidelity"
 SUFFIX = ".safetensors"
 #: Key of the card in the file's metadata.
 _CARD_KEY = "srcyc"
@@ -78,9 +78,9 @@ def publish_model(
     """
     path = Path(path)
     if path.suffix != SUFFIX:
-        raise OutputError(f"{path}: a model file's name ends in {SUFFIX}; choose such a name.")
+        raise OutputError(f"{path}: a model file's name ends in {SUFFIX}", remedy="choose such a name")
     if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already; choose another name or ask to overwrite it.")
+        raise OutputError(f"{path}: exists already", remedy="choose another name or ask to overwrite it")
     weights = {
         name: value.detach().to("cpu", torch.float32, copy=True).contiguous()
         for name, value in network.state_dict().items()
@@ -92,7 +92,7 @@ def publish_model(
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another place."
+            f"{path}: cannot be written ({error.strerror or error})", remedy="choose another place"
         ) from error
     with written(path) as stream:
         stream.write(content)
@@ -149,12 +149,12 @@ def find_model(name_or_path: str | os.PathLike[str]) -> Path:
         return Path(text)
     names = ", ".join(known) if known else "none is installed"
     raise ModelError(
-        f"{text}: neither a model file nor the name of a packaged model ({names}); give one of these."
+        f"{text}: neither a model file nor the name of a packaged model ({names})", remedy="give one of these"
     )
 
 
 def _refuse(path: Path, what: str, cause: Exception | None = None) -> NoReturn:
-    raise ModelError(f"{path}: {what}; give a {SUFFIX} file that srcyc has published.") from cause
+    raise ModelError(f"{path}: {what}", remedy=f"give a {SUFFIX} file that srcyc has published") from cause
 
 
 def _read(path: Path) -> bytes:
@@ -179,8 +179,8 @@ def _read_card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
         older = isinstance(version, int) and version < SCHEMA_VERSION
         remedy = "train it again with this release" if older else "install a newer release"
         raise ModelError(
-            f"{path}: has a model card of version {version!r}, this software reads version {SCHEMA_VERSION}; {remedy}, "
-            "or choose another model (`srcyc models`)."
+            f"{path}: has a model card of version {version!r}, this software reads version {SCHEMA_VERSION}",
+            remedy=f"{remedy}, or choose another model (`srcyc models`)",
         )
     try:
         # Strictly, as JSON: tuples are lists there.

@@ -308,10 +308,12 @@ class SuperResolver:
         affordable = (self._max_memory - fixed) // per_row
         if affordable < network.row_step:
             # Rounded up: what is told must do.
-            least = math.ceil((fixed + network.row_step * per_row) / 1e7) / 100
+            needed = (fixed + network.row_step * per_row) / 1e9
+            digit = 10.0 ** (math.floor(math.log10(needed)) - 2)
+            least = math.ceil(needed / digit) * digit
             size = " x ".join(map(str, plan.fine_shape))
             raise ConfigError(
-                f"max_memory {self._max_memory / 1e9:g} GB: an output of {size} voxels needs {least:g} GB",
+                f"max_memory {self._max_memory / 1e9:g} GB: an output of {size} voxels needs {least:.3g} GB",
                 remedy="allow more or ask for a coarser target_spacing",
                 options=("max_memory", "target_spacing"),
             )
