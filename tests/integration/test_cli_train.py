@@ -69,7 +69,13 @@ def test_unpaired_training_publishes_a_model_that_infer_uses(
     model = tmp_path / "first" / "model.safetensors"
     ran = train("second", "--lr", scans / "lr", "--set", f"initial_model={model}")
     assert ran.code == 0, ran.err
-    for said in ("sub-c", "held back for validation", "against cubic", "forward cycle", "to go"):
+    for said in (
+        "sub-c",
+        "held back for validation",
+        "against the classical inverse",
+        "forward cycle",
+        "to go",
+    ):
         assert said in ran.out
     second = tmp_path / "second"
     kept = {

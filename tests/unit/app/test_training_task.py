@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import forks
-from factories import save_people, tiny_words
+from factories import TINY_TRAINING, save_people, tiny_words
 from srcyc.errors import OutputError, SRCycError
 from srcyc.inference.model_file import DEFAULT_MODEL, load_model, packaged_models
 from srcyc.training.checkpoint import load_checkpoint
@@ -183,7 +183,8 @@ def test_a_training_is_watched_and_its_model_is_published(place: Place) -> None:
     assert "nothing was published there yet" in stats["message"]
     model = load_model(place.models / "mine.safetensors")
     assert model.card.name == "mine"
-    assert model.card.network.features == 4
+    assert model.card.network == model.network.config
+    assert model.card.network.features == TINY_TRAINING["g_hr.features"]
     assert ModelShelf(place.models).default == "mine"
     now = {path.name: path.stat().st_mtime_ns for path in place.studies.iterdir()}
     assert now == files, "the training process writes nothing to the studies"
