@@ -131,8 +131,8 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A scan and a model that together take some seconds on any processor: ``(scan, model)``."""
     folder = tmp_path_factory.mktemp("patient")
     return (
-        save_head(folder / "larger.nii.gz", (96, 96, 24)),
-        save_model(folder / "patient.safetensors", features=24, depth=6),
+        save_head(folder / "larger.nii.gz", (128, 128, 32)),
+        save_model(folder / "patient.safetensors", features=80, depth=7),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -232,9 +233,9 @@ def test_what_the_server_refuses_is_said(connected: Any, scans: Any) -> None:
 
 @pytest.mark.slow
 def test_cancel_returns_at_once_and_the_server_stays_usable(
-    connected: Any, scans: Any, srcyc_server: Any
+    connected: Any, patient: tuple[Path, Path], srcyc_server: Any
 ) -> None:
-    connected.load(scans.nrrd)
+    connected.load(patient[0])
     connected.make_it_long()
     connected.click(connected.ui.applyButton)
     connected.wait(lambda: "Computing" in connected.ui.statusLabel.text, "compute")
@@ -274,10 +275,10 @@ def test_again_and_again(connected: Any, scans: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_scene_is_closed_during_a_request(connected: Any, scans: Any) -> None:
+def test_the_scene_is_closed_during_a_request(connected: Any, scans: Any, patient: tuple[Path, Path]) -> None:
     import slicer
 
-    connected.load(scans.nrrd)
+    connected.load(patient[0])
     connected.make_it_long()
     connected.click(connected.ui.applyButton)
     connected.wait(lambda: "Computing" in connected.ui.statusLabel.text, "compute")
@@ -339,8 +340,8 @@ def test_choices_are_kept_with_the_scene(
     assert not connected.ui.correctSlicesCheckBox.checked
 
 
-def test_the_panel_goes_during_a_request(connected: Any, scans: Any) -> None:
-    connected.load(scans.nrrd)
+def test_the_panel_goes_during_a_request(connected: Any, patient: tuple[Path, Path]) -> None:
+    connected.load(patient[0])
     connected.make_it_long()
     connected.click(connected.ui.applyButton)
     connected.session.quit()

@@ -22,9 +22,9 @@ def mortal(serve: Any, studies_of: Any, tiny_model: Path) -> Iterator[Any]:
     server.end()
 
 
-def test_the_server_is_killed_during_a_request(panel: Any, mortal: Any, scans: Any) -> None:
+def test_the_server_is_killed_during_a_request(panel: Any, mortal: Any, patient: tuple[Path, Path]) -> None:
     panel.connect(mortal.url)
-    panel.load(scans.nrrd)
+    panel.load(patient[0])
     panel.make_it_long()
     panel.click(panel.ui.applyButton)
     panel.wait(lambda: "Computing" in panel.ui.statusLabel.text, "compute")
@@ -48,9 +48,9 @@ def test_the_server_is_killed_during_a_request(panel: Any, mortal: Any, scans: A
     panel.is_ready()
 
 
-def test_slicer_ends_during_a_request(connected: Any, scans: Any) -> None:
+def test_slicer_ends_during_a_request(connected: Any, patient: tuple[Path, Path]) -> None:
     panel = connected
-    panel.load(scans.nrrd)
+    panel.load(patient[0])
     panel.make_it_long()
     panel.click(panel.ui.applyButton)
     panel.wait(lambda: "Computing" in panel.ui.statusLabel.text, "compute")

@@ -99,6 +99,8 @@ class ServerPanel:
     def _start_or_stop(self, _checked: bool = False) -> None:
         if self._server.running:
             self._server.stop()
+            if self._session.url == self._local_url:
+                self._session.disconnect()
             self.ui.localServerButton.enabled = False
             self.ui.serverStatusLabel.text = _("The server on this computer is stopping …")
         else:

@@ -80,6 +80,13 @@ class Session:
         self.tell(sentence)
         slicer.util.errorDisplay(sentence, windowTitle="SRCyc")
 
+    def complain_if_connected(self, sentence: str) -> None:
+        """The same of a request nobody asked for by itself; of a server that is no longer used nobody needs to know."""
+        if self.server is None:
+            self.tell(sentence)
+        else:
+            self.complain(sentence)
+
     def _set(self, server: dict[str, Any] | None) -> None:
         self.server = server
         for listener in self._listeners:

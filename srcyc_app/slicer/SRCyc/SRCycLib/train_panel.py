@@ -65,7 +65,7 @@ class TrainPanel:
 
     def refresh(self, _checked: bool = False) -> None:
         """Ask for the scans."""
-        self._session.call("scans", done=self._list, failed=self._session.complain)
+        self._session.call("scans", done=self._list, failed=self._session.complain_if_connected)
 
     def _list(self, scans: list[dict[str, Any]]) -> None:
         table = self.ui.scansTable
