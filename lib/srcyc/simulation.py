@@ -96,12 +96,9 @@ def thick_grid(fine: Grid, spacing: float, axis: int) -> tuple[Grid, slice]:
 
 def crop_grid(grid: Grid, axis: int, kept: slice) -> Grid:
     """Give the grid of the voxels ``kept`` along ``axis``."""
-    shape, origin = list(grid.shape), np.zeros(3)
-    shape[axis], origin[axis] = kept.stop - kept.start, kept.start
-    affine = grid.affine.copy()
-    affine[:3, 3] = grid.index_to_world(origin)
-    i, j, k = shape
-    return Grid((i, j, k), affine)
+    shape, start = list(grid.shape), [0, 0, 0]
+    shape[axis], start[axis] = kept.stop - kept.start, kept.start
+    return grid.cropped(start, shape)
 
 
 def crop_volume(volume: Volume, axis: int, kept: slice) -> Volume:

@@ -194,7 +194,7 @@ class SimulatedPatches(Patches):
     def _draw(self, rng: np.random.Generator, slices: int, factor: float, strength: float) -> _Item:
         config = self.config
         scan = _choose(rng, self.scans)
-        image = np.moveaxis(scan.image, scan.thin_axes[int(rng.integers(0, len(scan.thin_axes)))], 2)
+        image = _turned(rng, scan)
         # Fine voxels are whole, and no more than there are, so the factor is what they make it.
         length = image.shape[2] if self.mixed else self.length
         fine = min(round(slices * factor), length)
@@ -365,7 +365,7 @@ class UnpairedPatches(Patches):
         size = (self.config.size, self.config.size)
         thick, thin = _choose(rng, lr), _choose(rng, self.hr)
         stack = orient(_drawn(rng, thick.image, (*size, slices)), *draw_orientation(rng))
-        image = np.moveaxis(thin.image, thin.thin_axes[int(rng.integers(0, len(thin.thin_axes)))], 2)
+        image = _turned(rng, thin)
         patch = orient(_drawn(rng, image, (*size, fine)), *draw_orientation(rng))
         return _Item(
             _recoloured(stack, _draw_brightness(rng), curve),
@@ -387,6 +387,11 @@ def draw_start(rng: np.random.Generator, image: Array, size: Sequence[int]) -> t
 def cut(image: Array, start: Sequence[int], size: Sequence[int]) -> Array:
     """Cut a patch, a view; ``(I, J, K)`` -> ``(1, *size)``."""
     return image[tuple(slice(b, b + s) for b, s in zip(start, size, strict=True))][None]
+
+
+def _turned(rng: np.random.Generator, scan: TrainingScan) -> Array:
+    """Give an HR scan with one of its finest axes, drawn, as the thick one: last."""
+    return np.moveaxis(scan.image, scan.thin_axes[int(rng.integers(0, len(scan.thin_axes)))], 2)
 
 
 def _drawn(rng: np.random.Generator, image: Array, size: Sequence[int]) -> Array:
