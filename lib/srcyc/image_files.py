@@ -56,12 +56,16 @@ class RawVolume:
         affine: ``(4, 4)`` float64, voxel index -> RAS mm.
         stored_dtype: voxel type on disk; the type after scaling when the header scales.
         slice_thickness: nominal, mm, or None.
+        padding: ``(I, J, K)`` bool, True where the file says that a voxel is no anatomy; None: it says nothing.
+        warnings: reasons for distrust that reading found, in sentences.
     """
 
     voxels: npt.NDArray[Any]
     affine: npt.NDArray[np.float64]
     stored_dtype: np.dtype[Any]
     slice_thickness: float | None = None
+    padding: npt.NDArray[np.bool_] | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def volume_suffix(path: Path) -> str | None:

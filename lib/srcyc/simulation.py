@@ -105,7 +105,9 @@ def crop_volume(volume: Volume, axis: int, kept: slice) -> Volume:
     """Give the part of a volume ``(C, I, J, K)`` inside ``kept`` along a spatial axis, at its place in the world."""
     index: list[slice] = [slice(None)] * 4
     index[1 + axis] = kept
-    return replace(volume, data=volume.data[tuple(index)], affine=crop_grid(volume.grid, axis, kept).affine)
+    padding = None if volume.padding is None else volume.padding[tuple(index[1:])]
+    affine = crop_grid(volume.grid, axis, kept).affine
+    return replace(volume, data=volume.data[tuple(index)], affine=affine, padding=padding)
 
 
 def simulate_thick(
@@ -146,5 +148,6 @@ def simulate_thick(
         affine=grid.affine,
         slice_thickness=ratio * grid.spacing[axis],
         stored_dtype=np.dtype("f4"),
+        padding=None,
     )
     return thick, truth

@@ -35,6 +35,9 @@ class Volume:
         stored_dtype: voxel type on disk (after the header's scaling, if any).
         slice_thickness: mm, nominal full width at half maximum of the slice profile when the header tells it.
         source: where it was read from.
+        padding: ``(I, J, K)`` bool, True where the file says that a voxel is no anatomy (DICOM's Pixel Padding Value);
+            None: it says nothing.
+        warnings: reasons for distrust that reading found, in sentences.
 
     Raises:
         VolumeError: data without the four axes, an affine that is not finite or singular.
@@ -45,6 +48,8 @@ class Volume:
     stored_dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
     slice_thickness: float | None = None
     source: Path | None = None
+    padding: npt.NDArray[np.bool_] | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Bring the arrays to their types."""
@@ -89,7 +94,15 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
         _require_readable(path)
         raw = read_dicom_folder(path) if path.is_dir() else decode(path)
     grid = _checked_grid(raw.voxels.shape, raw.affine, path)
-    return Volume(_float32(raw.voxels, path), grid.affine, raw.stored_dtype, raw.slice_thickness, path)
+    return Volume(
+        _float32(raw.voxels, path),
+        grid.affine,
+        raw.stored_dtype,
+        raw.slice_thickness,
+        path,
+        raw.padding,
+        raw.warnings,
+    )
 
 
 def read_grid(path: str | os.PathLike[str]) -> Grid:

@@ -198,7 +198,13 @@ class SuperResolver:
         else:
             outcome = self._compute(prepared, plan, options, tell)
         result = replace(
-            volume, data=outcome.data[None], affine=plan.target.affine, slice_thickness=None, source=None
+            volume,
+            data=outcome.data[None],
+            affine=plan.target.affine,
+            slice_thickness=None,
+            source=None,
+            padding=None,
+            warnings=(),
         )
         fp32 = np.dtype(np.float32)
         spread = correction = None
@@ -211,6 +217,8 @@ class SuperResolver:
                 affine=plan.sliced.affine,
                 source=None,
                 stored_dtype=fp32,
+                padding=None,
+                warnings=(),
             )
         report = Report(
             software=f"srcyc {__version__}",
@@ -230,7 +238,7 @@ class SuperResolver:
             precision=precision_name(self.dtype),
             seconds=round(time.perf_counter() - start, 3),
             peak_memory=peak_memory(),
-            warnings=plan.warnings,
+            warnings=(*volume.warnings, *plan.warnings),
         )
         tell(1.0)
         return SuperResolution(result, report, spread, correction)
