@@ -17,7 +17,18 @@ import numpy.typing as npt
 from srcyc.dicom import is_dicom_file, is_dicom_folder, read_dicom_folder, read_dicom_header
 from srcyc.errors import InputError, OutputError, VolumeError
 from srcyc.geometry import Grid, check_affine
-from srcyc.image_files import decode, decode_header, encode, known_suffixes, volume_suffix
+from srcyc.image_files import (
+    Orientation,
+    Scaling,
+    decode,
+    decode_header,
+    encode,
+    header_file,
+    known_suffixes,
+    require_writable,
+    volume_suffix,
+)
+from srcyc.sidecar import read_thickness
 
 #: Smallest number of voxels along an axis.
 MINIMUM_SIZE = 2
@@ -30,7 +41,7 @@ class Volume:
     """A grey-scale volume on a regular grid.
 
     Attributes:
-        data: ``(1, I, J, K)`` float32; array axes as in NIfTI (first index fastest on disk).
+        data: ``(1, I, J, K)`` float32; array axes as in NIfTI (first index fastest on disk). NaN: no value there.
         affine: ``(4, 4)`` float64, voxel index -> RAS mm.
         stored_dtype: voxel type on disk (after the header's scaling, if any).
         slice_thickness: mm, nominal full width at half maximum of the slice profile when the header tells it.
@@ -38,6 +49,9 @@ class Volume:
         padding: ``(I, J, K)`` bool, True where the file says that a voxel is no anatomy (DICOM's Pixel Padding Value);
             None: it says nothing.
         warnings: reasons for distrust that reading found, in sentences.
+        orientation: what the file says of its place besides the affine; None: as the affine says.
+        scaling: of the file's integers, if its header scales them.
+        labels: what in the file's header says that this is a label map, a clause; None: nothing does.
 
     Raises:
         VolumeError: data without the four axes, an affine that is not finite or singular.
@@ -50,6 +64,9 @@ class Volume:
     source: Path | None = None
     padding: npt.NDArray[np.bool_] | None = None
     warnings: tuple[str, ...] = ()
+    orientation: Orientation | None = None
+    scaling: Scaling | None = None
+    labels: str | None = None
 
     def __post_init__(self) -> None:
         """Bring the arrays to their types."""
@@ -79,29 +96,38 @@ class Volume:
 
 
 def read_volume(path: str | os.PathLike[str]) -> Volume:
-    """Read a NIfTI, NRRD or MetaImage file, or a folder that holds one DICOM series.
+    """Read a file of a volume (docs/formats.md lists them), or a folder that holds one DICOM series.
 
     NIfTI: the sform if its code is set, else the qform, else the bare spacing (the standard's order, as nibabel,
     FSL and SPM have it; ITK at times prefers the qform). Voxels become float32: integers beyond 2**24 and
-    double-precision values are rounded to its 24 bits. Scaling in the header is applied.
+    double-precision values are rounded to its 24 bits. Scaling in the header is applied. The slice thickness is the
+    header's, else that of a JSON sidecar.
 
     Raises:
-        VolumeError: anything that is not one three-dimensional, grey-scale, finite volume on an orthogonal grid of
-            at least two voxels along each axis.
+        VolumeError: anything that is not one three-dimensional, grey-scale volume without infinite voxels on an
+            orthogonal grid of at least two voxels along each axis.
     """
     path = Path(path)
     with _explained(path):
         _require_readable(path)
-        raw = read_dicom_folder(path) if path.is_dir() else decode(path)
-    grid = _checked_grid(raw.voxels.shape, raw.affine, path)
+        raw = read_dicom_folder(path) if path.is_dir() else decode(header_file(path))
+        grid = _checked_grid(raw.voxels.shape, raw.affine, path)
+        thickness, warnings = raw.slice_thickness, raw.warnings
+        if thickness is None and not path.is_dir():
+            thickness, doubts = read_thickness(path, volume_stem(header_file(path)))
+            warnings = (*warnings, *doubts)
+        data = _float32(raw.voxels, path)
     return Volume(
-        _float32(raw.voxels, path),
+        data,
         grid.affine,
         raw.stored_dtype,
-        raw.slice_thickness,
+        thickness,
         path,
         raw.padding,
-        raw.warnings,
+        warnings,
+        raw.orientation,
+        raw.scaling,
+        raw.labels,
     )
 
 
@@ -116,7 +142,11 @@ def read_grid(path: str | os.PathLike[str]) -> Grid:
     path = Path(path)
     with _explained(path):
         _require_readable(path)
-        shape, affine = read_dicom_header(path) if path.is_dir() else decode_header(path)
+        if path.is_dir():
+            shape, affine = read_dicom_header(path)
+        else:
+            header = decode_header(header_file(path))
+            shape, affine = header.shape, header.affine
     return _checked_grid(shape, affine, path)
 
 
@@ -125,17 +155,20 @@ def write_volume(
     path: str | os.PathLike[str],
     *,
     dtype: npt.DTypeLike | None = None,
+    scaling: Scaling | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a single-channel volume; the suffix decides the format (an ``.mhd`` gets its ``.raw`` beside it).
 
     The file appears under its name only when it is complete. Missing parent folders are created. NIfTI keeps the
-    affine to float32 in both sform and qform, the other formats to float64.
+    affine to float32, in both sform and qform unless ``volume.orientation`` says otherwise; the other formats to
+    float64.
 
     Args:
         volume: ``(1, I, J, K)``.
-        path: ends in .nii, .nii.gz, .nrrd, .mha or .mhd.
+        path: ends in .nii, .nii.gz, .nrrd, .mha, .mhd or .mgz.
         dtype: float32 if None; for an integer type voxels are rounded, half to even.
+        scaling: of the integers that are stored, instead of ``dtype``; NIfTI only.
         overwrite: replace what is there.
 
     Returns:
@@ -147,8 +180,6 @@ def write_volume(
     """
     path = Path(path)
     suffix = volume_suffix(path)
-    if suffix is None:
-        raise OutputError(f"{path}: unknown kind of file", remedy=f"let the name end in {known_suffixes()}")
     if volume.data.shape[0] != 1:
         raise OutputError(
             f"{path}: the volume has {volume.data.shape[0]} channels", remedy="write them one by one"
@@ -158,7 +189,9 @@ def write_volume(
             f"{path}: the voxel axes are sheared by {shear:.3g} degrees",
             remedy="resample to an orthogonal grid",
         )
-    voxels = _typed(volume.data[0], dtype, path)
+    data = volume.data[0] if scaling is None else (volume.data[0] - scaling.intercept) / scaling.slope
+    voxels = _typed(data, dtype if scaling is None else scaling.dtype, path)
+    require_writable(path, voxels.dtype, scaling)
     finals = [path.with_suffix(".raw"), path] if suffix == ".mhd" else [path]
     try:
         _refuse_existing(finals, overwrite)
@@ -166,7 +199,7 @@ def write_volume(
         temporary = path.with_name(f".srcyc-{uuid.uuid4().hex}{suffix}")  # hidden: no reader picks it up
         temporaries = [temporary.with_suffix(".raw"), temporary] if suffix == ".mhd" else [temporary]
         with _removed(temporaries):
-            encode(voxels, volume.affine, temporary)
+            encode(voxels, volume.affine, temporary, orientation=volume.orientation, scaling=scaling)
             if suffix == ".mhd":
                 _rename_data_file(temporary, finals[0].name)
             for part in temporaries:
@@ -186,8 +219,17 @@ def write_volume(
     return path
 
 
+def volume_stem(path: Path) -> str:
+    """Give a file name without its volume suffix (``.nii.gz`` is one suffix); any other name as it is."""
+    suffix = volume_suffix(path)
+    return path.name if suffix is None else path.name[: -len(suffix)]
+
+
 def is_volume_path(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a path names a volume: by suffix in any case (it need not exist), or a folder of DICOM files."""
+    """Tell whether a path names a volume: by suffix in any case (it need not exist), or a folder of DICOM files.
+
+    Of a pair of files the header is the volume.
+    """
     path = Path(path)
     return is_dicom_folder(path) if path.is_dir() else volume_suffix(path) is not None
 
@@ -241,7 +283,9 @@ def _require_readable(path: Path) -> None:
         raise VolumeError(
             f"{path}: one file of a DICOM series", remedy="give the folder that holds the series"
         )
-    if volume_suffix(path) is None:
+    if volume_suffix(header_file(path)) is None:
+        if path.name.lower().endswith((".img", ".img.gz")):
+            raise VolumeError(f"{path}: its header (.hdr) does not lie beside it", remedy="copy it there")
         raise VolumeError(
             f"{path}: unknown kind of file",
             remedy=f"give {known_suffixes()}, or the folder of a DICOM series",
@@ -276,17 +320,19 @@ def _shear(affine: npt.NDArray[np.float64]) -> float:
 
 
 def _float32(voxels: npt.NDArray[Any], path: Path) -> npt.NDArray[np.float32]:
-    """Copy to ``(1, I, J, K)`` float32, refusing what is not finite."""
+    """Copy to ``(1, I, J, K)`` float32, refusing what is infinite, and a scan of nothing but NaN."""
     with np.errstate(over="ignore", invalid="ignore"):
         data: npt.NDArray[np.float32] = np.array(voxels, dtype=np.float32, order="C")[None]
     if voxels.dtype.kind != "f":
         return data
-    bad = data.size - int(np.count_nonzero(np.isfinite(data)))
+    bad = int(np.count_nonzero(np.isinf(data)))
     if bad:
         raise VolumeError(
-            f"{path}: {bad} of {data.size} voxels are NaN, infinite or beyond float32",
-            remedy="replace them with finite values",
+            f"{path}: {bad} of {data.size} voxels are infinite or beyond float32",
+            remedy="replace them with finite values, or with NaN where there is none",
         )
+    if np.isnan(data).all():
+        raise VolumeError(f"{path}: all voxels are NaN", remedy="give a scan with values")
     return data
 
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from srcyc.files import publish, staging, write_text
-from srcyc.image_files import volume_suffix
-from srcyc.volume import Volume, write_volume
+from srcyc.volume import Volume, volume_stem, write_volume
 
 if TYPE_CHECKING:
     from srcyc.inference.super_resolver import SuperResolution
@@ -69,12 +68,6 @@ class Written:
     volume: Path
     maps: dict[str, Path]
     sidecar: dict[str, Any]
-
-
-def volume_stem(path: Path) -> str:
-    """Give a file name without its volume suffix (``.nii.gz`` is one suffix); any other name as it is."""
-    suffix = volume_suffix(path)
-    return path.name if suffix is None else path.name[: -len(suffix)]
 
 
 def maps_of(result: SuperResolution) -> dict[str, Volume]:

@@ -1,0 +1,132 @@
+"""Read the beginning of a file that may be packed with gzip: as much as is wanted, never more."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+from srcyc.errors import VolumeError
+
+_MAGIC = b"\x1f\x8b"
+_BLOCK = 1 << 20
+#: Bytes after what is wanted that are unpacked to reach the checksum, which guards what was read.
+_DRAINED = 1 << 24
+
+
+def is_packed(path: Path) -> bool:
+    """Tell by content whether a file is gzip.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    with path.open("rb") as stream:
+        return stream.read(2) == _MAGIC
+
+
+def read_start(path: Path, count: int) -> bytes:
+    """Give the first bytes of a file, unpacked if it is packed; fewer if there are no more.
+
+    Raises:
+        VolumeError: damaged gzip data.
+        OSError: the file cannot be opened.
+    """
+    buffer = bytearray(count)
+    return bytes(buffer[: _fill(path, 0, memoryview(buffer), check=False)])
+
+
+def read_into(path: Path, start: int, buffer: memoryview) -> None:
+    """Fill a buffer with the bytes of a file from ``start`` on, unpacked if it is packed.
+
+    What lies behind, zeros and foreign bytes after the packed data included, is not looked at.
+
+    Raises:
+        VolumeError: there are fewer bytes, or the gzip data is damaged.
+        OSError: the file cannot be opened.
+    """
+    got = _fill(path, start, buffer, check=True)
+    if got < len(buffer):
+        raise VolumeError(
+            f"{path}: truncated, the header promises {start + len(buffer)} bytes and {start + got} are there",
+            remedy="copy the file again",
+        )
+
+
+def _fill(path: Path, start: int, buffer: memoryview, *, check: bool) -> int:
+    """Fill a buffer; give how many bytes there were."""
+    if not is_packed(path):
+        with path.open("rb") as stream:
+            stream.seek(start)
+            return stream.readinto(buffer) or 0  # type: ignore[attr-defined]
+    unpacked = _Unpacked(path)
+    with unpacked:
+        position = 0
+        while position < start + len(buffer):
+            piece = unpacked.read(min(_BLOCK, start + len(buffer) - position))
+            if not piece:
+                break
+            skip = max(0, start - position)
+            if skip < len(piece):
+                at = position + skip - start
+                buffer[at : at + len(piece) - skip] = piece[skip:]
+            position += len(piece)
+        drained = 0
+        while check and drained < _DRAINED and (piece := unpacked.read(_BLOCK)):
+            drained += len(piece)
+    return max(0, position - start)
+
+
+class _Unpacked:
+    """A stream of the unpacked bytes of one or more gzip members; zlib checks each one's checksum at its end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream = path.open("rb")
+        self._member = zlib.decompressobj(wbits=31)
+        self._pending = b""
+        self._ended = False
+
+    def __enter__(self) -> _Unpacked:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.close()
+
+    def read(self, most: int) -> bytes:
+        """Give the next bytes, at most ``most``; none at the end.
+
+        Raises:
+            VolumeError: damaged or cut off.
+        """
+        while not self._ended:
+            if not self._pending:
+                self._pending = self._stream.read(1 << 16)
+            more = bool(self._pending)
+            try:
+                piece = self._member.decompress(self._pending, most)
+            except zlib.error as error:
+                raise self._damaged() from error
+            self._pending = self._member.unconsumed_tail
+            if self._member.eof:
+                self._next_member()
+            elif not more and not piece:
+                raise self._damaged()
+            if piece:
+                return piece
+        return b""
+
+    def _next_member(self) -> None:
+        rest = self._member.unused_data.lstrip(b"\0")
+        if len(rest) < 2:
+            rest += self._stream.read(1 << 16)
+            rest = rest.lstrip(b"\0")
+        # Whatever else comes after a member is none of its bytes: nibabel and ITK pass over it too.
+        if rest[:2] == _MAGIC:
+            self._member, self._pending = zlib.decompressobj(wbits=31), rest
+        else:
+            self._ended = True
+
+    def _damaged(self) -> VolumeError:
+        return VolumeError(
+            f"{self._path}: truncated or damaged gzip data ({self._path.stat().st_size} bytes)",
+            remedy="copy the file again",
+        )

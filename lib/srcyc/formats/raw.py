@@ -1,0 +1,187 @@
+"""What every format gives to its reader, and the checks that they share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from srcyc.errors import VolumeError
+from srcyc.memory import require_memory
+
+#: ITK and DICOM world axes (left, posterior, superior) to ours (right, anterior, superior); its own inverse.
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+#: Deflate packs at most this many bytes into one.
+_DENSEST = 1032
+
+#: Millimetres in a unit of length, by the names that headers have for it.
+MILLIMETRES = {
+    **{"mm": 1.0, "millimeter": 1.0, "millimetre": 1.0, "millimeters": 1.0, "millimetres": 1.0},
+    **{"cm": 10.0, "centimeter": 10.0, "centimetre": 10.0, "centimeters": 10.0, "centimetres": 10.0},
+    **{"m": 1e3, "meter": 1e3, "metre": 1e3, "meters": 1e3, "metres": 1e3},
+    **{"um": 1e-3, "µm": 1e-3, "μm": 1e-3, "micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3},
+    **{"micrometre": 1e-3, "nm": 1e-6, "in": 25.4, "inch": 25.4, "inches": 25.4},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Orientation:
+    """What a file says of its place in the world besides the affine, kept so that results say the same.
+
+    Attributes:
+        sform_code, qform_code: of NIfTI: which world each of its two forms means; 0: the form says nothing. Both 0:
+            the place is unknown, the affine made up.
+        to_second: ``(4, 4)``, world of the affine -> world in which other readers see the file, RAS mm: that of the
+            qform where it is another one than the sform's, or the one that ITK makes up for an unknown place; None: the
+            same.
+    """
+
+    sform_code: int = 1
+    qform_code: int = 1
+    to_second: npt.NDArray[np.float64] | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether the file says anything of its place."""
+        return self.sform_code > 0 or self.qform_code > 0
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """``value = slope * stored + intercept`` of a header, and the integer type that is stored."""
+
+    dtype: np.dtype[Any]
+    slope: float
+    intercept: float
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What a file says before its voxels are read.
+
+    Attributes:
+        shape: ``(I, J, K)``.
+        affine: ``(4, 4)`` float64, voxel index -> RAS mm.
+        slice_thickness: nominal, mm, or None.
+        orientation: None: as the affine says, in the scanner's world.
+        scaling: of stored integers, if they are scaled.
+        labels: what in the header says that this is a label map, a clause; None: nothing does.
+        warnings: reasons for distrust, in sentences.
+    """
+
+    shape: tuple[int, int, int]
+    affine: npt.NDArray[np.float64]
+    slice_thickness: float | None = None
+    orientation: Orientation | None = None
+    scaling: Scaling | None = None
+    labels: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class RawVolume:
+    """What a file holds, before the checks that every format shares.
+
+    Attributes:
+        voxels: ``(I, J, K)``, any real dtype, scaling of the header applied.
+        affine: ``(4, 4)`` float64, voxel index -> RAS mm.
+        stored_dtype: voxel type on disk; the type after scaling when the header scales.
+        slice_thickness: nominal, mm, or None.
+        padding: ``(I, J, K)`` bool, True where the file says that a voxel is no anatomy; None: it says nothing.
+        warnings: reasons for distrust that reading found, in sentences.
+        orientation, scaling, labels: see :class:`Header`.
+    """
+
+    voxels: npt.NDArray[Any]
+    affine: npt.NDArray[np.float64]
+    stored_dtype: np.dtype[Any]
+    slice_thickness: float | None = None
+    padding: npt.NDArray[np.bool_] | None = None
+    warnings: tuple[str, ...] = ()
+    orientation: Orientation | None = None
+    scaling: Scaling | None = None
+    labels: str | None = None
+
+    @classmethod
+    def of(cls, header: Header, voxels: npt.NDArray[Any], stored_dtype: np.dtype[Any]) -> RawVolume:
+        """Put voxels to their header."""
+        return cls(
+            voxels,
+            header.affine,
+            stored_dtype,
+            header.slice_thickness,
+            warnings=header.warnings,
+            orientation=header.orientation,
+            scaling=header.scaling,
+            labels=header.labels,
+        )
+
+
+def volume_shape(size: tuple[int, ...], path: Path) -> tuple[int, int, int]:
+    """Reduce a stored size to three axes; extra axes of one entry are dropped (some writers count them as 0)."""
+    text = " x ".join(map(str, size))
+    if len(size) < 3:
+        raise VolumeError(
+            f"{path}: a {len(size)}D image ({text}), not a volume", remedy="give all slices of a scan"
+        )
+    if any(n not in (0, 1) for n in size[3:]):
+        raise VolumeError(
+            f"{path}: holds several volumes ({text})", remedy="extract one of them and give that"
+        )
+    i, j, k = size[:3]
+    if min(i, j, k) < 1:
+        raise VolumeError(
+            f"{path}: the header's size {text} is impossible", remedy="convert or copy the file again"
+        )
+    return i, j, k
+
+
+def require_scalar(path: Path, *, complex_: bool, components: int) -> None:
+    """Refuse voxels that are not one real number.
+
+    Raises:
+        VolumeError: they are not.
+    """
+    if complex_:
+        raise VolumeError(f"{path}: complex voxels", remedy="give the magnitude image")
+    if components != 1:
+        raise VolumeError(
+            f"{path}: {components} values per voxel (colour or vectors)", remedy="give a grey-scale volume"
+        )
+
+
+def require_bytes(path: Path, data: Path, start: int, needed: int, *, packed: bool) -> None:
+    """Refuse a header that promises more voxels than its file can hold.
+
+    Args:
+        path: of the header.
+        data: of the file with the voxels, often the same.
+        start: where they begin in it.
+        needed: their bytes, unpacked.
+        packed: they are deflated, from the beginning of the file or from ``start`` on.
+
+    Raises:
+        VolumeError: the file is too small.
+    """
+    size = data.stat().st_size
+    if start + needed > (size * _DENSEST + start if packed else size):
+        place = "there" if data == path else f"in {data.name}"
+        raise VolumeError(
+            f"{path}: truncated, the header promises {start + needed} bytes and {size}{' packed ones' * packed} are "
+            f"{place}",
+            remedy="copy the file again",
+        )
+
+
+def require_room(path: Path, shape: tuple[int, int, int], itemsize: int) -> None:
+    """Refuse voxels that do not fit into memory, as they are stored and as float32.
+
+    Raises:
+        VolumeError: they do not.
+    """
+    require_memory(math.prod(shape) * (itemsize + 4), path)

@@ -1,0 +1,73 @@
+"""How much memory there is, asked before something large is allocated."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from srcyc.errors import VolumeError
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_memory() -> int | None:
+    """Give the bytes that this process may still allocate without swapping; None where the system does not tell."""
+    known = [amount for amount in (_of_machine(), _of_container()) if amount is not None]
+    return min(known, default=None)
+
+
+def require_memory(needed: int, subject: object) -> None:
+    """Refuse what would not fit into memory, before it is tried.
+
+    Args:
+        needed: bytes.
+        subject: the file, for the sentence.
+
+    Raises:
+        VolumeError: there is less.
+    """
+    available = available_memory()
+    if available is not None and needed > available:
+        raise VolumeError(
+            f"{subject}: its voxels need {_text(needed)} of memory and {_text(available)} are free",
+            remedy="crop it or use another machine",
+        )
+
+
+def _of_machine() -> int | None:
+    if sys.platform == "win32":
+        return None
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    try:
+        # All there is: what is free, macOS tells nobody who does not ask its kernel.
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
+
+
+def _of_container() -> int | None:
+    """Give what is left of a control group's limit (version 2); page cache that can go does not count as used."""
+    try:
+        own = Path("/proc/self/cgroup").read_text().strip().rpartition("::/")[2]
+        folder = next(place for place in (_CGROUP / own, _CGROUP) if (place / "memory.max").is_file())
+        limit = int((folder / "memory.max").read_text())
+        used = int((folder / "memory.current").read_text())
+        cached = next(
+            int(line.split()[1])
+            for line in (folder / "memory.stat").read_text().splitlines()
+            if line.startswith("inactive_file ")
+        )
+    except (OSError, ValueError, StopIteration):  # "max": no limit
+        return None
+    return max(limit - used + cached, 0)
+
+
+def _text(amount: int) -> str:
+    """Spell bytes."""
+    return f"{amount / 1e9:.3g} GB" if amount >= 1e8 else f"{amount / 1e6:.3g} MB"
