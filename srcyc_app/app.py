@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ from srcyc_app.infers.options import Options
 from srcyc_app.infers.super_resolution import Result, SuperResolutionTask
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import forbidden, not_found, unusable
+from srcyc_app.server.stock import close_import_paths, guard, is_stock_server
 from srcyc_app.sessions import ScanSessions
 from srcyc_app.strategies import RandomScan
 from srcyc_app.trainers.task import UnpairedTraining
@@ -47,7 +49,8 @@ class SRCycApp(MONAILabelApp):
         studies: the studies folder, or the address of a DICOMweb server.
         conf: MONAI Label's ``--conf``: ``model_dir`` (default: ``model`` in the app's folder) for retrained models,
             runs and logs; ``packaged_models`` (``false`` offers retrained ones only); ``max_upload_gb``;
-            ``allow_model_files``.
+            ``allow_model_files``; ``allowed_hosts`` (with commas between them), by which MONAI Label's own server may
+            be called besides this machine's names.
 
     Raises:
         ConfigError: a value in ``conf`` that cannot be used.
@@ -56,10 +59,13 @@ class SRCycApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str] | None = None) -> None:
         conf = dict(conf or {})
-        self.model_dir = Path(conf.get("model_dir") or Path(app_dir) / "model")
+        self.model_dir = Path(conf.get("model_dir") or Path(app_dir) / "model").absolute()
         self.max_upload = _gigabytes(conf.get("max_upload_gb", "4"))
         self.allow_model_files = _switch(conf, "allow_model_files", default=False)
         self.shelf = ModelShelf(self.model_dir, with_packaged=_switch(conf, "packaged_models", default=True))
+        self._allowed_hosts = [
+            name for name in conf.get("allowed_hosts", "").replace(" ", "").split(",") if name
+        ]
         #: Where results are made before they are sent; None: the system's temporary folder.
         self.scratch: Path | None = None
         super().__init__(
@@ -70,6 +76,9 @@ class SRCycApp(MONAILabelApp):
             description="Super-resolution of thick-slice MR scans. Research software, not for diagnostic use.",
             version=__version__,
         )
+        if is_stock_server():
+            # From the first request on, also of an app that MONAI Label loads anew while it runs.
+            self.server_mode(True)
 
     # -- what MONAI Label asks for at the start ------------------------------------------------------------------
 
@@ -99,9 +108,30 @@ class SRCycApp(MONAILabelApp):
     def _load_sessions(self, load: bool = False) -> ScanSessions | None:
         if not load:
             return None
+        place = settings.MONAI_LABEL_SESSION_PATH.strip()
         return ScanSessions(
-            settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY, max_bytes=self.max_upload
+            os.path.abspath(place) if place else "",
+            settings.MONAI_LABEL_SESSION_EXPIRY,
+            max_bytes=self.max_upload,
         )
+
+    def server_mode(self, mode: bool) -> None:
+        super().server_mode(mode)
+        if mode:
+            close_import_paths(self._client_folders())
+
+    def on_init_complete(self) -> None:
+        """Close what MONAI Label's own server leaves open; ours does not call this."""
+        super().on_init_complete()
+        guard(self._allowed_hosts, lambda: self.max_upload)
+
+    def bundle_path(self, model: Any) -> str:
+        """Give the folder that MONAI Label's background tasks may import from besides what is installed.
+
+        Where there is none it takes the one that a client names. The app's own is among them anyway, and no client
+        writes there.
+        """
+        return str(self.app_dir)
 
     def _download_dcmqi_tools(self) -> None:
         """Download nothing: the tools write DICOM segmentations, of which there are none here."""
@@ -204,8 +234,26 @@ class SRCycApp(MONAILabelApp):
         Raises:
             Refusal: 404, no such task; what the request is to blame for.
         """
+        if self._server_mode:
+            raise unusable("run_sync: a batch takes hours and runs in the background; leave run_sync out.")
         self._task(self._infers, request)
         return super().batch_infer(request, datastore)
+
+    def infer_wsi(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Refuse whole-slide images: MONAI Label would open whatever file a client names as one.
+
+        Raises:
+            Refusal: 404, always.
+        """
+        raise not_found("there are no whole-slide images here; ask for /infer/srcyc.")
+
+    def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Refuse scoring, which compares labels.
+
+        Raises:
+            Refusal: 404, always.
+        """
+        raise not_found("there are no scoring methods here.")
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         strategy = request.get("strategy") or "random"
@@ -231,6 +279,15 @@ class SRCycApp(MONAILabelApp):
         if name not in tasks:
             raise not_found(f"model {name[:60]!r} is unknown; there is {', '.join(tasks) or 'none'}.")
         return tasks[name]
+
+    def _client_folders(self) -> list[Path]:
+        """List the folders in which clients put files."""
+        folders = [self.model_dir]
+        if not self.studies.startswith(("http://", "https://")):
+            folders.append(Path(self.studies))
+        if self._sessions is not None:
+            folders.append(Path(self._sessions.store_path))
+        return folders
 
     def _may_read(self, path: Path) -> bool:
         """Tell whether a client may name a path: in the studies folder, of a session, or the stock server's upload."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from srcyc.image_files import detached_data
-from srcyc_app.identifiers import is_plain_component
+from srcyc_app.identifiers import is_plain_component, is_program
 from srcyc_app.refusals import unusable
 
 #: No series has more files.
@@ -97,6 +97,21 @@ def refuse_detached(path: Path, shown: str | None = None) -> None:
             )
 
 
+def refuse_programs(path: Path, shown: str | None = None) -> None:
+    """Refuse an upload that Python would run if its folder came to be on the import path; none is part of a scan.
+
+    Args:
+        path: a file, or a folder of files.
+        shown: how the client calls it; default: the file's name.
+
+    Raises:
+        Refusal: 422.
+    """
+    for file in path.iterdir() if path.is_dir() else [path]:
+        if is_program(file.name):
+            raise unusable(f"{shown or file.name}: a program, not part of a scan; leave it out.")
+
+
 def _members(packed: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:
     members = []
     for member in packed.infolist():
@@ -105,6 +120,10 @@ def _members(packed: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:
             continue
         if stat.S_ISLNK(member.external_attr >> 16):
             raise unusable(f"{archive.name}: holds a link ({parts[-1][:60]!r}); pack the files themselves.")
+        if is_program(parts[-1]):
+            raise unusable(
+                f"{archive.name}: holds a program ({parts[-1][:60]!r}); pack the files of the scan only."
+            )
         members.append(member)
     if not members:
         raise unusable(f"{archive.name}: an archive without files; pack the scan again.")

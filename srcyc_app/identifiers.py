@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from importlib.machinery import all_suffixes
 from pathlib import Path
 
 from srcyc_app.refusals import Refusal, unusable
@@ -14,6 +15,7 @@ _REQUEST = re.compile(r"[A-Za-z0-9-]{8,64}")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 #: Separators, what Windows keeps for itself, and what a shell or a log would stumble over.
 _FORBIDDEN = frozenset('/\\:*?"<>|')
+_PROGRAMS = (*all_suffixes(), ".pyd", ".pth", ".pyw", ".egg")
 #: Names of devices on Windows, with whatever suffix.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
@@ -69,6 +71,11 @@ def check_request_id(text: str) -> str:
 def is_session_id(text: str) -> bool:
     """Tell whether a text is a session id (a UUID)."""
     return bool(_SESSION.fullmatch(text))
+
+
+def is_program(name: str) -> bool:
+    """Tell whether Python would run a file of this name if it found it among its modules."""
+    return name.lower().endswith(_PROGRAMS)
 
 
 def is_inside(path: Path, folder: Path) -> bool:

@@ -16,6 +16,7 @@ import psutil
 from srcyc.dicom import is_dicom_file
 from srcyc.errors import OutputError
 from srcyc.image_files import detached_data
+from srcyc_app.archives import refuse_programs
 
 #: Hidden, so that no reader picks it up; the process is named so that another one can tell whether it still writes.
 _COMING = ".srcyc-coming-"
@@ -28,8 +29,10 @@ def brought(source: Path, folder: Path, suffix: str) -> Iterator[Path]:
     """Copy a file, or the files of a folder, under a hidden name into the studies folder, for the block.
 
     Raises:
+        Refusal: 422, a program is among them.
         OutputError: the disk is full, or the folder cannot be written.
     """
+    refuse_programs(source)
     coming = folder / f"{_COMING}{os.getpid()}-{uuid.uuid4().hex[:12]}{suffix}"
     try:
         try:

@@ -17,7 +17,7 @@ from monailabel.utils.sessions import SessionInfo, Sessions
 from srcyc.errors import OutputError
 from srcyc.files import write_text
 from srcyc.image_files import volume_suffix
-from srcyc_app.archives import refuse_detached, unpack_zip
+from srcyc_app.archives import refuse_detached, refuse_programs, unpack_zip
 from srcyc_app.identifiers import is_plain_component, is_session_id
 from srcyc_app.placing import remove_path
 from srcyc_app.refusals import unusable
@@ -81,8 +81,8 @@ class ScanSessions(Sessions):
             The id, and what is known of the session.
 
         Raises:
-            Refusal: 422: an archive that cannot be unpacked, too large, a header without its voxels, an id that is
-                none or is taken.
+            Refusal: 422: an archive that cannot be unpacked, too large, a header without its voxels, a program, an id
+                that is none or is taken.
             OutputError: the disk is full.
         """
         source = Path(data_file)
@@ -93,6 +93,8 @@ class ScanSessions(Sessions):
         try:
             if not is_session_id(session_id) or (folder := store / session_id).exists():
                 raise unusable(f"session id {session_id[:60]!r}: give a UUID that no session has.")
+            if not uncompress or source.is_dir():
+                refuse_programs(source)
             coming.mkdir(parents=True)
             image = coming / _kept_name(source, uncompress)
             if uncompress and source.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -80,21 +81,27 @@ class KnownHosts:
 
     Args:
         hosts: names without port, besides :data:`LOCAL_HOSTS`.
+        addresses: let every IP address pass too: no name was made to point there.
+        option: by which a name is allowed.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, hosts: Sequence[str], *, addresses: bool = False, option: str = "--allowed-host"
+    ) -> None:
         self._app = app
         self._hosts = {host.lower().strip("[]") for host in (*LOCAL_HOSTS, *hosts)}
+        self._addresses = addresses
+        self._option = option
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             given = Headers(scope=scope).getlist("host")
             name = split_host(given[0])[0] if len(given) == 1 else None
-            if name is None or name not in self._hosts:
+            if name is None or not (name in self._hosts or (self._addresses and _is_address(name))):
                 shown = given[0][:100] if given else ""
                 reply = problem(
                     400,
-                    f"host {shown!r}: the server does not go by this name; start it with --allowed-host NAME.",
+                    f"host {shown!r}: the server does not go by this name; start it with {self._option} NAME.",
                 )
                 await reply(scope, receive, send)
                 return
@@ -165,6 +172,14 @@ class UploadLimit:
             return message
 
         await self._app(scope, counted, send)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _same(origin: str, host: str) -> bool:
