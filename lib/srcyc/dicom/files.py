@@ -1,90 +1,291 @@
-"""Which files are DICOM, and their headers by series."""
+"""DICOM files: told from others by their content, and their headers read within bounds.
+
+Nothing here allocates more than a file can hold: a deflated header is inflated up to a limit, and the pixels that a
+header promises are compared with the file before anybody decodes them.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+import io
+import struct
+import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import pydicom
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filereader import read_dataset
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from srcyc.errors import VolumeError
 
-_SUFFIXES = (".dcm", ".ima", ".dicom")
-_HEADER_TAGS = [
+#: File names that say DICOM; whatever else is told by its content.
+DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
+
+#: Bytes of a header: those of a thousand frames take about one megabyte.
+LARGEST_HEADER = 64 * 2**20
+#: Compressed pixels may become this much, or so many times the file; blank frames shrink a thousandfold.
+_SMALL = 64 * 2**20
+_LARGEST_RATIO = 200
+#: Bytes that a compressed frame takes at least: its item's header and something in it.
+_LEAST_FRAME = 10
+_BLOCK = 2**20
+
+_PREAMBLE = 128
+_MARK = b"DICM"
+_HEAD = 4096
+_NO_PREAMBLE_TAGS = {  # what a data set may begin with
+    (0x0002, 0x0000),
+    (0x0002, 0x0001),
+    (0x0002, 0x0002),
+    (0x0002, 0x0010),
+    (0x0008, 0x0000),
+    (0x0008, 0x0001),
+    (0x0008, 0x0005),
+    (0x0008, 0x0008),
+    (0x0008, 0x0012),
+    (0x0008, 0x0016),
+}
+_LONGEST_FIRST_VALUE = 1024
+_PIXELS = 0x7FE00008  # Float Pixel Data: the first of the elements that hold pixels
+
+_TAGS = [
+    "SpecificCharacterSet",
+    "ImageType",
     "SOPClassUID",
+    "SOPInstanceUID",
     "Modality",
+    "PatientID",
+    "StudyInstanceUID",
     "SeriesInstanceUID",
     "SeriesNumber",
     "SeriesDescription",
+    "ProtocolName",
+    "AcquisitionNumber",
+    "InstanceNumber",
+    "ImagesInAcquisition",
     "Rows",
     "Columns",
     "NumberOfFrames",
     "SamplesPerPixel",
+    "BitsAllocated",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "RescaleSlope",
+    "RescaleIntercept",
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
     "SliceThickness",
+    "SpacingBetweenSlices",
+    "EchoTime",
+    "InversionTime",
+    "TemporalPositionIdentifier",
+    "DiffusionBValue",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Tell whether a file carries DICOM's mark; a DICOMDIR (an index) does not count."""
-    if path.name.upper() == "DICOMDIR":
+    """Tell whether a file is DICOM by its first bytes, with or without the preamble; a DICOMDIR does not count."""
+    if is_directory_file(path):
         return False
     try:
         with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
+            return begins_as_dicom(stream.read(_HEAD))
     except OSError:
         return False
 
 
-def is_dicom_folder(folder: Path) -> bool:
-    """Tell whether DICOM files lie directly in a folder (by content: their names often have no suffix)."""
+def is_directory_file(path: Path) -> bool:
+    """Tell whether a file is the index of a medium (DICOMDIR), by its name."""
+    return path.name.upper().split(";")[0].split(".")[0] == "DICOMDIR"
+
+
+def begins_as_dicom(head: bytes) -> bool:
+    """Tell whether bytes are the beginning of a DICOM file."""
+    if head[_PREAMBLE : _PREAMBLE + 4] == _MARK:
+        return True
+    return _is_element(head) and (head[:2] == b"\2\0" or _is_element(head[_length_of_element(head) :]))
+
+
+def read_header(path: Path) -> Dataset:
+    """Read what is needed of a header, without the pixels.
+
+    Raises:
+        VolumeError: not DICOM, empty, truncated, or a header whose promises the file cannot keep.
+    """
     try:
-        return any(is_dicom_file(path) for path in files_in(folder))
-    except OSError:
-        return False
+        with path.open("rb") as stream:
+            header = _parsed(stream, path)
+    except VolumeError:
+        raise
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except Exception as error:  # pydicom lets whatever a damaged file causes escape
+        raise VolumeError(
+            f"{path}: cannot be read as DICOM ({error})", remedy="copy the file again or take it out"
+        ) from error
+    # An image cut off within its header must not pass for a report: the stack would lose an end slice.
+    name = getattr(header.get("SOPClassUID"), "name", "")
+    if "SOPClassUID" not in header or ("Image Storage" in name and "Rows" not in header):
+        raise VolumeError(
+            f"{path}: empty, truncated or not DICOM", remedy="copy the file again or take it out"
+        )
+    if "Rows" in header:
+        _require_plausible(path, header)
+    return header
 
 
-def files_in(folder: Path) -> list[Path]:
-    """List the files that lie directly in a folder, without hidden ones."""
-    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+def unreadable(path: Path, error: OSError) -> VolumeError:
+    """Word what the system says about a file."""
+    reason = "a link to nothing" if path.is_symlink() and not path.exists() else error.strerror or error
+    return VolumeError(f"{path}: cannot be read ({reason})", remedy="copy it again or take it out")
 
 
-def series_in(folder: Path) -> dict[str, list[tuple[Path, Dataset]]]:
-    """Group the images of a folder by series; reports, presentation states and the like are left out."""
-    series: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
-    for path in files_in(folder):
-        named = path.suffix.lower() in _SUFFIXES
-        if not (named or is_dicom_file(path)):
-            continue
-        try:
-            # Forced: old files lack the mark, and only their suffix tells.
-            header = pydicom.dcmread(path, stop_before_pixels=True, force=named, specific_tags=_HEADER_TAGS)
-        except Exception as error:  # pydicom lets whatever a damaged file causes escape
+def is_deflated(path: Path) -> bool:
+    """Tell whether a file's data set is compressed as a whole.
+
+    Raises:
+        VolumeError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return _syntax_of(stream.read(_HEAD)) == DeflatedExplicitVRLittleEndian
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def transfer_syntax(header: Dataset) -> UID:
+    """Give how a file is encoded; without a word about it, as old files are."""
+    meta = getattr(header, "file_meta", None)
+    return UID(str((meta or {}).get("TransferSyntaxUID", "") or pydicom.uid.ImplicitVRLittleEndian))
+
+
+def pixel_bytes(header: Dataset) -> int:
+    """Give how many bytes the pixels of a header take when they are decoded."""
+    samples = whole(header, "SamplesPerPixel", 1)
+    voxels = whole(header, "Rows", 0) * whole(header, "Columns", 0) * whole(header, "NumberOfFrames", 1)
+    return -(-voxels * samples * whole(header, "BitsAllocated", 16) // 8)
+
+
+def whole(header: Dataset, key: str, default: int) -> int:
+    """Give a whole number of a header; the default where it is missing or empty.
+
+    Raises:
+        ValueError, TypeError: it is there and is none.
+    """
+    value = header.get(key)
+    return default if value in (None, "") else int(value)
+
+
+def inflated(stream: BinaryIO, path: Path, limit: int) -> tuple[bytes, bytes]:
+    """Give the file meta information and the inflated data set of a deflated file, up to ``limit`` bytes of it.
+
+    Raises:
+        VolumeError: damaged.
+        OSError: the file cannot be read.
+    """
+    stream.seek(0)
+    head = stream.read(_HEAD)
+    start = _PREAMBLE + 4 if head[_PREAMBLE : _PREAMBLE + 4] == _MARK else 0
+    # Group length (0002,0000): the bytes that follow its own twelve.
+    if head[start : start + 6] != b"\2\0\0\0UL":
+        raise VolumeError(
+            f"{path}: deflated, and its file meta information has no length",
+            remedy="export it again, uncompressed",
+        )
+    end = start + 12 + struct.unpack("<I", head[start + 8 : start + 12])[0]
+    stream.seek(start)
+    meta = stream.read(min(end - start, LARGEST_HEADER))
+    inflater, parts, size = zlib.decompressobj(-zlib.MAX_WBITS), [], 0
+    try:
+        while size < limit and not inflater.eof:
+            block = inflater.unconsumed_tail or stream.read(_BLOCK)
+            if not block:
+                break
+            parts.append(inflater.decompress(block, limit - size))
+            size += len(parts[-1])
+    except zlib.error as error:
+        raise VolumeError(
+            f"{path}: damaged deflated data", remedy="copy the file again or take it out"
+        ) from error
+    return meta, b"".join(parts)
+
+
+def _parsed(stream: BinaryIO, path: Path) -> Dataset:
+    head = stream.read(_HEAD)
+    if _syntax_of(head) != DeflatedExplicitVRLittleEndian:
+        stream.seek(0)
+        # Forced: old files lack the mark, and only their suffix tells.
+        return pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+    _, data = inflated(stream, path, LARGEST_HEADER)
+    header = read_dataset(
+        io.BytesIO(data),
+        is_implicit_VR=False,
+        is_little_endian=True,
+        stop_when=lambda tag, _vr, _length: tag >= _PIXELS,
+        specific_tags=[pydicom.tag.Tag(tag) for tag in _TAGS],
+    )
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    header.file_meta = meta
+    return header
+
+
+def _syntax_of(head: bytes) -> str:
+    """Find the transfer syntax among the first bytes of a file: always explicit and little endian."""
+    place = head.find(b"\2\0\x10\0UI")
+    if place < 0:
+        return ""
+    (length,) = struct.unpack("<H", head[place + 6 : place + 8].ljust(2, b"\0"))
+    return head[place + 8 : place + 8 + length].rstrip(b"\0 ").decode("latin-1")
+
+
+def _require_plausible(path: Path, header: Dataset) -> None:
+    """Refuse pixels that cannot be in the file, before anything is allocated for them."""
+    try:
+        needed, frames = pixel_bytes(header), whole(header, "NumberOfFrames", 1)
+        bits = whole(header, "BitsAllocated", 16)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise VolumeError(
+            f"{path}: the header's size is no number ({error})", remedy="export the series again"
+        ) from error
+    there = path.stat().st_size
+    text = f"{header.get('Columns', 0)} x {header.get('Rows', 0)} x {frames} pixels of {bits} bits"
+    if frames < 1 or not 1 <= bits <= 64:
+        raise VolumeError(
+            f"{path}: the header's size ({text}) is impossible", remedy="export the series again"
+        )
+    syntax = transfer_syntax(header)
+    if not (syntax.is_private or syntax.is_compressed or syntax == DeflatedExplicitVRLittleEndian):
+        if needed > there:
             raise VolumeError(
-                f"{path}: cannot be read as DICOM ({error})", remedy="copy the file again or take it out"
-            ) from error
-        # An image cut off within its header must not pass for a report: the stack would lose an end slice.
-        if "SOPClassUID" not in header or (
-            "Image Storage" in header.SOPClassUID.name and "Rows" not in header
-        ):
-            raise VolumeError(
-                f"{path}: empty, truncated or not DICOM", remedy="copy the file again or take it out"
+                f"{path}: truncated, the header promises {text}, {needed} bytes, and the file has {there}",
+                remedy="copy the file again or take it out",
             )
-        if "Rows" in header:
-            series[str(header.get("SeriesInstanceUID", ""))].append((path, header))
-    return series
+    elif needed > max(_SMALL, _LARGEST_RATIO * there) or frames * _LEAST_FRAME > there:
+        raise VolumeError(
+            f"{path}: the header promises {text}, {needed} bytes, which {there} bytes of file cannot hold",
+            remedy="copy the file again or take it out",
+        )
 
 
-def describe(images: Sequence[tuple[Path, Dataset]]) -> str:
-    """Name a series for a sentence."""
-    header = images[0][1]
-    label = " ".join(
-        str(header.get(key, "")).strip() for key in ("SeriesNumber", "SeriesDescription")
-    ).strip()
-    return f"{label or header.get('SeriesInstanceUID', 'unnamed')}: {len(images)} files, first {images[0][0].name}"
+def _is_element(data: bytes) -> bool:
+    """Tell whether bytes begin as a data element of the first groups, in explicit or implicit little endian."""
+    if len(data) < 8:
+        return False
+    group, element = struct.unpack("<HH", data[:4])
+    if group not in (0x0002, 0x0008):
+        return False
+    first = (group, element) in _NO_PREAMBLE_TAGS
+    return (first or element < 0x2000) and _length_of_element(data) <= _LONGEST_FIRST_VALUE
+
+
+def _length_of_element(data: bytes) -> int:
+    """Give the bytes of the data element that bytes begin with."""
+    if data[4:6].isalpha() and data[4:6].isupper():
+        return 8 + int.from_bytes(data[6:8], "little")
+    return 8 + int.from_bytes(data[4:8], "little")

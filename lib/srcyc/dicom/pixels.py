@@ -1,46 +1,172 @@
-"""The voxels of a stack, decoded by GDCM."""
+"""The voxels of frames, decoded by GDCM through ITK.
+
+It decodes the compressed transfer syntaxes, masks overlay bits, applies the rescale of a file, and refuses truncated
+files. Two things are kept from it: deflated files, which it inflates without a limit, and frames whose rescales differ,
+to all of which it applies the first one's.
+"""
 
 from __future__ import annotations
 
+import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pydicom
 import SimpleITK as sitk
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
+from srcyc.dicom.files import LARGEST_HEADER, inflated, is_deflated, pixel_bytes, read_header, transfer_syntax
 from srcyc.dicom.frames import Frame
 from srcyc.errors import VolumeError
-from srcyc.image_files import quiet_itk
+from srcyc.formats.itk import quiet_itk
+
+_PIXEL_KEYS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
-def read_voxels(slices: Sequence[Frame]) -> npt.NDArray[Any]:
-    """Decode the slices in the given order as ``(I, J, K)``; the dtype holds every slice's own."""
+def read_voxels(frames: Sequence[Frame]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
+    """Decode frames in the given order.
+
+    Returns:
+        voxels ``(I, J, K)``, rescaled, in a dtype that holds every frame's own; and ``(I, J, K)`` bool, True where the
+        header says padding, None if that is nowhere.
+
+    Raises:
+        VolumeError: truncated or damaged pixels, or more of them than the header says.
+    """
+    rescales: dict[Path, set[tuple[float, float]]] = {}
+    for frame in frames:
+        rescales.setdefault(frame.file, set()).add(frame.rescale)
     decoded: dict[Path, npt.NDArray[Any]] = {}
-    planes = []
-    for part in slices:
-        if part.file not in decoded:
-            decoded = {part.file: _decode(part)}  # files hold whole runs of frames: keep only the current one
-        planes.append(decoded[part.file][part.frame])
-    return np.stack(planes).T  # (slice, row, column) -> (column, row, slice)
+    planes, paddings = [], []
+    padded = any(frame.padding for frame in frames)
+    for frame in frames:
+        own = frame.enhanced and len(rescales[frame.file]) > 1
+        if frame.file not in decoded:
+            decoded = {frame.file: _decode(frame, stored=own)}  # keep only the current file: it may hold all
+        if frame.index >= len(decoded[frame.file]):
+            raise _misfit(frame.file)
+        plane = decoded[frame.file][frame.index]
+        slope, intercept = frame.rescale
+        if padded:
+            paddings.append(_padding_of(plane, frame, stored=own))
+        planes.append(plane * np.float64(slope) + np.float64(intercept) if own else plane)
+    padding = np.stack(paddings).T if any(p.any() for p in paddings) else None
+    return np.stack(planes).T, padding  # (slice, row, column) -> (column, row, slice)
 
 
-def _decode(part: Frame) -> npt.NDArray[Any]:
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(part.file))
-    try:
-        with quiet_itk():
-            frames = sitk.GetArrayFromImage(reader.Execute())
-    except RuntimeError as error:
-        raise VolumeError(
-            f"{part.file}: its pixels are truncated or cannot be decoded",
-            remedy="copy or export the series again",
-        ) from error
+def equal_pixels(first: Frame, second: Frame) -> bool:
+    """Tell whether two frames hold the same values, without decoding where they are encoded alike.
+
+    Raises:
+        VolumeError: pixels that cannot be read.
+    """
+    if first.index != second.index or first.rescale != second.rescale:
+        return False
+    syntaxes, stored = [], []
+    for frame in (first, second):
+        try:
+            header = pydicom.dcmread(
+                frame.file, force=True, specific_tags=["TransferSyntaxUID", *_PIXEL_KEYS, "NumberOfFrames"]
+            )
+            data = next((header[key].value for key in _PIXEL_KEYS if key in header), b"")
+        except OSError as error:
+            raise VolumeError(
+                f"{frame.file}: cannot be read ({error.strerror or error})", remedy="copy the file again"
+            ) from error
+        except Exception as error:  # pydicom lets whatever a damaged file causes escape
+            raise VolumeError(
+                f"{frame.file}: cannot be read as DICOM ({error})", remedy="copy the file again"
+            ) from error
+        syntaxes.append(transfer_syntax(header))
+        stored.append(data)
+    if stored[0] and syntaxes[0] == syntaxes[1] and stored[0] == stored[1]:
+        return True
+    pixels = [_decode(frame, stored=False)[frame.index] for frame in (first, second)]
+    return bool(np.array_equal(*pixels))
+
+
+def _padding_of(plane: npt.NDArray[Any], frame: Frame, *, stored: bool) -> npt.NDArray[np.bool_]:
+    """Give where a plane, of stored or of rescaled values, is padding."""
+    if frame.padding is None:
+        return np.zeros(plane.shape, bool)
+    slope, intercept = (1.0, 0.0) if stored else frame.rescale
+    ends = sorted(value * slope + intercept for value in frame.padding)
+    margin = abs(slope) / 4  # rescaled values are rounded, stored ones lie a whole slope apart
+    return np.asarray((plane >= ends[0] - margin) & (plane <= ends[1] + margin))
+
+
+def _decode(frame: Frame, *, stored: bool) -> npt.NDArray[Any]:
+    """Decode a file as ``(frames, rows, columns)``; ``stored``: without its frames' rescales."""
+    file = frame.file
+    with tempfile.TemporaryDirectory(prefix="srcyc-") as folder:
+        plain = Path(folder) / "plain.dcm"
+        if is_deflated(file):
+            _write_inflated(file, plain)
+            file = plain
+        if stored:
+            _write_stored(file, plain, frame.file)
+            file = plain
+        reader = sitk.ImageFileReader()
+        reader.SetImageIO("GDCMImageIO")
+        reader.SetFileName(str(file))
+        try:
+            with quiet_itk():
+                frames = sitk.GetArrayFromImage(reader.Execute())
+        except RuntimeError as error:
+            raise VolumeError(
+                f"{frame.file}: its pixels are truncated or cannot be decoded",
+                remedy="copy or export the series again",
+            ) from error
     # A trailing axis would be colour that the header did not announce; the reshape refuses it.
-    if frames.size % (part.size[0] * part.size[1]) or frames.shape[-2:] != part.size:
+    if frames.size % (frame.size[0] * frame.size[1]) or frames.shape[-2:] != frame.size:
+        raise _misfit(frame.file)
+    return frames.reshape(-1, *frame.size)
+
+
+def _misfit(file: Path) -> VolumeError:
+    return VolumeError(f"{file}: the pixels do not fit the header's size", remedy="export the series again")
+
+
+def _write_inflated(file: Path, plain: Path) -> None:
+    """Write a deflated file as it would be uncompressed.
+
+    Raises:
+        VolumeError: it inflates to more than its header says.
+    """
+    limit = LARGEST_HEADER + pixel_bytes(read_header(file))
+    try:
+        with file.open("rb") as stream:
+            meta, data = inflated(stream, file, limit + 1)
+    except (OSError, zlib.error) as error:
+        raise VolumeError(f"{file}: cannot be read ({error})", remedy="copy the file again") from error
+    if len(data) > limit:
         raise VolumeError(
-            f"{part.file}: the pixels do not fit the header's size", remedy="export the series again"
+            f"{file}: inflates to more than {limit} bytes, which its header's size does not explain",
+            remedy="take it out",
         )
-    return frames.reshape(-1, *part.size)
+    deflated = DeflatedExplicitVRLittleEndian.encode().ljust(
+        -(-len(DeflatedExplicitVRLittleEndian) // 2) * 2, b"\0"
+    )
+    explicit = ExplicitVRLittleEndian.encode().ljust(
+        len(deflated), b"\0"
+    )  # of the same length: groups keep theirs
+    plain.write_bytes(bytes(128) + b"DICM" + meta.replace(deflated, explicit, 1) + data)
+
+
+def _write_stored(file: Path, plain: Path, named: Path) -> None:
+    """Write an enhanced file without the rescales of its frames, so that stored values are decoded."""
+    try:
+        image = pydicom.dcmread(file)
+        shared = image.get("SharedFunctionalGroupsSequence") or []
+        for group in [*shared, *image.PerFrameFunctionalGroupsSequence]:
+            if "PixelValueTransformationSequence" in group:
+                del group.PixelValueTransformationSequence
+        pydicom.dcmwrite(plain, image)
+    except Exception as error:  # pydicom lets whatever a damaged file causes escape
+        raise VolumeError(
+            f"{named}: cannot be read as DICOM ({error})", remedy="copy the file again"
+        ) from error
