@@ -92,10 +92,10 @@ def publish(staged: Sequence[Path], folder: Path) -> None:
         raise _not_written(folder, error) from error
 
 
-def sha256(path: Path) -> str:
-    """Hash a file, or all files of a folder in the order of their names; hexadecimal."""
+def sha256(path: Path, files: Sequence[Path] = ()) -> str:
+    """Hash a file, or the files of a folder, all of them in the order of their names if not told which; hexadecimal."""
     digest = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+    for file in files or (sorted(path.iterdir()) if path.is_dir() else [path]):
         if file.is_file():
             with file.open("rb") as stream:
                 while block := stream.read(2**20):

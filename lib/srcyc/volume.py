@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from srcyc.dicom import is_dicom_file, is_dicom_folder, read_dicom_folder, read_dicom_header
+from srcyc.dicom import DicomSeries, is_dicom_file, is_dicom_folder, read_dicom_folder, read_dicom_header
 from srcyc.errors import InputError, OutputError, VolumeError
 from srcyc.geometry import Grid, check_affine
 from srcyc.image_files import (
@@ -52,6 +52,8 @@ class Volume:
         orientation: what the file says of its place besides the affine; None: as the affine says.
         scaling: of the file's integers, if its header scales them.
         labels: what in the file's header says that this is a label map, a clause; None: nothing does.
+        series: Series Instance UID of the DICOM series it is.
+        files: of ``source`` that it was read from, where they are several.
 
     Raises:
         VolumeError: data without the four axes, an affine that is not finite or singular.
@@ -67,6 +69,8 @@ class Volume:
     orientation: Orientation | None = None
     scaling: Scaling | None = None
     labels: str | None = None
+    series: str | None = None
+    files: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         """Bring the arrays to their types."""
@@ -95,13 +99,22 @@ class Volume:
         return Grid(self.shape, self.affine)
 
 
-def read_volume(path: str | os.PathLike[str]) -> Volume:
-    """Read a file of a volume (docs/formats.md lists them), or a folder that holds one DICOM series.
+def read_volume(
+    path: str | os.PathLike[str], *, series: str | DicomSeries | None = None, fill_gaps: bool = False
+) -> Volume:
+    """Read a file of a volume (docs/formats.md lists them), or one DICOM series of a folder.
 
     NIfTI: the sform if its code is set, else the qform, else the bare spacing (the standard's order, as nibabel,
     FSL and SPM have it; ITK at times prefers the qform). Voxels become float32: integers beyond 2**24 and
     double-precision values are rounded to its 24 bits. Scaling in the header is applied. The slice thickness is the
     header's, else that of a JSON sidecar.
+
+    Args:
+        path: the file or folder; of DICOM also a file of many frames.
+        series: which DICOM series of it: its number, description or UID, or an entry of
+            :func:`srcyc.dicom.list_series`; None: the only scan that there is.
+        fill_gaps: slices that a DICOM series lacks between others are interpolated, instead of refusing it; a warning
+            says which share of the volume that is.
 
     Raises:
         VolumeError: anything that is not one three-dimensional, grey-scale volume without infinite voxels on an
@@ -109,8 +122,10 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     """
     path = Path(path)
     with _explained(path):
-        _require_readable(path)
-        raw = read_dicom_folder(path) if path.is_dir() else decode(header_file(path))
+        if _is_dicom(path, series):
+            raw = read_dicom_folder(path, series=series, fill_gaps=fill_gaps)
+        else:
+            raw = decode(header_file(path))
         grid = _checked_grid(raw.voxels.shape, raw.affine, path)
         thickness, warnings = raw.slice_thickness, raw.warnings
         if thickness is None and not path.is_dir():
@@ -128,22 +143,26 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
         raw.orientation,
         raw.scaling,
         raw.labels,
+        raw.series,
+        raw.files,
     )
 
 
-def read_grid(path: str | os.PathLike[str]) -> Grid:
+def read_grid(
+    path: str | os.PathLike[str], *, series: str | DicomSeries | None = None, fill_gaps: bool = False
+) -> Grid:
     """Read the place of a volume in the world from its header alone: for lists of many scans.
 
-    Voxels are not looked at: a file that passes may still turn out truncated or not finite.
+    Voxels are not looked at: a file that passes may still turn out truncated or not finite. Arguments as for
+    :func:`read_volume`.
 
     Raises:
         VolumeError: what :func:`read_volume` refuses and a header shows.
     """
     path = Path(path)
     with _explained(path):
-        _require_readable(path)
-        if path.is_dir():
-            shape, affine = read_dicom_header(path)
+        if _is_dicom(path, series):
+            shape, affine = read_dicom_header(path, series=series, fill_gaps=fill_gaps)
         else:
             header = decode_header(header_file(path))
             shape, affine = header.shape, header.affine
@@ -273,15 +292,21 @@ def _explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _require_readable(path: Path) -> None:
-    """Refuse what is neither a folder nor a non-empty file of a known kind."""
+def _is_dicom(path: Path, series: str | DicomSeries | None) -> bool:
+    """Tell DICOM from other volumes.
+
+    Raises:
+        VolumeError: neither a folder nor a non-empty file of a known kind, or a series of what has none.
+    """
     if path.is_dir():
-        return
+        return True
     if not path.exists():
         raise VolumeError(f"{path}: no such file or folder", remedy="check the path")
     if is_dicom_file(path):
+        return True
+    if series is not None:
         raise VolumeError(
-            f"{path}: one file of a DICOM series", remedy="give the folder that holds the series"
+            f"{path}: no DICOM, it has no series", remedy="leave series out", options=("series",)
         )
     if volume_suffix(header_file(path)) is None:
         if path.name.lower().endswith((".img", ".img.gz")):
@@ -292,6 +317,7 @@ def _require_readable(path: Path) -> None:
         )
     if path.stat().st_size == 0:
         raise VolumeError(f"{path}: the file is empty", remedy="copy it again")
+    return False
 
 
 def _checked_grid(shape: tuple[int, ...], affine: npt.ArrayLike, path: Path) -> Grid:

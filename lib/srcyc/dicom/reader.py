@@ -64,7 +64,16 @@ def read_dicom_folder(
         padding = None if padding is None else _filled(padding, stack.filling) > 0
     thickness, doubts = _thickness(stack)
     warnings += [*doubts, *_doubts(found, stack), *_left_out(listing)]
-    return RawVolume(voxels, stack.affine, stored, thickness, padding, tuple(warnings))
+    return RawVolume(
+        voxels,
+        stack.affine,
+        stored,
+        thickness,
+        padding,
+        tuple(warnings),
+        series=found.uid or None,
+        files=found.files,
+    )
 
 
 def read_dicom_header(

@@ -95,6 +95,8 @@ class RawVolume:
         padding: ``(I, J, K)`` bool, True where the file says that a voxel is no anatomy; None: it says nothing.
         warnings: reasons for distrust that reading found, in sentences.
         orientation, scaling, labels: see :class:`Header`.
+        series: Series Instance UID of a DICOM series.
+        files: that the voxels lie in, where they are several.
     """
 
     voxels: npt.NDArray[Any]
@@ -106,6 +108,8 @@ class RawVolume:
     orientation: Orientation | None = None
     scaling: Scaling | None = None
     labels: str | None = None
+    series: str | None = None
+    files: tuple[Path, ...] = ()
 
     @classmethod
     def of(cls, header: Header, voxels: npt.NDArray[Any], stored_dtype: np.dtype[Any]) -> RawVolume:

@@ -16,13 +16,17 @@ Triple = tuple[float, float, float]
 
 
 class InputReport(Schema):
-    """The scan: array axes in the order of its file, mm; ``sha256`` is None for data that came from memory."""
+    """The scan: array axes in the order of its file, mm; ``sha256`` is None for data that came from memory.
+
+    ``series``: Series Instance UID of a DICOM series, whose files ``sha256`` covers.
+    """
 
     name: str | None
     sha256: str | None
     shape: tuple[int, int, int]
     spacing: Triple
     slice_thickness: float | None
+    series: str | None = None
 
 
 class ResultReport(Schema):
@@ -119,12 +123,13 @@ class Report(Schema):
 
 
 def describe_input(volume: Volume) -> InputReport:
-    """Name a scan and hash its file, or all files of its folder in the order of their names."""
+    """Name a scan and hash its file, or the files of a DICOM series in the order of their names."""
     source = volume.source
     return InputReport(
         name=None if source is None else source.name,
-        sha256=None if source is None else sha256(source),
+        sha256=None if source is None else sha256(source, volume.files),
         shape=volume.shape,
         spacing=volume.spacing,
         slice_thickness=volume.slice_thickness,
+        series=volume.series,
     )

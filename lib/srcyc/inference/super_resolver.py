@@ -205,6 +205,8 @@ class SuperResolver:
             source=None,
             padding=None,
             warnings=(),
+            series=None,
+            files=(),
         )
         fp32 = np.dtype(np.float32)
         spread = correction = None
@@ -219,6 +221,8 @@ class SuperResolver:
                 stored_dtype=fp32,
                 padding=None,
                 warnings=(),
+                series=None,
+                files=(),
             )
         report = Report(
             software=f"srcyc {__version__}",
