@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 from torch import Tensor
 
 _Array = TypeVar("_Array", npt.NDArray[np.float32], Tensor)
+_Mask = npt.NDArray[np.bool_]
 
 #: Percentiles of the scan that become 0 and 1; the upper one is taken over the foreground only.
 LOWER_PERCENTILE = 0.5
 UPPER_PERCENTILE = 99.5
 #: Normalised intensity above which a voxel is head or brain, not air.
 FOREGROUND = 0.1
+
+#: Times the scan's range beyond which a value is absurd: vessels and markers are a few times as bright as tissue.
+ABSURD = 10.0
+#: The same before the absurd ones are known: this percentile lies within the foreground of all but the emptiest scans.
+_FIRST_PERCENTILE, _FIRST_ABSURD = 99.0, 20.0
+#: Share of the voxels in one place up to which absurd values are accidents; more of them are an object of the scan.
+_FEW, _LEAST_FEW = 1e-3, 16
+#: A value that many voxels share exactly is padding if it lies this far from all others, in ranges of theirs.
+_PADDING_GAP = 1.0
+#: The same for the one negative value of a scan that has no other, and for a high one that is no type's limit.
+_NEGATIVE_GAP, _HIGH_GAP = 0.02, 10.0
+#: Share of the voxels that have to have it; a high one that is no type's limit.
+_LEAST_PADDING, _LEAST_HIGH_PADDING = 1e-4, 1e-2
+#: Bits of the types whose largest value is a usual padding.
+_TYPE_BITS = (12, 14, 15, 16, 31, 32)
 
 
 @dataclass(frozen=True)
@@ -39,17 +57,28 @@ class IntensityScaling:
         return normalised * self.scale + self.offset  # type: ignore[return-value]
 
 
-def robust_scaling(data: npt.NDArray[np.float32]) -> IntensityScaling:
+def robust_scaling(data: npt.NDArray[np.float32], measured: _Mask | None = None) -> IntensityScaling:
     """Find the scaling of one scan, of any shape.
 
     The foreground is what lies above the scan's mean, a threshold that separates head from air both with and
-    without a skull, whatever the share of background.
+    without a skull, whatever the share of background. Values that are none, padding and absurd ones do not count.
+
+    Args:
+        data: raw.
+        measured: where voxels count; default: where :func:`padding_in` and :func:`absurd_in` find nothing.
 
     Returns:
         scaling that puts the 0.5th percentile at 0 and the foreground's 99.5th at 1; the identity for a constant.
     """
-    low = float(np.percentile(data, LOWER_PERCENTILE))
-    foreground = data[data > data.mean()]
+    if measured is None:
+        measured = ~np.isnan(data)
+        measured &= ~padding_in(data, measured)
+        measured &= ~absurd_in(data, measured)
+    values = data if measured.all() else data[measured]
+    if not values.size:
+        return IntensityScaling(offset=0.0, scale=1.0)
+    low = float(np.percentile(values, LOWER_PERCENTILE))
+    foreground = values[values > values.mean()]
     high = float(np.percentile(foreground, UPPER_PERCENTILE)) if foreground.size else low
     if high <= low:
         return IntensityScaling(offset=0.0, scale=1.0)
@@ -60,3 +89,71 @@ def foreground_mask(data: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """Mark head or brain: voxels above a tenth of the robust range (any shape, raw or normalised intensity)."""
     scaling = robust_scaling(data)
     return np.asarray(data > scaling.offset + FOREGROUND * scaling.scale)
+
+
+def padding_in(data: npt.NDArray[np.float32], measured: _Mask) -> _Mask:
+    """Mark padding: the lowest or the highest value, if many voxels share it exactly and no others come near it.
+
+    0 is never padding: it is what air and masked surroundings look like.
+
+    Args:
+        data: of any shape, raw.
+        measured: where to look.
+    """
+    found = np.zeros(data.shape, bool)
+    for lowest in (True, False):
+        values = data[measured & ~found]
+        if not values.size:
+            break
+        value = values.min() if lowest else values.max()
+        rest = values[values != value]
+        if value == 0 or not rest.size:
+            continue
+        low, high = (float(part) for part in np.percentile(rest, (LOWER_PERCENTILE, UPPER_PERCENTILE)))
+        nearest = float(rest.min() if lowest else rest.max())
+        gap, least = _what_pads(float(value), nearest, lowest=lowest)
+        if values.size - rest.size < max(2.0, least * values.size):
+            continue
+        if abs(nearest - float(value)) > gap * (high - low) > 0:
+            found |= measured & (data == value)
+    return found
+
+
+def _what_pads(value: float, nearest: float, *, lowest: bool) -> tuple[float, float]:
+    """Tell how unlike the others a value has to be to be padding.
+
+    Returns:
+        its distance from the nearest other one, in ranges of the others; and the share of the voxels that have it.
+    """
+    if lowest:
+        return _NEGATIVE_GAP if value < 0 <= nearest else _PADDING_GAP, _LEAST_PADDING
+    if value in [2**bits - 1 for bits in _TYPE_BITS]:
+        return _PADDING_GAP, _LEAST_PADDING
+    return _HIGH_GAP, _LEAST_HIGH_PADDING
+
+
+def absurd_in(data: npt.NDArray[np.float32], measured: _Mask) -> _Mask:
+    """Mark voxels whose value lies so far outside the scan's range that it is an accident: a few in a place.
+
+    Args:
+        data: of any shape, raw.
+        measured: where to look.
+    """
+    found = np.zeros(data.shape, bool)
+    values = data[measured]
+    if not values.size:
+        return found
+    low, high = (float(part) for part in np.percentile(values, (LOWER_PERCENTILE, _FIRST_PERCENTILE)))
+    limit = _FIRST_ABSURD * (high - low)
+    if not 0 < limit < math.inf or (values.max() <= high + limit and values.min() >= low - limit):
+        return found
+    found = measured & ((data > high + limit) | (data < low - limit))
+    scaling = robust_scaling(data, measured & ~found)
+    limit = ABSURD * scaling.scale
+    found = measured & ((data > scaling.offset + limit) | (data < scaling.offset - limit))
+    regions, count = ndimage.label(found)
+    if count:
+        sizes = np.bincount(regions.ravel())
+        sizes[0] = 0
+        found &= sizes[regions] <= max(_LEAST_FEW, _FEW * values.size)
+    return found

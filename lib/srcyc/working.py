@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +11,11 @@ from torch import Tensor
 
 from srcyc.geometry import Grid, inverse_order, working_flips, working_order
 from srcyc.intensity import IntensityScaling, robust_scaling
+from srcyc.missing import Missing
 from srcyc.volume import Volume
 
 Array = npt.NDArray[np.float32]
+Voxels = TypeVar("Voxels", npt.NDArray[np.float32], npt.NDArray[np.bool_])
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class WorkingOrder:
         i, j, k = (shape[axis] for axis in self.order)
         return i, j, k
 
-    def apply(self, image: Array) -> Array:
+    def apply(self, image: Voxels) -> Voxels:
         """Turn ``(I, J, K)`` from the file's order into the working one; a view."""
         return np.flip(image.transpose(self.order), self.flips)
 
@@ -68,11 +71,19 @@ class WorkingScan:
     order: WorkingOrder
 
 
-def prepare(volume: Volume) -> WorkingScan:
-    """Turn and scale a scan of one channel."""
+def prepare(volume: Volume, missing: Missing | None = None) -> WorkingScan:
+    """Turn and scale a scan of one channel; what was not measured is replaced, and does not count for the scaling.
+
+    Args:
+        volume: the scan.
+        missing: what was not measured of it, if that is replaced in ``volume`` already.
+    """
+    if missing is None:
+        missing = Missing.of(volume)
+        volume = missing.filled(volume)
     order = WorkingOrder.of(volume.grid)
     turned = order.apply(volume.data[0])
-    scaling = robust_scaling(turned)
+    scaling = robust_scaling(turned, order.apply(missing.measured))
     image = np.ascontiguousarray(turned, dtype=np.float32)
     if np.shares_memory(image, volume.data):
         image = image.copy()
