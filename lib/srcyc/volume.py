@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from srcyc.dicom import DicomSeries, is_dicom_file, is_dicom_folder, read_dicom_folder, read_dicom_header
+from srcyc.dicom import (
+    DicomSeries,
+    is_dicom_file,
+    is_dicom_folder,
+    list_series,
+    listing_of,
+    read_dicom_folder,
+    read_dicom_header,
+)
 from srcyc.errors import InputError, OutputError, VolumeError
 from srcyc.geometry import Grid, check_affine
 from srcyc.image_files import (
@@ -110,7 +118,8 @@ def read_volume(
     header's, else that of a JSON sidecar.
 
     Args:
-        path: the file or folder; of DICOM also a file of many frames.
+        path: the file or folder; of DICOM also a file of many frames, and FOLDER/NAME for one of several series (see
+            :func:`find_volumes`).
         series: which DICOM series of it: its number, description or UID, or an entry of
             :func:`srcyc.dicom.list_series`; None: the only scan that there is.
         fill_gaps: slices that a DICOM series lacks between others are interpolated, instead of refusing it; a warning
@@ -254,24 +263,26 @@ def is_volume_path(path: str | os.PathLike[str]) -> bool:
 
 
 def find_volumes(folder: str | os.PathLike[str]) -> list[Path]:
-    """List the volumes in a folder, sorted: files by suffix, itself and direct subfolders if DICOM files lie in them.
+    """List the volumes in a folder, sorted: files by suffix, and the DICOM series at and below it.
 
-    Hidden files and folders are left out; other subfolders are not searched.
+    A series that is the only one of its folder is given as that folder, another as FOLDER/NAME, which
+    :func:`read_volume` takes like a path of its own. Localizers, captures and derived maps are left out (see
+    :func:`srcyc.dicom.list_series`). Hidden files and folders are left out; subfolders are searched for DICOM only.
 
     Raises:
         VolumeError: not a folder, or not readable.
     """
     folder = Path(folder)
     try:
-        entries = [p for p in folder.iterdir() if not p.name.startswith(".")]
+        found = [
+            p for p in folder.iterdir() if not p.name.startswith(".") and not p.is_dir() and is_volume_path(p)
+        ]
+        listing = list_series(folder)
     except OSError as error:
         raise VolumeError(
             f"{folder}: cannot be listed ({error.strerror})", remedy="give an existing folder"
         ) from error
-    found = [p for p in entries if is_volume_path(p)]
-    if is_dicom_folder(folder):
-        found.append(folder)
-    return sorted(found)
+    return sorted({*found, *(series.address for series in listing.series), *listing.broken})
 
 
 # -- reading -------------------------------------------------------------------------------------------------
@@ -301,6 +312,8 @@ def _is_dicom(path: Path, series: str | DicomSeries | None) -> bool:
     if path.is_dir():
         return True
     if not path.exists():
+        if listing_of(path) is not None:
+            return True
         raise VolumeError(f"{path}: no such file or folder", remedy="check the path")
     if is_dicom_file(path):
         return True

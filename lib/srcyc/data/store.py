@@ -190,8 +190,10 @@ def _key(path: Path) -> str:
 
 def _files_of(path: Path) -> list[Path]:
     """List the files that a scan is stored in."""
-    if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.is_file())
+    if path.is_dir() or not path.exists():
+        # DICOM: a series may go on in subfolders, and one of several is named as if it were a file of their folder.
+        folder = path if path.is_dir() else path.parent
+        return sorted(file for file in folder.rglob("*") if file.is_file())
     if path.suffix.lower() == ".mhd":
         # MetaImage keeps the voxels in a file beside the header.
         return [path, *sorted(file for file in path.parent.glob(f"{path.stem}.*raw"))]

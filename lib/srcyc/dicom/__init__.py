@@ -7,7 +7,7 @@ where MONAI Label holds 2.
 
 from srcyc.dicom.files import is_dicom_file
 from srcyc.dicom.reader import is_dicom_folder, read_dicom_folder, read_dicom_header
-from srcyc.dicom.series import DicomSeries, Listing, choose, list_series
+from srcyc.dicom.series import DicomSeries, Listing, choose, list_series, listing_of
 from srcyc.dicom.tree import LeftOut
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "is_dicom_file",
     "is_dicom_folder",
     "list_series",
+    "listing_of",
     "read_dicom_folder",
     "read_dicom_header",
 ]

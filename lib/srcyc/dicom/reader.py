@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from srcyc.dicom.pixels import read_voxels
-from srcyc.dicom.series import DicomSeries, Listing, list_series, the_one, without_copies
+from srcyc.dicom.series import DicomSeries, Listing, listing_of, the_one, without_copies
 from srcyc.dicom.stack import Stack
 from srcyc.dicom.tree import has_dicom
+from srcyc.errors import VolumeError
 from srcyc.formats.raw import RawVolume, require_room
 
 #: Bytes of a rescaled voxel.
@@ -42,7 +43,8 @@ def read_dicom_folder(
     Value says.
 
     Args:
-        path: the folder, or a file of many frames.
+        path: the folder, a file of many frames, or either with the name of one of its series behind it, as if that were
+            a file in it.
         series: number, description or UID of the one to read, or an entry of a listing; None: the only scan. Those with
             a file directly in the folder go before those in its subfolders.
         fill_gaps: missing slices between others are interpolated linearly, and a warning says so.
@@ -93,8 +95,11 @@ def read_dicom_header(
 def _found(path: Path, series: str | DicomSeries | None) -> tuple[DicomSeries, Listing | None]:
     if isinstance(series, DicomSeries):
         return series, None
-    listing = list_series(path)
-    return the_one(listing, series, path), listing
+    found = listing_of(path)
+    if found is None:
+        raise VolumeError(f"{path}: no such file, folder or series", remedy="check the path")
+    listing, name = found
+    return the_one(listing, series or name, path), None if name else listing
 
 
 def _stack(series: DicomSeries, *, fill_gaps: bool) -> tuple[Stack, list[str]]:

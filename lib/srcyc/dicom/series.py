@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from srcyc.dicom.files import read_header, whole
+from srcyc.dicom.files import is_dicom_file, read_header, whole
 from srcyc.dicom.frames import Frame, frames_of
 from srcyc.dicom.kinds import COLOUR, image_type, plain_text, why_no_scan, why_phase
 from srcyc.dicom.pixels import equal_pixels
@@ -44,7 +45,8 @@ class DicomSeries:
         announced: how many images the header says the acquisition has, or None.
         mosaic: each image is tiled of slices.
         name: short, fit for a file name, unlike that of any other in the same listing.
-        alone: its folder holds no other series directly, so the folder stands for it.
+        address: the path that stands for it: its folder where that holds no other scan, else FOLDER/NAME, as if it were
+            a file there.
     """
 
     folder: Path
@@ -58,7 +60,7 @@ class DicomSeries:
     announced: int | None = None
     mosaic: bool = False
     name: str = ""
-    alone: bool = True
+    address: Path = Path()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -95,13 +97,13 @@ class Listing:
         series: those that may be scans, readable or not, by number.
         unfit: localizers, captures, maps and the like; they can be read if they are chosen.
         left_out: files that are no part of any series.
-        broken: what cannot be read and belongs to no series that is there.
+        broken: what cannot be read and belongs to no series that is there, by folder.
     """
 
     series: list[DicomSeries]
     unfit: list[DicomSeries]
     left_out: list[LeftOut]
-    broken: list[VolumeError]
+    broken: dict[Path, VolumeError]
 
     def told(self) -> list[LeftOut]:
         """Give all that is no scan, with its reason."""
@@ -110,7 +112,7 @@ class Listing:
         ] + self.left_out
 
 
-def list_series(path: Path, *, recursive: bool = True) -> Listing:
+def list_series(path: Path) -> Listing:
     """List the series at and below a folder, or in a file of many frames, by UID, wherever their files lie.
 
     A series is split where its slices run in several directions or differ in size, and where several lie at each place
@@ -122,8 +124,34 @@ def list_series(path: Path, *, recursive: bool = True) -> Listing:
     """
     if not path.is_dir():
         return _listing(path, [Image(path, _frames_header(path))], [], {})
-    tree = read_tree(path, recursive=recursive)
-    return _listing(path, tree.images, tree.left_out, tree.broken)
+    state = _state(path)
+    if state is not None and _last.get(path) and _last[path][0] == state:
+        return _last[path][1]
+    tree = read_tree(path)
+    listing = _listing(path, tree.images, tree.left_out, tree.broken)
+    _last.clear()
+    if state is not None:
+        _last[path] = state, listing
+    return listing
+
+
+def listing_of(address: Path) -> tuple[Listing, str | None] | None:
+    """Give the listing of a folder or file, or the one in which an address is the name of a series, and this name.
+
+    Returns:
+        None: there is neither.
+
+    Raises:
+        VolumeError, OSError: see :func:`list_series`.
+    """
+    if address.exists():
+        return list_series(address), None
+    parent = address.parent
+    if not (parent.is_dir() or is_dicom_file(parent)):
+        return None
+    listing = list_series(parent)
+    known = any(address == series.folder / series.name for series in (*listing.series, *listing.unfit))
+    return (listing, address.name) if known else None
 
 
 def choose(listing: Listing, wanted: str, where: Path) -> list[DicomSeries]:
@@ -160,10 +188,9 @@ def the_one(listing: Listing, wanted: str | None, where: Path) -> DicomSeries:
     if wanted is not None:
         found = choose(listing, wanted, where)
     elif listing.series:
-        direct = [s for s in listing.series if any(file.parent == where for file in s.files)]
-        found = direct or listing.series
+        found = _meant(listing.series, where)
     elif listing.broken:
-        raise listing.broken[0]
+        raise next(iter(listing.broken.values()))
     elif listing.unfit:
         if len(listing.unfit) == 1 and listing.unfit[0].unfit == _SINGLE:
             return listing.unfit[0]  # whose reader says what is wrong with it
@@ -212,6 +239,31 @@ def without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], list[tuple[Fra
 # -- listing -------------------------------------------------------------------------------------------------
 
 
+#: The last folder listed, with the state it was in: the series of a medium are read one by one.
+_last: dict[Path, tuple[object, Listing]] = {}
+#: Files that changed less than so many ns ago may change again within their time stamp.
+_SETTLED = 2 * 10**9
+
+
+def _state(folder: Path) -> object | None:
+    """Give what changes when a file below a folder does; None if some changed just now, or it cannot be told."""
+    found: list[tuple[str, int, int]] = []
+    newest = time.time_ns() - _SETTLED
+    for place, _, names in os.walk(folder, followlinks=False):
+        try:
+            status = os.stat(place)
+            if status.st_mtime_ns > newest:
+                return None
+            for name in names:
+                status = os.stat(os.path.join(place, name))
+                if max(status.st_mtime_ns, status.st_ctime_ns) > newest:
+                    return None
+                found.append((os.path.join(place, name), status.st_size, status.st_mtime_ns))
+        except OSError:
+            return None
+    return found
+
+
 def _frames_header(file: Path) -> Dataset:
     """Read the header of a file that may be a whole volume."""
     header = read_header(file)
@@ -244,7 +296,7 @@ def _listing(
         [series for series in found if series.unfit is None],
         [series for series in found if series.unfit is not None],
         left_out,
-        list(lost.values()),
+        lost,
     )
 
 
@@ -396,30 +448,43 @@ def _placeless(files: Sequence[Path]) -> tuple[Frame, ...]:
 
 
 def _named(found: list[DicomSeries]) -> list[DicomSeries]:
-    """Give every series a name of its own, and tell those that are alone in their folder."""
-    plain = []
-    for series in found:
-        number = "" if series.number is None else str(series.number)
-        parts = (number, series.description[:_LONGEST_NAME], series.part[:_LONGEST_NAME])
-        name = "_".join(filter(None, (re.sub(r"[^\w.+-]+", "-", part).strip("-._") for part in parts)))
-        # A part alone names nothing.
-        plain.append(name if number or series.description else "_".join(filter(None, (series.uid, name))))
+    """Give every series a name and an address of its own."""
+    plain = [_plain_name(series) for series in found]
     counts = Counter(plain)
     named: list[DicomSeries] = []
-    for index, (series, name) in enumerate(zip(found, plain, strict=True)):
-        name = name if name and counts[name] == 1 else "_".join(filter(None, (name, series.uid)))
-        held = {file.parent for file in series.files}
-        shared = any(held & {file.parent for file in other.files} for other in found if other is not series)
-        below = any(
-            series.folder in file.parents
-            for other in found
-            if other is not series and len(held) > 1
-            for file in other.files
-        )
-        taken = {other.name for other in named}
-        name = name if name not in taken else f"{name}_{index + 1}"
-        named.append(replace(series, name=name, alone=not (shared or below)))
-    return named
+    taken: set[Path] = set()
+    for series, name in zip(found, plain, strict=True):
+        name = name if counts[name] == 1 else "_".join(filter(None, (name, series.uid)))
+        address, number = series.folder / name, 1
+        while address in taken or address.exists():  # a folder or file that happens to be called so
+            number += 1
+            address = series.folder / f"{name}_{number}"
+        taken.add(address)
+        named.append(replace(series, name=address.name, address=address))
+    return [replace(one, address=one.folder) if _stands_for(one, named) else one for one in named]
+
+
+def _plain_name(series: DicomSeries) -> str:
+    number = "" if series.number is None else str(series.number)
+    parts = (number, series.description[:_LONGEST_NAME], series.part[:_LONGEST_NAME])
+    # Without dots: nothing that looks like the suffix of a volume.
+    number, description, part = (re.sub(r"[^\w+-]+", "-", text).strip("-_") for text in parts)
+    return "_".join(filter(None, (number, description) if number or description else (series.uid,))) + (
+        f"_{part}" if part else ""
+    )
+
+
+def _stands_for(series: DicomSeries, others: Sequence[DicomSeries]) -> bool:
+    """Tell whether whoever gives the folder of a series means it."""
+    return series.unfit is None and _meant([one for one in others if one.unfit is None], series.folder) == [
+        series
+    ]
+
+
+def _meant(scans: Iterable[DicomSeries], folder: Path) -> list[DicomSeries]:
+    """Give the scans that a folder stands for: those with a file directly in it, else those below it."""
+    below = [one for one in scans if one.folder == folder or folder in one.folder.parents]
+    return [one for one in below if any(file.parent == folder for file in one.files)] or below
 
 
 def _order(series: DicomSeries) -> tuple[object, ...]:

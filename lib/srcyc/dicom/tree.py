@@ -63,7 +63,7 @@ class _Doubtful:
     error: VolumeError
 
 
-def read_tree(folder: Path, *, recursive: bool = True) -> Tree:
+def read_tree(folder: Path) -> Tree:
     """Read the header of every DICOM file at and below a folder; hidden files and folders are left out.
 
     Raises:
@@ -71,7 +71,7 @@ def read_tree(folder: Path, *, recursive: bool = True) -> Tree:
     """
     tree = Tree()
     doubtful: list[_Doubtful] = []
-    for place, files in _walk(folder, tree, recursive=recursive):
+    for place, files in _walk(folder, tree):
         for file in files:
             _sort_in(place, file, tree, doubtful)
     _judge(tree, doubtful)
@@ -93,7 +93,7 @@ def has_dicom(folder: Path) -> bool:
     return False
 
 
-def _walk(folder: Path, tree: Tree, *, recursive: bool) -> Iterator[tuple[Path, list[Path]]]:
+def _walk(folder: Path, tree: Tree) -> Iterator[tuple[Path, list[Path]]]:
     """Give every folder once, whatever the links in it lead to, with its files."""
     seen: set[str] = set()
     waiting = [folder]
@@ -117,8 +117,7 @@ def _walk(folder: Path, tree: Tree, *, recursive: bool) -> Iterator[tuple[Path, 
             )
             continue
         yield place, files
-        if recursive:
-            waiting += reversed(folders)
+        waiting += reversed(folders)
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
