@@ -26,6 +26,8 @@ ABSURD = 10.0
 _FIRST_PERCENTILE, _FIRST_ABSURD = 99.0, 20.0
 #: Share of the voxels in one place up to which absurd values are accidents; more of them are an object of the scan.
 _FEW, _LEAST_FEW = 1e-3, 16
+#: Times as far out as all around them that they are.
+_JUMP = 3.0
 #: A value that many voxels share exactly is padding if it lies this far from all others, in ranges of theirs.
 _PADDING_GAP = 1.0
 #: The same for the one negative value of a scan that has no other, and for a high one that is no type's limit.
@@ -151,9 +153,19 @@ def absurd_in(data: npt.NDArray[np.float32], measured: _Mask) -> _Mask:
     scaling = robust_scaling(data, measured & ~found)
     limit = ABSURD * scaling.scale
     found = measured & ((data > scaling.offset + limit) | (data < scaling.offset - limit))
-    regions, count = ndimage.label(found)
-    if count:
-        sizes = np.bincount(regions.ravel())
-        sizes[0] = 0
-        found &= sizes[regions] <= max(_LEAST_FEW, _FEW * values.size)
-    return found
+    return found & _accidents(np.where(measured, np.abs(data - scaling.offset), 0), found, values.size)
+
+
+def _accidents(size: npt.NDArray[np.float32], found: _Mask, voxels: int) -> _Mask:
+    """Keep of the voxels found those that are few in a place and jump out of what is around them.
+
+    A small bright object is blurred by the scanner: there is something between it and its surroundings.
+    """
+    regions, count = ndimage.label(found, np.ones((3,) * found.ndim))
+    if not count:
+        return found
+    index = np.arange(1, count + 1)
+    around = np.where(found, 0, ndimage.maximum_filter(regions, 3))
+    few = np.bincount(regions.ravel(), minlength=count + 1)[1:] <= max(_LEAST_FEW, _FEW * voxels)
+    jumps = ndimage.minimum(size, regions, index) > _JUMP * ndimage.maximum(size, around, index)
+    return np.asarray(np.concatenate([[False], few & jumps])[regions])

@@ -103,6 +103,8 @@ class Missing:
     def put_back(self, result: _Array, scan: _Array) -> None:
         """Put the scan's own voxels into a result, in place.
 
+        An absurd one is what it is in the middle of its place and falls off from there, so that it stays where it was.
+
         Args:
             result: of any shape over the scan's field of view, axes as in the scan.
             scan: the voxels as they were read.
@@ -110,7 +112,11 @@ class Missing:
         kept = self.kept
         if kept.any():
             where = _nearest(kept, result.shape)
-            result[where] = _nearest(scan, result.shape)[where]
+            own = _nearest(scan, result.shape)[where]
+            share = np.where(
+                _nearest(self.absurd, result.shape)[where], _centred(scan.shape, result.shape)[where], 1
+            )
+            result[where] = np.where(share == 1, own, share * own + (1 - share) * result[where])
 
     def blanked(self, result: _Array) -> None:
         """Put NaN into a map of a result where the scan's own voxels stand, in place."""
@@ -210,6 +216,18 @@ def _nearest(image: _Voxels, shape: Sequence[int]) -> _Voxels:
         ((np.arange(new) + 0.5) * old / new).astype(int) for old, new in zip(image.shape, shape, strict=True)
     ]
     return image[np.ix_(*index)]
+
+
+def _centred(shape: Sequence[int], fine: Sequence[int]) -> _Array:
+    """Weigh each voxel of a finer grid by how near it lies to the middle of the coarse one that it is in: 1 at most."""
+    weights = []
+    for old, new in zip(shape, fine, strict=True):
+        position = (np.arange(new) + 0.5) * old / new
+        weight = 1 - np.abs(position - position.astype(int) - 0.5)
+        most = np.zeros(old)
+        np.maximum.at(most, position.astype(int), weight)
+        weights.append((weight / most[position.astype(int)]).astype(np.float32))
+    return weights[0][:, None, None] * weights[1][:, None] * weights[2]
 
 
 def _range(values: _Array) -> str:

@@ -1,4 +1,8 @@
-"""Optional preparation of a scan by ITK, in its own units; off by default and named in every report."""
+"""Optional preparation of a scan by ITK; off by default and named in every report.
+
+Both steps act on normalised intensity, so they do the same whatever a scan's unit and offset are: ITK's N4 takes
+logarithms, and passes over what is below 0; its curvature flow leaves alone what varies by less than a fixed value.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from srcyc.errors import SRCycError
+from srcyc.intensity import IntensityScaling, robust_scaling
 from srcyc.volume import Volume
 
 #: N4 fits a field so smooth that voxels of about this size (mm) tell as much as finer ones.
@@ -25,9 +30,10 @@ def correct_bias_field(volume: Volume) -> Volume:
     Raises:
         SRCycError: ITK cannot fit a field to this scan.
     """
-    image = _to_itk(volume)
+    scaling = robust_scaling(volume.data[0])
+    image = _to_itk(volume, scaling)
     try:
-        mask = sitk.OtsuThreshold(image, 0, 1, 200)
+        mask = sitk.And(sitk.OtsuThreshold(image, 0, 1, 200), sitk.Greater(image, 0.0))
         shrink = [
             max(1, min(round(_N4_SPACING / s), n // 4))
             for s, n in zip(image.GetSpacing(), image.GetSize(), strict=True)
@@ -41,7 +47,7 @@ def correct_bias_field(volume: Volume) -> Volume:
             remedy="leave out n4",
             options=("n4",),
         ) from error
-    return _with_data(volume, volume.data[0] / _to_array(field))
+    return _with_data(volume, _to_array(sitk.Divide(image, field)), scaling)
 
 
 def denoise(volume: Volume) -> Volume:
@@ -50,7 +56,8 @@ def denoise(volume: Volume) -> Volume:
     Raises:
         SRCycError: ITK cannot process this scan.
     """
-    image = _to_itk(volume)
+    scaling = robust_scaling(volume.data[0])
+    image = _to_itk(volume, scaling)
     # By voxel, not by mm: across thick slices a neighbour is too far to tell noise from anatomy.
     image.SetSpacing((1.0, 1.0, 1.0))
     try:
@@ -61,12 +68,13 @@ def denoise(volume: Volume) -> Volume:
             remedy="leave out denoise",
             options=("denoise",),
         ) from error
-    return _with_data(volume, _to_array(smooth))
+    return _with_data(volume, _to_array(smooth), scaling)
 
 
-def _to_itk(volume: Volume) -> sitk.Image:
-    """Give an image whose axes are those of the array; the filters here need spacing, not orientation."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.data[0].transpose(2, 1, 0)))
+def _to_itk(volume: Volume, scaling: IntensityScaling) -> sitk.Image:
+    """Give a normalised image whose axes are the array's; the filters here need spacing, not orientation."""
+    data = scaling.normalise(volume.data[0])
+    image = sitk.GetImageFromArray(np.ascontiguousarray(data.transpose(2, 1, 0)))
     image.SetSpacing(volume.spacing)
     return image
 
@@ -75,8 +83,8 @@ def _to_array(image: sitk.Image) -> npt.NDArray[np.float32]:
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0).astype(np.float32)
 
 
-def _with_data(volume: Volume, data: npt.NDArray[np.float32]) -> Volume:
-    return replace(volume, data=np.ascontiguousarray(data)[None])
+def _with_data(volume: Volume, data: npt.NDArray[np.float32], scaling: IntensityScaling) -> Volume:
+    return replace(volume, data=np.ascontiguousarray(scaling.invert(data))[None])
 
 
 def _name(volume: Volume) -> str:

@@ -39,7 +39,8 @@ from srcyc.inference.report import (
     ThicknessReport,
     describe_input,
 )
-from srcyc.intensity import IntensityScaling
+from srcyc.intensity import IntensityScaling, robust_scaling
+from srcyc.missing import Missing
 from srcyc.networks import Generator
 from srcyc.noise import estimate_noise
 from srcyc.volume import Volume
@@ -55,6 +56,8 @@ _ROUNDING = 0.03
 _IN_PLANE = 1.25
 #: In-plane flips whose answers the uncertainty compares (working axes).
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
+#: Share of a scan's range by which a step of preparation has to change some voxel to have been done.
+_CHANGED = 1e-4
 #: Share of the work that is done when the network starts, and when it is through.
 _NETWORK_STARTS, _NETWORK_ENDS = 0.05, 0.95
 #: Bytes that a slab's features may take, so that all layers find them in the processor's cache; and on a GPU.
@@ -177,7 +180,7 @@ class SuperResolver:
 
         Raises:
             NothingToDoError: the scan has the spacing already.
-            VolumeError: several channels, not finite, or too thin.
+            VolumeError: several channels, infinite voxels, or too thin.
             ModelError: the scan is far outside the model's range.
             ConfigError: an unusable option, or too little memory allowed.
             SRCycError: preprocessing or the network failed.
@@ -192,11 +195,13 @@ class SuperResolver:
         _check(volume)
         plan = Plan.of(volume, options, self.model.card)
         tell(0.0)
-        prepared, steps = _prepare(volume, options)
+        missing = Missing.of(volume)
+        prepared, steps, doubts = _prepare(missing.filled(volume), options)
         if float(np.ptp(prepared.data)) == 0.0:
             outcome = _constant(float(prepared.data.flat[0]), plan)
         else:
-            outcome = self._compute(prepared, plan, options, tell)
+            outcome = self._compute(prepared, missing, plan, options, tell)
+        missing.put_back(outcome.data, volume.data[0])
         result = replace(
             volume,
             data=outcome.data[None],
@@ -211,6 +216,7 @@ class SuperResolver:
         fp32 = np.dtype(np.float32)
         spread = correction = None
         if options.uncertainty:
+            missing.blanked(outcome.spread)
             spread = replace(result, data=outcome.spread[None], stored_dtype=fp32)
         if options.correction_map:
             correction = replace(
@@ -242,14 +248,16 @@ class SuperResolver:
             precision=precision_name(self.dtype),
             seconds=round(time.perf_counter() - start, 3),
             peak_memory=peak_memory(),
-            warnings=(*volume.warnings, *plan.warnings),
+            warnings=(*volume.warnings, *missing.warnings(volume.data[0]), *doubts, *plan.warnings),
         )
         tell(1.0)
         return SuperResolution(result, report, spread, correction)
 
     @torch.inference_mode()
-    def _compute(self, scan: Volume, plan: Plan, options: InferenceOptions, tell: Progress) -> _Outcome:
-        working = prepare(scan)
+    def _compute(
+        self, scan: Volume, missing: Missing, plan: Plan, options: InferenceOptions, tell: Progress
+    ) -> _Outcome:
+        working = prepare(scan, missing)
         y = torch.from_numpy(working.image)
         scaling, back = working.scaling, working.order.undo
         sigma = float(estimate_noise(y[None, None], 3, ignore_empty=True))
@@ -447,22 +455,28 @@ def _check(volume: Volume) -> None:
         raise VolumeError(
             f"{_name(volume)}: {size} voxels", remedy="give a volume of at least 2 along each axis"
         )
-    if not np.isfinite(volume.data).all():
-        raise VolumeError(f"{_name(volume)}: NaN or infinite voxels", remedy="replace them first")
+    if np.isinf(volume.data).any() or np.isnan(volume.data).all():
+        raise VolumeError(f"{_name(volume)}: infinite voxels, or none but NaN", remedy="replace them first")
 
 
-def _prepare(volume: Volume, options: InferenceOptions) -> tuple[Volume, tuple[str, ...]]:
+def _prepare(volume: Volume, options: InferenceOptions) -> tuple[Volume, tuple[str, ...], tuple[str, ...]]:
+    """Do the steps asked for; give the volume, those that changed it, and a warning for each that did not."""
     steps: list[tuple[str, Callable[[Volume], Volume]]] = []
     if options.n4:
         steps.append(("N4 bias field correction", correct_bias_field))
     if options.denoise:
         steps.append(("curvature flow denoising", denoise))
-    if float(np.ptp(volume.data)) == 0.0:
-        # Nothing to correct, and ITK finds no foreground.
-        steps = []
-    for _, step in steps:
-        volume = step(volume)
-    return volume, tuple(name for name, _ in steps)
+    done, doubts = [], []
+    for name, step in steps:
+        # In a constant scan there is nothing to correct, and ITK finds no foreground.
+        after = volume if float(np.ptp(volume.data)) == 0.0 else step(volume)
+        least = _CHANGED * robust_scaling(volume.data).scale
+        if float(np.abs(after.data - volume.data).max()) > least:
+            volume = after
+            done.append(name)
+        else:
+            doubts.append(f"{name} changed nothing.")
+    return volume, tuple(done), tuple(doubts)
 
 
 def slice_thickness(

@@ -468,10 +468,11 @@ def test_bad_input_is_refused(resolver, scan, phantom):
     def changed(**values):
         return dataclasses.replace(scan, **values)
 
-    nan = scan.data.copy()
-    nan[0, 1, 2, 3] = np.nan
+    infinite = scan.data.copy()
+    infinite[0, 1, 2, 3] = np.inf
     cases = [
-        (changed(data=nan), VolumeError, "NaN or infinite"),
+        (changed(data=infinite), VolumeError, "infinite"),
+        (changed(data=np.full_like(scan.data, np.nan)), VolumeError, "NaN"),
         (changed(data=np.concatenate([scan.data, scan.data])), VolumeError, "2 channels"),
         (changed(data=scan.data[..., :1]), VolumeError, "22 x 25 x 1 voxels"),
         (changed(data=scan.data[:, :1]), VolumeError, "at least 2 along each axis"),
