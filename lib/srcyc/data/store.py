@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from srcyc.acquisition import ASSUMED_THICKNESS, LARGEST_THICKNESS
+from srcyc.dicom import is_series_address
 from srcyc.errors import DataError, OutputError, VolumeError
 from srcyc.files import write_text, written
 from srcyc.geometry import Grid
@@ -190,7 +191,7 @@ def _key(path: Path) -> str:
 
 def _files_of(path: Path) -> list[Path]:
     """List the files that a scan is stored in."""
-    if path.is_dir() or not path.exists():
+    if path.is_dir() or is_series_address(path):
         # DICOM: a series may go on in subfolders, and one of several is named as if it were a file of their folder.
         folder = path if path.is_dir() else path.parent
         return sorted(file for file in folder.rglob("*") if file.is_file())

@@ -7,7 +7,7 @@ where MONAI Label holds 2.
 
 from srcyc.dicom.files import is_dicom_file
 from srcyc.dicom.reader import is_dicom_folder, read_dicom_folder, read_dicom_header
-from srcyc.dicom.series import DicomSeries, Listing, choose, list_series, listing_of
+from srcyc.dicom.series import DicomSeries, Listing, choose, is_series_address, list_series, listing_of
 from srcyc.dicom.tree import LeftOut
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "choose",
     "is_dicom_file",
     "is_dicom_folder",
+    "is_series_address",
     "list_series",
     "listing_of",
     "read_dicom_folder",

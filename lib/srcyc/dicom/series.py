@@ -25,6 +25,8 @@ _LISTED = 12
 #: Stacks that share their places have at least this share of each other's slices.
 _LEAST_PART = 0.5
 _SINGLE = "a single slice"
+#: A name: without dots but those of a UID, so that nothing looks like the suffix of a volume.
+_NAME = re.compile(r"[\w+-]+|[\w+-]*\d+(\.\d+){2,}[\w+-]*")
 #: Characters of a description in the name of an output.
 _LONGEST_NAME = 60
 
@@ -135,6 +137,11 @@ def list_series(path: Path) -> Listing:
     return listing
 
 
+def is_series_address(path: Path) -> bool:
+    """Tell whether a path can be that of one of several series: nothing is there, and it is named like one."""
+    return not path.exists() and _NAME.fullmatch(path.name) is not None
+
+
 def listing_of(address: Path) -> tuple[Listing, str | None] | None:
     """Give the listing of a folder or file, or the one in which an address is the name of a series, and this name.
 
@@ -147,7 +154,7 @@ def listing_of(address: Path) -> tuple[Listing, str | None] | None:
     if address.exists():
         return list_series(address), None
     parent = address.parent
-    if not (parent.is_dir() or is_dicom_file(parent)):
+    if not (is_series_address(address) and (parent.is_dir() or is_dicom_file(parent))):
         return None
     listing = list_series(parent)
     known = any(address == series.folder / series.name for series in (*listing.series, *listing.unfit))
@@ -467,11 +474,10 @@ def _named(found: list[DicomSeries]) -> list[DicomSeries]:
 def _plain_name(series: DicomSeries) -> str:
     number = "" if series.number is None else str(series.number)
     parts = (number, series.description[:_LONGEST_NAME], series.part[:_LONGEST_NAME])
-    # Without dots: nothing that looks like the suffix of a volume.
     number, description, part = (re.sub(r"[^\w+-]+", "-", text).strip("-_") for text in parts)
-    return "_".join(filter(None, (number, description) if number or description else (series.uid,))) + (
-        f"_{part}" if part else ""
-    )
+    # A part alone names nothing.
+    known = (number, description) if number or description else (series.uid,)
+    return "_".join(text for text in (*known, part) if text)
 
 
 def _stands_for(series: DicomSeries, others: Sequence[DicomSeries]) -> bool:
