@@ -22,6 +22,7 @@ __all__ = [
     "Orientation",
     "RawVolume",
     "Scaling",
+    "can_scale",
     "data_file",
     "decode",
     "decode_header",
@@ -129,6 +130,11 @@ def written_suffixes() -> str:
 def is_written(path: Path) -> bool:
     """Tell whether a name ends in a suffix that is written."""
     return volume_suffix(path) is not None and _format(path).write is not None
+
+
+def can_scale(path: Path) -> bool:
+    """Tell whether a file of this name can hold integers that its header scales."""
+    return is_written(path) and _format(path).holds_scaling
 
 
 def header_file(path: Path) -> Path:

@@ -110,6 +110,7 @@ def write(
     header.set_qform(second, code=place.qform_code)
     header.set_sform(affine if place.sform_code > 0 else None, code=place.sform_code)
     if not place.qform_code:
+        header["pixdim"][0] = 1
         header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
     header.set_xyzt_units("mm", "sec")
     header["vox_offset"] = header.sizeof_hdr + 4

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from srcyc.files import publish, staging, write_text
+from srcyc.image_files import Scaling, can_scale
 from srcyc.volume import Volume, volume_stem, write_volume
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def write_result(
         result: to be written.
         scan: it was made from.
         path: of the volume, in a folder that exists; what is there is replaced.
-        dtype: voxel type, or ``input`` for the scan's if that is an integer; maps are float32.
+        dtype: voxel type, or ``input`` for the scan's if that is an integer (with the scaling of its header, where
+            the format can hold one); maps are float32.
         sidecar: write it too.
         private: only this user may read the files.
         also: writes further files to a place that is given to it, of the volume as it is written.
@@ -101,12 +103,16 @@ def write_result(
         OutputError: see :func:`srcyc.volume.write_volume`.
     """
     document = result.report.model_dump(mode="json")
-    volume, kind = result.volume, scan.stored_dtype if dtype == INPUT_TYPE else np.dtype(dtype)
+    volume, kind, scaling = result.volume, np.dtype(np.float32 if dtype == INPUT_TYPE else dtype), None
+    warnings: list[str] = []
+    if dtype == INPUT_TYPE:
+        kind, scaling, warnings = _own_type(scan, path)
     if kind.kind in "iu":
-        volume, warnings = fit_type(volume, kind)
-        document["warnings"] = [*document["warnings"], *warnings]
+        volume, outside = fit_type(volume, kind, scaling)
+        warnings += outside
     else:
         kind = np.dtype(np.float32)
+    document["warnings"] += warnings
     final, maps = Place(path), maps_of(result)
     document["output"] = path.name
     document["output_type"] = str(kind)
@@ -121,7 +127,7 @@ def write_result(
             also(staged, volume)
         for name, values in maps.items():
             write_volume(values, staged.map(name))
-        last = write_volume(volume, staged.volume, dtype=kind)
+        last = write_volume(volume, staged.volume, dtype=kind, scaling=scaling)
         # The volume goes last; a .raw has to be there before the .mhd that names it.
         others = sorted(file for file in folder.iterdir() if file not in (*first, last))
         if private:
@@ -131,14 +137,36 @@ def write_result(
     return Written(path, {name: final.map(name) for name in maps}, document)
 
 
-def fit_type(volume: Volume, dtype: np.dtype[Any]) -> tuple[Volume, list[str]]:
+def _own_type(scan: Volume, path: Path) -> tuple[np.dtype[Any], Scaling | None, list[str]]:
+    """Give the type and the scaling that a scan's file stores, and why a result cannot have them if it cannot."""
+    kind = scan.stored_dtype
+    if kind.kind in "iu" or (kind == np.float32 and scan.scaling is None):
+        return kind, None, []
+    if scan.scaling is None:
+        why = f"its voxels are {kind}, no integers"
+    elif can_scale(path):
+        return scan.scaling.dtype, scan.scaling, []
+    else:
+        why = f"{path.name} cannot hold {scan.scaling.dtype} voxels that a header scales; NIfTI can"
+    return np.dtype(np.float32), None, [f"the scan's type is not kept, float32 is written: {why}."]
+
+
+def fit_type(
+    volume: Volume, dtype: np.dtype[Any], scaling: Scaling | None = None
+) -> tuple[Volume, list[str]]:
     """Bring voxels into the range of an integer type, and tell how many were outside.
+
+    Args:
+        volume: to be written.
+        dtype: of the stored integers.
+        scaling: of these; None: they are the values themselves.
 
     Returns:
         the volume with its values limited to the type's range, and a warning if any was outside.
     """
     limits = np.iinfo(dtype)
-    rounded = np.rint(volume.data)
+    data = volume.data if scaling is None else (volume.data - scaling.intercept) / scaling.slope
+    rounded = np.rint(data)
     outside = int(np.count_nonzero((rounded < limits.min) | (rounded > limits.max)))
     if not outside:
         return volume, []
@@ -147,9 +175,14 @@ def fit_type(volume: Volume, dtype: np.dtype[Any]) -> tuple[Volume, list[str]]:
     top = np.float32(limits.max)
     if int(top) > limits.max:
         top = np.nextafter(top, np.float32(0))
-    data = np.clip(volume.data, np.float32(limits.min), top)
+    data = np.clip(data, np.float32(limits.min), top)
+    ends = np.array([limits.min, limits.max], np.float64)
+    if scaling is not None:
+        data = data * np.float32(scaling.slope) + np.float32(scaling.intercept)
+        ends = np.sort(ends * scaling.slope + scaling.intercept)
+    scaled = "" if scaling is None else ", as its header scales it,"
     warning = (
-        f"{outside} of {volume.data.size} voxels ({low:g} to {high:g}) lie outside {dtype} "
-        f"({limits.min} to {limits.max}) and were set to its limits; write float32 to keep them."
+        f"{outside} of {volume.data.size} voxels ({low:g} to {high:g}) lie outside {dtype}{scaled} "
+        f"({ends[0]:.10g} to {ends[1]:.10g}) and were set to its limits; write float32 to keep them."
     )
     return replace(volume, data=data), [warning]

@@ -48,6 +48,8 @@ from srcyc.working import WorkingOrder, prepare
 
 #: Slice thickness over slice spacing that networks are trained for.
 TRAINED_THICKNESS = (0.6, 1.1)
+#: Slice thickness over slice spacing below which a header means something else.
+_THINNEST = 0.2
 #: How far outside its card's ranges a model is still used without being forced.
 _FACTOR_TOLERANCE, _FINER_TOLERANCE, _COARSER_TOLERANCE = 1.5, 0.6, 1.6
 #: Grids have whole voxels, so the spacing reached is a little off the one asked for.
@@ -484,6 +486,8 @@ def slice_thickness(
 ) -> tuple[ThicknessReport, list[str]]:
     """Settle how thick slices are: what the user states, else what the file says, else a share of their distance.
 
+    What the file says is not believed if it can hardly be.
+
     Args:
         stated: by the user, mm.
         read: from the file, mm.
@@ -502,20 +506,32 @@ def slice_thickness(
             remedy="give their thickness in mm",
             options=("slice_thickness",),
         )
-    if stated is not None:
-        source, thickness = "stated", stated
-    elif read is not None and 0 < read <= LARGEST_THICKNESS * spacing:
-        source, thickness = "read", read
-    else:
-        source, thickness = "assumed", ASSUMED_THICKNESS * spacing
-    ratio = thickness / spacing
     low, high = TRAINED_THICKNESS
     warnings = []
     # Headers round: 1 % more or less is none.
-    if ratio > high + 0.01:
+    overlap = (high + 0.01) * spacing
+    if stated is not None:
+        source, thickness = "stated", stated
+        if stated > overlap:
+            warnings.append(
+                f"slices overlap: {stated:.4g} mm thick, {spacing:.4g} mm apart; the model was trained without overlap."
+            )
+    elif read is not None and read > overlap:
+        # Often the header means something else: told too wide, a profile is deconvolved into ringing.
+        source, thickness = "assumed", spacing
         warnings.append(
-            f"slices overlap: {thickness:.4g} mm thick, {spacing:.4g} mm apart; the model was trained without overlap."
+            f"the file says that slices {spacing:.4g} mm apart are {read:.4g} mm thick: such an overlap is not undone, "
+            "they count as contiguous; state slice_thickness if it is true."
         )
+    elif read is not None and read >= _THINNEST * spacing:
+        source, thickness = "read", read
+    else:
+        source, thickness = "assumed", ASSUMED_THICKNESS * spacing
+        if read is not None:
+            warnings.append(
+                f"the file says that slices {spacing:.4g} mm apart are {read:.4g} mm thick, which is not believed."
+            )
+    ratio = thickness / spacing
     if ratio < low - 0.01:
         warnings.append(
             f"slices have wide gaps: {thickness:.4g} mm thick, {spacing:.4g} mm apart; what lies between is a guess."

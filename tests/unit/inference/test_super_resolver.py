@@ -328,10 +328,12 @@ def test_uncertainty_is_the_spread_over_flips(resolver, scan):
         (None, None, 0.8, "assumed"),
         (None, 3.0, 0.6, "read"),
         (None, 5.0, 1.0, "read"),
-        (None, 6.0, 1.2, "read"),
+        (None, 6.0, 1.0, "assumed"),
         (4.5, None, 0.9, "stated"),
         (4.5, 3.0, 0.9, "stated"),
-        (None, 40.0, 0.8, "assumed"),  # no file can mean that
+        (None, 12.0, 1.0, "assumed"),  # no file can mean that
+        (None, 40.0, 1.0, "assumed"),
+        (None, 0.5, 0.8, "assumed"),
         (None, 0.0, 0.8, "assumed"),
         (None, -1.0, 0.8, "assumed"),
     ],
