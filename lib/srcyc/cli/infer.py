@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -18,6 +18,7 @@ from srcyc.errors import InputError
 from srcyc.inference.options import InferenceOptions
 
 if TYPE_CHECKING:
+    from srcyc.dicom import LeftOut
     from srcyc.inference.results import Place
     from srcyc.inference.super_resolver import SuperResolver
     from srcyc.volume import Volume
@@ -53,6 +54,7 @@ class Request:
     options: InferenceOptions
     keep_type: bool
     preview: bool
+    fill_gaps: bool = False
 
 
 @with_inference_options(after="model")
@@ -74,6 +76,19 @@ def infer(
             show_default=False,
         ),
     ],
+    series: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--series",
+            metavar="NUMBER|UID|TEXT",
+            help="A DICOM series of the input, by number, UID or description; may be repeated. Default: all scans.",
+            show_default=False,
+        ),
+    ] = None,
+    fill_gaps: Annotated[
+        bool,
+        typer.Option("--fill-gaps", help="Interpolate slices that a DICOM series lacks between others."),
+    ] = False,
     model: ModelName = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -94,13 +109,21 @@ def infer(
     does not stop the rest. Exit code: 0 all written or skipped, 2 some input was refused, 1 something failed.
     """
     console = Console(json=json)
-    request = Request(InferenceOptions.of(wishes), keep_type, preview)
-    outcomes = _Batch(console, request, _loader(model, device, precision, max_memory)).run(
-        inputs, output, overwrite=overwrite
-    )
+    request = Request(InferenceOptions.of(wishes), keep_type, preview, fill_gaps)
+    batch = _Batch(console, request, _loader(model, device, precision, max_memory))
+    outcomes = batch.run(inputs, output, series=series or [], overwrite=overwrite)
     code = exit_code(outcomes)
     if json:
-        console.answer({"exit_code": code, "results": [_as_dict(outcome) for outcome in outcomes]})
+        console.answer(
+            {
+                "exit_code": code,
+                "results": [_as_dict(outcome) for outcome in outcomes],
+                "left_out": [
+                    {"files": [str(file) for file in one.files], "reason": one.reason}
+                    for one in batch.no_scans
+                ],
+            }
+        )
     elif len(outcomes) > 1:
         _summarise(console, outcomes)
     raise typer.Exit(code)
@@ -133,16 +156,23 @@ class _Batch:
         self._request = request
         self._load = load
         self._resolver: SuperResolver | None = None
+        self.no_scans: list[LeftOut] = []
 
-    def run(self, inputs: list[Path], output: Path, *, overwrite: bool) -> list[Outcome]:
+    def run(
+        self, inputs: list[Path], output: Path, *, series: Sequence[str] = (), overwrite: bool
+    ) -> list[Outcome]:
         """Do all inputs; what is wrong with one becomes its outcome.
 
         Raises:
             InputError: nothing can be done at all (output place, model).
         """
-        sources = find_sources(inputs)
+        sources = find_sources(inputs, series)
         if sources.left_out:
             self._console.say(f"volumes that srcyc made are not taken as inputs: {sources.left_out}.")
+        self.no_scans = sources.no_scans
+        for one in self.no_scans:
+            more = f" and {len(one.files) - 1} more" if len(one.files) > 1 else ""
+            self._console.say(f"left out: {one.files[0]}{more}: {one.reason}.")
         outcomes = [self._problem(str(given), error) for given, error in sources.bad]
         if not sources.scans:
             return outcomes
@@ -180,7 +210,7 @@ class _Batch:
         from srcyc.volume import read_volume
 
         start = time.perf_counter()
-        scan = read_volume(job.source)
+        scan = read_volume(job.source, fill_gaps=self._request.fill_gaps)
         request = self._request
         resolver = self._ready()
         with self._console.progress(label) as progress:

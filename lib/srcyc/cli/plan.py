@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,13 @@ from srcyc.errors import InputError, OutputError
 from srcyc.files import sha256
 
 if TYPE_CHECKING:
+    from srcyc.dicom import LeftOut
     from srcyc.inference.results import Place
 
 #: Added to the input's stem when the output is a folder.
 OUTPUT_ENDING = "_sr"
 OUTPUT_SUFFIX = ".nii.gz"
+_TOLD = 5
 
 
 @dataclass(frozen=True)
@@ -50,61 +52,84 @@ class Sources:
     """What the inputs of a command stand for.
 
     Attributes:
-        scans: volumes and folders of a DICOM series, without repetition, in the order given.
+        scans: volumes and addresses of DICOM series, without repetition, in the order given.
         bad: inputs that are none, and why.
         left_out: volumes in folders that srcyc made itself.
+        no_scans: DICOM files that are no part of a scan, with the reason.
     """
 
     scans: list[Path]
     bad: list[tuple[Path, InputError]]
     left_out: int
+    no_scans: list[LeftOut] = field(default_factory=list)
 
 
-def find_sources(inputs: Sequence[Path]) -> Sources:
-    """Expand folders to the volumes in them; a DICOM series' folder is a volume itself.
+def find_sources(inputs: Sequence[Path], series: Sequence[str] = ()) -> Sources:
+    """Expand folders to the volumes in them; of DICOM to its series, or to those chosen.
 
     Volumes that srcyc made (their sidecar says so) are left out of folders.
+
+    Args:
+        inputs: volumes, folders, DICOM files of many frames.
+        series: numbers, descriptions or UIDs of the DICOM series wanted; every input has to hold each.
     """
     scans: list[Path] = []
     bad: list[tuple[Path, InputError]] = []
     seen: set[Path] = set()
+    no_scans: list[LeftOut] = []
     left_out = 0
     for given in inputs:
         if given.name in ("", ".."):
             given = Path(os.path.abspath(given))  # `.` has no name that an output could get
         try:
-            found, own = _volumes(given)
+            found, own, others = _volumes(given, series)
         except InputError as error:
             bad.append((given, error))
             continue
+        except OSError as error:
+            reason = error.strerror or error
+            bad.append((given, InputError(f"{given}: cannot be read ({reason}); check its permissions.")))
+            continue
         left_out += own
+        no_scans += others
         for path in found:
             place = path.resolve()
             if place not in seen:
                 seen.add(place)
                 scans.append(path)
-    return Sources(scans, bad, left_out)
+    return Sources(scans, bad, left_out, no_scans)
 
 
-def _volumes(given: Path) -> tuple[list[Path], int]:
-    """Give the volumes that one input stands for, and how many of srcyc's own were left out.
+def _volumes(given: Path, series: Sequence[str]) -> tuple[list[Path], int, list[LeftOut]]:
+    """Give the volumes that one input stands for, how many of srcyc's own and what DICOM was left out.
 
     Raises:
-        InputError: a folder without any.
+        InputError: a folder without any, or without the series wanted.
     """
+    from srcyc.dicom import choose, is_dicom_file, list_series
     from srcyc.volume import find_volumes
 
-    if not given.is_dir():
-        return [given], 0
+    is_folder = given.is_dir()
+    if not (is_folder or series or is_dicom_file(given)):
+        return [given], 0, []
+    if series:
+        if not (is_folder or is_dicom_file(given)):
+            raise InputError(f"{given}: no DICOM, it has no series; leave --series out.")
+        listing = list_series(given)
+        return [one.address for name in series for one in choose(listing, name, given)], 0, []
+    if not is_folder:
+        return [one.address for one in list_series(given).series] or [given], 0, []
     found = find_volumes(given)
     scans = [path for path in found if not _made_by_srcyc(path)]
+    no_scans = list_series(given).told()
     if not scans:
         what = "only volumes that srcyc made" if found else "no volume"
+        told = f" ({'; '.join(one.reason for one in no_scans[:_TOLD])})" if no_scans else ""
         raise InputError(
-            f"{given}: {what} in this folder; give one with .nii, .nii.gz, .nrrd, .mha or .mhd files, or of a DICOM "
-            "series."
+            f"{given}: {what} in this folder{told}; give one with .nii, .nii.gz, .nrrd, .mha or .mhd files, or of a "
+            "DICOM series, or choose a series by --series."
         )
-    return scans, len(found) - len(scans)
+    return scans, len(found) - len(scans), no_scans
 
 
 def plan_jobs(
@@ -126,7 +151,11 @@ def plan_jobs(
 
     if volume_suffix(out) is not None and not out.is_dir():
         if len(sources) != 1:
-            raise OutputError(f"{out}: one file for {len(sources)} scans; give a folder as --output.")
+            named = "; ".join(path.name for path in sources[:_TOLD]) + "; ..." * (len(sources) > _TOLD)
+            raise OutputError(
+                f"{out}: one file for {len(sources)} scans ({named}); give a folder as --output, or choose one, of "
+                "DICOM by --series."
+            )
         outputs = [out]
     elif out.exists() and not out.is_dir():
         raise OutputError(f"{out}: is neither a folder nor ends in {known_suffixes()}; give one of these.")
