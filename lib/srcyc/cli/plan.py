@@ -244,12 +244,14 @@ def _check_place(job: Job, *, overwrite: bool, companions: Sequence[Path]) -> bo
     Raises:
         OutputError: it would replace the input, another scan's output, or something that is not ours.
     """
+    from srcyc.dicom import is_series_address
+
     output = job.output
     if output.is_dir():
         raise OutputError(f"{output}: is a folder; give a file name.")
     if output.exists() and job.source.exists() and output.samefile(job.source):
         raise OutputError(f"{output}: is the input itself; give another name as --output.")
-    if overwrite or not job.source.exists():
+    if overwrite or not (job.source.exists() or is_series_address(job.source)):
         return False
     sidecar = read_sidecar(job.place.sidecar)
     if output.exists():
@@ -280,9 +282,19 @@ def _other_input(sidecar: dict[str, Any], source: Path) -> str | None:
         return str(made_of["name"])
     # Scans of many people have the same name, so the name proves nothing.
     digest = made_of.get("sha256")
-    if digest and source.is_file() and digest != sha256(source):
+    if digest and (found := _digest(source)) and digest != found:
         return f"another {source.name}"
     return None
+
+
+def _digest(source: Path) -> str | None:
+    """Hash a scan's files as its sidecar would; None where they cannot be told, which its reader will say."""
+    from srcyc.dicom import files_of
+
+    try:
+        return sha256(source) if source.is_file() else sha256(source, files_of(source))
+    except (InputError, OSError):
+        return None
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ where MONAI Label holds 2.
 """
 
 from srcyc.dicom.files import is_dicom_file
-from srcyc.dicom.reader import is_dicom_folder, read_dicom_folder, read_dicom_header
+from srcyc.dicom.reader import files_of, is_dicom_folder, read_dicom_folder, read_dicom_header
 from srcyc.dicom.series import DicomSeries, Listing, choose, is_series_address, list_series, listing_of
 from srcyc.dicom.tree import LeftOut
 
@@ -15,6 +15,7 @@ __all__ = [
     "LeftOut",
     "Listing",
     "choose",
+    "files_of",
     "is_dicom_file",
     "is_dicom_folder",
     "is_series_address",

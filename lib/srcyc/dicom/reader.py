@@ -92,6 +92,16 @@ def read_dicom_header(
     return stack.shape, stack.affine
 
 
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Give the files of the series that :func:`read_dicom_folder` would read, sorted.
+
+    Raises:
+        VolumeError: none or several.
+        OSError: the folder cannot be listed.
+    """
+    return _found(path, None)[0].files
+
+
 def _found(path: Path, series: str | DicomSeries | None) -> tuple[DicomSeries, Listing | None]:
     if isinstance(series, DicomSeries):
         return series, None
