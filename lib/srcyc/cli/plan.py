@@ -106,9 +106,11 @@ def _volumes(given: Path, series: Sequence[str]) -> tuple[list[Path], int, list[
     Raises:
         InputError: a folder without any, or without the series wanted.
     """
-    from srcyc.dicom import choose, is_dicom_file, list_series
+    from srcyc.dicom import choose, is_dicom_file, is_directory_file, list_series
     from srcyc.volume import find_volumes
 
+    if is_directory_file(given) and given.is_file():
+        given = given.parent
     is_folder = given.is_dir()
     if not (is_folder or series or is_dicom_file(given)):
         return [given], 0, []

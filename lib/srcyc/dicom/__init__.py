@@ -5,7 +5,7 @@ it only warns about missing slices and stacks repeated positions. Neither are hi
 where MONAI Label holds 2.
 """
 
-from srcyc.dicom.files import is_dicom_file
+from srcyc.dicom.files import is_dicom_file, is_directory_file
 from srcyc.dicom.reader import files_of, is_dicom_folder, read_dicom_folder, read_dicom_header
 from srcyc.dicom.series import DicomSeries, Listing, choose, is_series_address, list_series, listing_of
 from srcyc.dicom.tree import LeftOut
@@ -18,6 +18,7 @@ __all__ = [
     "files_of",
     "is_dicom_file",
     "is_dicom_folder",
+    "is_directory_file",
     "is_series_address",
     "list_series",
     "listing_of",

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from srcyc.dicom.frames import Frame
 from srcyc.dicom.pixels import read_voxels
 from srcyc.dicom.series import DicomSeries, Listing, listing_of, the_one, without_copies
 from srcyc.dicom.stack import Stack
@@ -124,7 +125,10 @@ def _stack(series: DicomSeries, *, fill_gaps: bool) -> tuple[Stack, list[str]]:
     stack = Stack.of(frames, series.folder, fill_gaps=fill_gaps)
     warnings = []
     if copies:
-        named = ", ".join(f"{copy.label} of {kept.label}" for copy, kept in copies[:_NAMED])
+        named = ", ".join(
+            f"{_relative(copy, series.folder)} of {_relative(kept, series.folder)}"
+            for copy, kept in copies[:_NAMED]
+        )
         more = f" and {len(copies) - _NAMED} more" if len(copies) > _NAMED else ""
         warnings.append(f"exact copies of slices were dropped: {named}{more}.")
     if stack.filling is not None:
@@ -134,6 +138,12 @@ def _stack(series: DicomSeries, *, fill_gaps: bool) -> tuple[Stack, list[str]]:
             "neighbours; nothing in them was measured."
         )
     return stack, warnings
+
+
+def _relative(frame: Frame, folder: Path) -> str:
+    """Name a frame by its path within the folder of its series."""
+    file = frame.file.relative_to(folder) if folder in frame.file.parents else frame.file
+    return frame.label.replace(frame.file.name, str(file), 1)
 
 
 def _filled(voxels: npt.NDArray[np.generic], filling: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

@@ -46,6 +46,7 @@ class DicomSeries:
         problem: why it cannot be read, found in its headers or beside its files.
         announced: how many images the header says the acquisition has, or None.
         mosaic: each image is tiled of slices.
+        position: in its listing, from 1, where no series of it has a number.
         name: short, fit for a file name, unlike that of any other in the same listing.
         address: the path that stands for it: its folder where that holds no other scan, else FOLDER/NAME, as if it were
             a file there.
@@ -61,6 +62,7 @@ class DicomSeries:
     problem: VolumeError | None = None
     announced: int | None = None
     mosaic: bool = False
+    position: int | None = None
     name: str = ""
     address: Path = Path()
 
@@ -74,6 +76,7 @@ class DicomSeries:
         """Number, description and part, else the UID."""
         number = "" if self.number is None else str(self.number)
         text = " ".join(part for part in (number, self.description) if part) or self.uid or "unnamed"
+        text = f"{self.position}. {text}" if self.position is not None else text
         return f"{text} ({self.part})" if self.part else text
 
     def describe(self) -> str:
@@ -88,7 +91,8 @@ class DicomSeries:
         """Tell whether a number, UID, description or name means this series."""
         text = wanted.strip().casefold()
         names = {self.uid, self.description.casefold(), self.name.casefold(), self.label.casefold()}
-        return text != "" and (text in names or (self.number is not None and text == str(self.number)))
+        numbers = {str(number) for number in (self.number, self.position) if number is not None}
+        return text != "" and text in names | numbers
 
 
 @dataclass(frozen=True)
@@ -162,17 +166,20 @@ def listing_of(address: Path) -> tuple[Listing, str | None] | None:
 
 
 def choose(listing: Listing, wanted: str, where: Path) -> list[DicomSeries]:
-    """Give the stacks of the series that a number, UID, description or name means, scans first.
+    """Give the stacks of the series that a number, UID, description (or a part of it) or name means, scans first.
 
     Raises:
         VolumeError: none, or several series, are called so; says which there are.
     """
-    found: list[DicomSeries] = []
-    for group in (listing.series, listing.unfit):
-        found = [series for series in group if series.is_called(wanted)]
-        if found:
-            break
-    exact = [series for series in found if series.name.casefold() == wanted.strip().casefold()]
+    text = wanted.strip().casefold()
+    groups = (listing.series, listing.unfit)
+    called = [[series for series in group if series.is_called(wanted)] for group in groups]
+    # Without a series of that name, one whose description has it in it.
+    called += [
+        [series for series in group if text and text in series.description.casefold()] for group in groups
+    ]
+    found = next((group for group in called if group), [])
+    exact = [series for series in found if series.name.casefold() == text]
     found = exact or found
     if len({series.uid for series in found}) == 1:
         return found
@@ -286,7 +293,7 @@ def _listing(
 ) -> Listing:
     groups: dict[str, list[Image]] = defaultdict(list)
     for image in images:
-        groups[str(image.header.get("SeriesInstanceUID", "") or "")].append(image)
+        groups[_key(image.header)].append(image)
     found: list[DicomSeries] = []
     for group in groups.values():
         for reason, members in _by_reason(group):
@@ -304,6 +311,14 @@ def _listing(
         [series for series in found if series.unfit is not None],
         left_out,
         lost,
+    )
+
+
+def _key(header: Dataset) -> str:
+    """Give what the images of one series have in common: its UID, else what else names it."""
+    keys = ("StudyInstanceUID", "PatientID", "SeriesNumber", "SeriesDescription")
+    return str(header.get("SeriesInstanceUID", "") or "") or "\0".join(
+        str(header.get(key, "")) for key in keys
     )
 
 
@@ -460,6 +475,7 @@ def _named(found: list[DicomSeries]) -> list[DicomSeries]:
     counts = Counter(plain)
     named: list[DicomSeries] = []
     taken: set[Path] = set()
+    numbered = any(series.number is not None for series in found)
     for series, name in zip(found, plain, strict=True):
         name = name if counts[name] == 1 else "_".join(filter(None, (name, series.uid)))
         address, number = series.folder / name, 1
@@ -467,7 +483,8 @@ def _named(found: list[DicomSeries]) -> list[DicomSeries]:
             number += 1
             address = series.folder / f"{name}_{number}"
         taken.add(address)
-        named.append(replace(series, name=address.name, address=address))
+        position = None if numbered else len(named) + 1
+        named.append(replace(series, name=address.name, address=address, position=position))
     return [replace(one, address=one.folder) if _stands_for(one, named) else one for one in named]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
+from srcyc.dicom.directory import missing_images
 from srcyc.dicom.files import DICOM_SUFFIXES, begins_as_dicom, is_directory_file, read_header, unreadable
 from srcyc.errors import VolumeError
 from srcyc.image_files import volume_suffix
@@ -71,10 +72,14 @@ def read_tree(folder: Path) -> Tree:
     """
     tree = Tree()
     doubtful: list[_Doubtful] = []
+    present: list[Path] = []
     for place, files in _walk(folder, tree):
+        present += files
         for file in files:
             _sort_in(place, file, tree, doubtful)
     _judge(tree, doubtful)
+    for index in filter(is_directory_file, present):
+        _compare(index, present, tree)
     return tree
 
 
@@ -175,6 +180,26 @@ def _judge(tree: Tree, doubtful: list[_Doubtful]) -> None:
             tree.broken.setdefault(place, one.error)
         elif one.file.parent in folders:
             tree.left_out.append(LeftOut((one.file,), "no DICOM"))
+
+
+def _compare(index: Path, present: list[Path], tree: Tree) -> None:
+    """Miss what the index of a medium lists in folders that are there."""
+    try:
+        missing = missing_images(index, present)
+    except VolumeError as error:
+        tree.left_out.append(LeftOut((index,), error.fact.removeprefix(f"{index}: ")))
+        return
+    folders = {str(image.file.parent).casefold(): image.file.parent for image in tree.images}
+    for file in missing:
+        place = folders.get(str(file.parent).casefold())
+        if place is not None:
+            tree.broken.setdefault(
+                place,
+                VolumeError(
+                    f"{file}: is listed in {index.name} and is not there",
+                    remedy=f"copy the medium again, or take {index.name} out if the image is not wanted",
+                ),
+            )
 
 
 def _finished(file: Path) -> Path:
