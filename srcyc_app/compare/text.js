@@ -26,7 +26,13 @@ export function rows(report) {
   if (report.factor) found.push(["Factor", `${report.factor.toFixed(2)} along the thick axis`]);
   if (report.thickness) {
     const { millimetres, ratio, source } = report.thickness;
-    const said = { stated: "as stated", read: "as the file says", assumed: `assumed: ${Number(ratio.toFixed(2))} of their distance` };
+    const share = `${Number(ratio.toFixed(2))} of their distance`;
+    const said = {
+      stated: "as stated",
+      read: "as the file says",
+      estimated: `estimated from the scan: ${share}`,
+      assumed: `assumed: ${share}`,
+    };
     found.push(["Slice thickness", `${Number(millimetres.toFixed(2))} mm, ${said[source] ?? source}`]);
   }
   if (report.consistency) {

@@ -55,7 +55,7 @@ def evaluate(
             metavar="MM",
             min=0.0,
             help="Slice thickness of the real thick scans.",
-            show_default="what the file says, else 0.8 of the slices' distance",
+            show_default="what the file says, else an estimate from the scan",
         ),
     ] = None,
     model: Annotated[

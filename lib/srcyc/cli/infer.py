@@ -275,6 +275,7 @@ def about_slices(report: dict[str, Any]) -> str:
     said = {
         "stated": "as stated",
         "read": "as the file says",
+        "estimated": f"estimated from the scan: {thickness['ratio']:.3g} of their distance",
         "assumed": f"assumed: {thickness['ratio']:.3g} of their distance",
     }[thickness["source"]]
     corrected = consistency["slices_corrected"]

@@ -16,13 +16,14 @@ from srcyc.dicom import is_series_address
 from srcyc.errors import DataError, OutputError, VolumeError
 from srcyc.files import write_text, written
 from srcyc.geometry import Grid
-from srcyc.volume import read_volume
-from srcyc.working import prepare
+from srcyc.slice_profile import estimate_profile
+from srcyc.volume import Volume, read_volume
+from srcyc.working import WorkingScan, prepare
 
 Array = npt.NDArray[np.float32]
 
 #: Part of every entry's key: raised when what an entry holds, or how a scan is prepared, changes.
-_FORMAT = 2
+_FORMAT = 3
 #: An axis with voxels so much larger than the finest is coarser, and slightly blurred.
 _AS_FINE = 1.05
 #: Voxels written at a time.
@@ -40,7 +41,8 @@ class TrainingScan:
         name: file name.
         image: ``(I, J, K)`` normalised intensity, thick axis last, axes towards R, A, S.
         spacing: mm per axis of ``image``.
-        thickness_ratio: slice thickness over slice spacing, as the file says; else what is assumed.
+        thickness_ratio: slice thickness over slice spacing: as the file says, else estimated from the scan (see
+            :mod:`srcyc.slice_profile`), else what is assumed.
         grid: of ``image`` in the world; default: along the world's axes, from the spacing.
     """
 
@@ -139,8 +141,7 @@ class ScanStore:
             entry = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
             i, j, k = (int(n) for n in entry["shape"])
             grid = Grid((i, j, k), np.array(entry["affine"], dtype=np.float64).reshape(4, 4))
-            said = entry["ratio"]
-            ratio = float(said) if said and 0 < said <= LARGEST_THICKNESS else ASSUMED_THICKNESS
+            ratio = float(entry["ratio"])
             return TrainingScan.mapped(path.name, self.folder / f"{key}.npy", grid, ratio)
         except (OSError, ValueError, LookupError, TypeError):
             # Missing, or cut off by whatever happened to the disk.
@@ -156,10 +157,19 @@ class ScanStore:
             rows = max(1, _BLOCK // (image.shape[1] * image.shape[2]))
             for start in range(0, len(image), rows):
                 stream.write(np.ascontiguousarray(image[start : start + rows], dtype="<f4").data)
-        ratio = None if volume.slice_thickness is None else volume.slice_thickness / grid.spacing[2]
+        ratio = _thickness_ratio(volume, scan)
         entry = {"shape": grid.shape, "affine": grid.affine.tolist(), "ratio": ratio, "scan": str(path)}
         # Written last: where it stands, the voxels are complete.
         write_text(self.folder / f"{key}.json", json.dumps(entry, indent=1))
+
+
+def _thickness_ratio(volume: Volume, scan: WorkingScan) -> float:
+    """Give slice thickness over slice spacing: as the file says if that can be, else estimated, else assumed."""
+    spacing = scan.grid.spacing
+    if volume.slice_thickness is not None and 0 < volume.slice_thickness <= LARGEST_THICKNESS * spacing[2]:
+        return volume.slice_thickness / spacing[2]
+    estimate = estimate_profile(scan.image, spacing)
+    return estimate.ratio if estimate is not None and estimate.reliable else ASSUMED_THICKNESS
 
 
 def _map(file: Path, shape: tuple[int, int, int]) -> Array:

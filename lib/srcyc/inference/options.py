@@ -40,8 +40,8 @@ class InferenceOptions(Schema):
         gt=0,
         title="Slice thickness (mm)",
         description="Thickness of the scan's slices, mm, without the gap between them; default: what the file says, "
-        "else 0.8 of their distance.",
-        json_schema_extra={"form": "MM", "empty": "as the file says, else 0.8 of their distance"},
+        "else an estimate from the scan.",
+        json_schema_extra={"form": "MM", "empty": "as the file says, else estimated from the scan"},
     )
     consistency: bool = Field(
         default=True,

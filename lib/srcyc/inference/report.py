@@ -57,11 +57,18 @@ class ScalingReport(Schema):
 
 
 class ThicknessReport(Schema):
-    """Thickness of the slices, and over their distance; who said so: the user, the file, or nobody."""
+    """Thickness of the slices, and over their distance; who said so.
+
+    Attributes:
+        millimetres: full width at half maximum of the slice profile.
+        ratio: the same over the distance of the slices.
+        source: ``stated`` by the user, ``read`` from the file, ``estimated`` from the scan itself (see
+            :mod:`srcyc.slice_profile`), or ``assumed`` because nobody could tell.
+    """
 
     millimetres: float
     ratio: float
-    source: Literal["stated", "read", "assumed"]
+    source: Literal["stated", "read", "estimated", "assumed"]
 
 
 class ConsistencyReport(Schema):

@@ -43,8 +43,12 @@ from srcyc.intensity import IntensityScaling, robust_scaling
 from srcyc.missing import Missing
 from srcyc.networks import Generator
 from srcyc.noise import estimate_noise
+from srcyc.slice_profile import ProfileEstimate, estimate_profile
 from srcyc.volume import Volume
 from srcyc.working import WorkingOrder, prepare
+
+#: Tells a scan's slice profile, or None.
+Estimate = Callable[[], ProfileEstimate | None]
 
 #: Slice thickness over slice spacing that networks are trained for.
 TRAINED_THICKNESS = (0.6, 1.1)
@@ -195,10 +199,11 @@ class SuperResolver:
         options = options or InferenceOptions.of(wishes)
         tell = progress or (lambda share: None)
         _check(volume)
-        plan = Plan.of(volume, options, self.model.card)
-        tell(0.0)
         missing = Missing.of(volume)
-        prepared, steps, doubts = _prepare(missing.filled(volume), options)
+        filled = missing.filled(volume)
+        plan = Plan.of(volume, options, self.model.card, lambda: _profile(filled, missing))
+        tell(0.0)
+        prepared, steps, doubts = _prepare(filled, options)
         if float(np.ptp(prepared.data)) == 0.0:
             outcome = _constant(float(prepared.data.flat[0]), plan)
         else:
@@ -386,8 +391,20 @@ class Plan:
         return Acquisition(self.fine_shape, sliced, self.thickness.ratio, slice_axis=2)
 
     @classmethod
-    def of(cls, volume: Volume, options: InferenceOptions, card: ModelCard) -> Plan:
+    def of(
+        cls,
+        volume: Volume,
+        options: InferenceOptions,
+        card: ModelCard,
+        estimate: Estimate = lambda: None,
+    ) -> Plan:
         """Lay out the work on one scan.
+
+        Args:
+            volume: the scan.
+            options: what is asked for.
+            card: of the model.
+            estimate: tells the slice profile from the scan, where nobody says the thickness; takes a moment.
 
         Raises:
             NothingToDoError: there is none.
@@ -400,7 +417,7 @@ class Plan:
         scan, fine = order.grid(grid), order.grid(target)
         factor = fine.shape[2] / scan.shape[2]
         thickness, warnings = slice_thickness(
-            options.slice_thickness, volume.slice_thickness, scan.spacing[2]
+            options.slice_thickness, volume.slice_thickness, scan.spacing[2], estimate
         )
         in_plane = max(fine.shape[0] / scan.shape[0], fine.shape[1] / scan.shape[1])
         if in_plane > _IN_PLANE:
@@ -481,17 +498,25 @@ def _prepare(volume: Volume, options: InferenceOptions) -> tuple[Volume, tuple[s
     return volume, tuple(done), tuple(doubts)
 
 
-def slice_thickness(
-    stated: float | None, read: float | None, spacing: float
-) -> tuple[ThicknessReport, list[str]]:
-    """Settle how thick slices are: what the user states, else what the file says, else a share of their distance.
+def _profile(filled: Volume, missing: Missing) -> ProfileEstimate | None:
+    """Tell the slice profile from the scan as it was acquired, before any preprocessing."""
+    scan = prepare(filled, missing)
+    return estimate_profile(scan.image, scan.grid.spacing)
 
-    What the file says is not believed if it can hardly be.
+
+def slice_thickness(
+    stated: float | None, read: float | None, spacing: float, estimate: Estimate = lambda: None
+) -> tuple[ThicknessReport, list[str]]:
+    """Settle how thick slices are: what the user states, else what the file says, else what the scan itself tells.
+
+    What the file says is not believed if it can hardly be. A scan unlike those that the estimate was learnt from tells
+    nothing: a share of the slices' distance is assumed.
 
     Args:
         stated: by the user, mm.
         read: from the file, mm.
         spacing: distance of the slice centres, mm.
+        estimate: tells the slice profile from the scan, or None; asked only where it is needed.
 
     Returns:
         the thickness, and what is unusual about it.
@@ -526,7 +551,11 @@ def slice_thickness(
     elif read is not None and read >= _THINNEST * spacing:
         source, thickness = "read", read
     else:
-        source, thickness = "assumed", ASSUMED_THICKNESS * spacing
+        told = estimate()
+        if told is not None and told.reliable:
+            source, thickness = "estimated", told.ratio * spacing
+        else:
+            source, thickness = "assumed", ASSUMED_THICKNESS * spacing
         if read is not None:
             warnings.append(
                 f"the file says that slices {spacing:.4g} mm apart are {read:.4g} mm thick, which is not believed."

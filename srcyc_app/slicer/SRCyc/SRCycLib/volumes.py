@@ -214,6 +214,7 @@ def _about_slices(thickness: dict[str, Any], consistency: dict[str, Any]) -> lis
     said = {
         "stated": _("Slices {mm:.3g} mm thick, as stated"),
         "read": _("Slices {mm:.3g} mm thick, as the file says"),
+        "estimated": _("Slices {mm:.3g} mm thick, estimated from the scan: {ratio:.3g} of their distance"),
         "assumed": _("Slices {mm:.3g} mm thick, assumed: {ratio:.3g} of their distance"),
     }.get(str(thickness.get("source")))
     if said and _is_number(thickness.get("millimetres")) and _is_number(thickness.get("ratio")):
