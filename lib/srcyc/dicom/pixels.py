@@ -108,23 +108,38 @@ def _decode(frame: Frame, *, stored: bool) -> npt.NDArray[Any]:
             _write_inflated(file, plain)
             file = plain
         if stored:
-            _write_stored(file, plain, frame.file)
+            _rewrite(file, plain, frame.file, without=("PixelValueTransformationSequence",))
             file = plain
-        reader = sitk.ImageFileReader()
-        reader.SetImageIO("GDCMImageIO")
-        reader.SetFileName(str(file))
         try:
-            with quiet_itk():
-                frames = sitk.GetArrayFromImage(reader.Execute())
+            frames = _read(file)
         except RuntimeError as error:
-            raise VolumeError(
-                f"{frame.file}: its pixels are truncated or cannot be decoded",
-                remedy="copy or export the series again",
-            ) from error
+            # ITK takes this for the spacing; scanners mean that there is no gap, and we do not ask.
+            if "Zero-valued spacing" not in str(error):
+                raise _undecodable(frame.file) from error
+            _rewrite(file, plain, frame.file, without=("SpacingBetweenSlices",))
+            try:
+                frames = _read(plain)
+            except RuntimeError as again:
+                raise _undecodable(frame.file) from again
     # A trailing axis would be colour that the header did not announce; the reshape refuses it.
     if frames.size % (frame.size[0] * frame.size[1]) or frames.shape[-2:] != frame.size:
         raise _misfit(frame.file)
     return frames.reshape(-1, *frame.size)
+
+
+def _read(file: Path) -> npt.NDArray[Any]:
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(file))
+    with quiet_itk():
+        found: npt.NDArray[Any] = sitk.GetArrayFromImage(reader.Execute())
+    return found
+
+
+def _undecodable(file: Path) -> VolumeError:
+    return VolumeError(
+        f"{file}: its pixels are truncated or cannot be decoded", remedy="copy or export the series again"
+    )
 
 
 def _misfit(file: Path) -> VolumeError:
@@ -157,14 +172,17 @@ def _write_inflated(file: Path, plain: Path) -> None:
     plain.write_bytes(bytes(128) + b"DICM" + meta.replace(deflated, explicit, 1) + data)
 
 
-def _write_stored(file: Path, plain: Path, named: Path) -> None:
-    """Write an enhanced file without the rescales of its frames, so that stored values are decoded."""
+def _rewrite(file: Path, plain: Path, named: Path, *, without: Sequence[str]) -> None:
+    """Write a file without some elements, of the image or of its frames' headers."""
     try:
-        image = pydicom.dcmread(file)
-        shared = image.get("SharedFunctionalGroupsSequence") or []
-        for group in [*shared, *image.PerFrameFunctionalGroupsSequence]:
-            if "PixelValueTransformationSequence" in group:
-                del group.PixelValueTransformationSequence
+        image = pydicom.dcmread(file, force=True)
+        groups = [*(image.get("SharedFunctionalGroupsSequence") or ())]
+        groups += image.get("PerFrameFunctionalGroupsSequence") or ()
+        measures = [item for group in groups for item in group.get("PixelMeasuresSequence") or ()]
+        for part in (image, *groups, *measures):
+            for key in without:
+                if key in part:
+                    delattr(part, key)
         pydicom.dcmwrite(plain, image)
     except Exception as error:  # pydicom lets whatever a damaged file causes escape
         raise VolumeError(

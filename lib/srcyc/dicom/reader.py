@@ -110,7 +110,7 @@ def _found(path: Path, series: str | DicomSeries | None) -> tuple[DicomSeries, L
     if found is None:
         raise VolumeError(f"{path}: no such file, folder or series", remedy="check the path")
     listing, name = found
-    return the_one(listing, series or name, path), None if name else listing
+    return the_one(listing, name if series is None else series, path), None if name else listing
 
 
 def _stack(series: DicomSeries, *, fill_gaps: bool) -> tuple[Stack, list[str]]:

@@ -336,7 +336,7 @@ def _series_of(where: Path, images: Sequence[Image], unfit: str | None) -> list[
     """Give the stacks of the images of one series, all of which are no scan for the reason given, if there is one."""
     header = images[0].header
     files = [image.file for image in images]
-    folder = where if where in files else Path(os.path.commonpath([file.parent for file in files]))
+    folder = _folder_of(files, where)
     announced = [_whole_or_none(image.header, "ImagesInAcquisition") for image in images]
     whole_series = DicomSeries(
         folder=folder,
@@ -376,8 +376,14 @@ def _series_of(where: Path, images: Sequence[Image], unfit: str | None) -> list[
         why = unfit or why_phase(members)
         if len(members) == 1:
             why = why or f"{_SINGLE} beside others of its series"
-        found.append(replace(whole_series, part=label, frames=tuple(members), unfit=why))
+        place = _folder_of([frame.file for frame in members], where)
+        found.append(replace(whole_series, folder=place, part=label, frames=tuple(members), unfit=why))
     return found
+
+
+def _folder_of(files: Sequence[Path], where: Path) -> Path:
+    """Give the innermost folder that holds all files; a file that was given is its own."""
+    return where if where in files else Path(os.path.commonpath([file.parent for file in files]))
 
 
 def _parts(frames: Sequence[Frame], where: Path) -> list[tuple[str, list[Frame]]] | VolumeError:

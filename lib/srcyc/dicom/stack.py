@@ -150,7 +150,8 @@ def _require_upright(frames: Sequence[Frame], where: Path) -> None:
 def _filling(places: npt.NDArray[np.float64], where: Path) -> npt.NDArray[np.float64]:
     """Give the weights that interpolate frames linearly to planes of their usual distance, from first to last."""
     extent = float(places[-1] - places[0])
-    planes = round(extent / float(np.median(np.diff(places)))) + 1
+    gaps = np.diff(places)
+    planes = round(extent / float(np.median(gaps[gaps < 1.5 * gaps.min()]))) + 1
     if planes < 2 or len(places) < _LEAST_PRESENT * planes:
         raise VolumeError(
             f"{where}: {len(places)} of about {planes} slices are there, too few to fill the gaps between them",
