@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import pydicom
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
 
 from srcyc.errors import VolumeError
 
 _LARGEST = 64 * 2**20
+#: Preamble, mark, and the element that says how long the file meta information behind it is.
+_META_START = 128 + 4 + 12
 
 
 def missing_images(index: Path, present: Iterable[Path]) -> list[Path]:
@@ -26,7 +29,16 @@ def missing_images(index: Path, present: Iterable[Path]) -> list[Path]:
     try:
         if index.stat().st_size > _LARGEST:
             raise ValueError("too large")
-        records = pydicom.dcmread(index, force=True).get("DirectoryRecordSequence") or []
+        with index.open("rb") as stream:
+            head = stream.read(_META_START)
+            stream.seek(_META_START + int.from_bytes(head[-4:], "little"))
+            # The standard leaves the encoding no choice; pydicom's own class for these files is about to go.
+            records = (
+                read_dataset(stream, is_implicit_VR=False, is_little_endian=True).get(
+                    "DirectoryRecordSequence"
+                )
+                or ()
+            )
         listed = [_parts(record) for record in records if record.get("DirectoryRecordType") == "IMAGE"]
     except Exception as error:  # pydicom lets whatever a damaged file causes escape
         raise VolumeError(
@@ -35,7 +47,7 @@ def missing_images(index: Path, present: Iterable[Path]) -> list[Path]:
     return [index.parent.joinpath(*parts) for parts in listed if parts and _spelled(parts) not in there]
 
 
-def _parts(record: pydicom.Dataset) -> tuple[str, ...]:
+def _parts(record: Dataset) -> tuple[str, ...]:
     """Give the components of a record's file name."""
     name = record.get("ReferencedFileID") or ()
     parts = (name,) if isinstance(name, str) else tuple(str(part) for part in name)

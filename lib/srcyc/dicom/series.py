@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 
 from srcyc.dicom.files import is_dicom_file, read_header, whole
@@ -128,13 +129,15 @@ def list_series(path: Path) -> Listing:
         VolumeError: a single file that cannot be read, or holds one slice of a series.
         OSError: the folder cannot be listed.
     """
-    if not path.is_dir():
-        return _listing(path, [Image(path, _frames_header(path))], [], {})
-    state = _state(path)
-    if state is not None and _last.get(path) and _last[path][0] == state:
-        return _last[path][1]
-    tree = read_tree(path)
-    listing = _listing(path, tree.images, tree.left_out, tree.broken)
+    # What is not as the standard has it and can be used is no news to a user: pydicom would write it to stderr.
+    with disable_value_validation():
+        if not path.is_dir():
+            return _listing(path, [Image(path, _frames_header(path))], [], {})
+        state = _state(path)
+        if state is not None and _last.get(path) and _last[path][0] == state:
+            return _last[path][1]
+        tree = read_tree(path)
+        listing = _listing(path, tree.images, tree.left_out, tree.broken)
     _last.clear()
     if state is not None:
         _last[path] = state, listing

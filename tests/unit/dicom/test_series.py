@@ -555,3 +555,17 @@ def test_slices_of_differing_thickness(tmp_path: Path) -> None:
     volume = read_volume(save(tmp_path / "series", slices))
     assert volume.slice_thickness is None
     assert "differ in Slice Thickness" in "".join(volume.warnings)
+
+
+def test_values_against_the_standard_are_nobodys_news(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    slices = make_series()
+    for data in slices:
+        data.PatientID = "x" * 90
+        data.SeriesDescription = "y" * 90
+        data.SliceThickness = "5.00000000000000000000"
+    folder = save(tmp_path / "series", slices)
+    recwarn.clear()
+    assert read_volume(folder).shape[2] == SLICES
+    assert [str(warning.message) for warning in recwarn] == []
