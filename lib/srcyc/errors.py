@@ -45,6 +45,10 @@ class VolumeError(InputError):
     """A file or array that cannot be used as an MR volume."""
 
 
+class LabelMapError(VolumeError):
+    """A label map where a scan is wanted."""
+
+
 class ModelError(InputError):
     """A model file that cannot be read, or does not fit what was asked."""
 

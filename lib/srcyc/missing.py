@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from srcyc.errors import VolumeError
 from srcyc.geometry import thick_axis
 from srcyc.intensity import LOWER_PERCENTILE, absurd_in, padding_in
 from srcyc.volume import Volume
@@ -123,6 +124,20 @@ class Missing:
         kept = self.kept
         if kept.any():
             result[_nearest(kept, result.shape)] = np.nan
+
+    def require_whole(self, name: object) -> None:
+        """Refuse a scan of which slices are lost.
+
+        Args:
+            name: of the scan, for the sentence.
+
+        Raises:
+            VolumeError: some are.
+        """
+        if slices := sorted((*self.lost, *self.blank)):
+            raise VolumeError(
+                f"{name}: {_slices(slices, self.absurd.shape[self.axis])} blank", remedy="give the whole scan"
+            )
 
     def warnings(self, scan: _Array) -> tuple[str, ...]:
         """Tell in sentences what was found."""

@@ -111,7 +111,7 @@ BAD = {
     "missing": lambda folder: folder / "odd.nii.gz",
     "missing folder": lambda folder: folder / "odd",
     "folder without images": _dicom_without_slices,
-    "NaN": _with_value(np.nan),
+    "nothing but NaN": _array(np.full((12, 14, 6), np.nan, np.float32)),
     "infinite": _with_value(np.inf),
     "4D": _array(np.zeros((8, 8, 6, 3), np.float32)),
     "RGB": _rgb,

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 
 from srcyc.acquisition import Acquisition
 from srcyc.inference.super_resolver import SuperResolver
+from srcyc.simulation import simulate_thick
 from srcyc.volume import Volume, read_volume, write_volume
 
 
@@ -170,8 +172,8 @@ def test_the_integer_type_is_kept_on_request(srcyc, thick_file, tiny_model, tmp_
 
 def test_values_outside_the_kept_type_are_counted_and_told(srcyc, tiny_model, tmp_path):
     # Full-range steps along the thick axis overshoot when interpolated by a spline.
-    data = np.zeros((1, 16, 16, 8), np.float32)
-    data[:, 4:12, 4:12, 3:5] = 255
+    data = np.random.default_rng(0).integers(0, 4, (1, 16, 16, 8)).astype(np.float32)
+    data[:, 4:12, 4:12, 3:5] = 255 - data[:, 4:12, 4:12, 3:5]
     scan = write_volume(Volume(data, np.diag([1.0, 1.0, 4.0, 1.0])), tmp_path / "steps.nii", dtype=np.uint8)
     out = tmp_path / "thin.nii.gz"
     ran = srcyc("infer", scan, "-o", out, "--model", tiny_model, "--keep-type")
@@ -334,6 +336,19 @@ def test_the_slice_thickness_can_be_stated(srcyc, thick, thick_file, tiny_model,
         again = _acquired(results[name], thick, ratio)
         assert np.linalg.norm(again - thick.data[0]) < 1e-3 * np.linalg.norm(thick.data)
     assert np.abs(results["assumed"].data - results["stated"].data).max() > 1
+
+
+def test_the_thickness_is_estimated_where_nobody_says(srcyc, tiny_model, sample_data, tmp_path):
+    head = read_volume(sample_data / "ch2bet.nii.gz")
+    centre = replace(head, data=head.data[:, 40:140, 60:160, 20:140])
+    scan = replace(simulate_thick(centre, 5.0, thickness=4.5, axis=2)[0], slice_thickness=None)
+    file = write_volume(scan, tmp_path / "scan.nii.gz", dtype=np.float32)
+    ran = srcyc("infer", file, "-o", tmp_path / "thin.nii.gz", "--model", tiny_model)
+    assert ran.code == 0
+    told = json.loads((tmp_path / "thin.json").read_text())["thickness"]
+    assert told["source"] == "estimated"
+    assert told["ratio"] == pytest.approx(0.9, abs=0.15)
+    assert f"(estimated from the scan: {told['ratio']:.3g} of their distance)" in ran.out
 
 
 def test_a_thickness_that_slices_cannot_have_is_refused(srcyc, thick_file, tiny_model, tmp_path):

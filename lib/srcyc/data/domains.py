@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from srcyc.errors import ConfigError, OutputError, SRCycError
+from srcyc.labels import require_scan
 from srcyc.volume import find_volumes, read_volume
 
 #: An LR scan's thick axis is at least this many times its finest one.
@@ -99,12 +100,14 @@ def expand(paths: Iterable[Path]) -> list[Path]:
 
 
 def read_spacing(path: Path) -> tuple[float, float, float]:
-    """Read a whole scan, to be sure that it can be read, and give its spacing in mm.
+    """Read a whole scan, to be sure that it can be read and is one, and give its spacing in mm.
 
     Raises:
-        VolumeError: it cannot be read.
+        VolumeError: it cannot be read, or is a label map.
     """
-    return read_volume(path).spacing
+    volume = read_volume(path)
+    require_scan(volume)
+    return volume.spacing
 
 
 def assign_domains(

@@ -16,6 +16,8 @@ from srcyc.dicom import is_series_address
 from srcyc.errors import DataError, OutputError, VolumeError
 from srcyc.files import write_text, written
 from srcyc.geometry import Grid
+from srcyc.labels import require_scan
+from srcyc.missing import Missing
 from srcyc.slice_profile import estimate_profile
 from srcyc.volume import Volume, read_volume
 from srcyc.working import WorkingScan, prepare
@@ -122,7 +124,7 @@ class ScanStore:
             path: volume file or DICOM series directory.
 
         Raises:
-            VolumeError: the scan cannot be read.
+            VolumeError: the scan cannot be read, is a label map, or has lost slices.
             OutputError: the folder cannot be written, or the disk is full.
         """
         key = _key(path)
@@ -149,7 +151,10 @@ class ScanStore:
 
     def _put(self, path: Path, key: str) -> None:
         volume = read_volume(path)
-        scan = prepare(volume)
+        require_scan(volume)
+        missing = Missing.of(volume)
+        missing.require_whole(path)
+        scan = prepare(missing.filled(volume), missing)
         image, grid = scan.image, scan.grid
         with written(self.folder / f"{key}.npy") as stream:
             header = {"descr": "<f4", "fortran_order": False, "shape": grid.shape}

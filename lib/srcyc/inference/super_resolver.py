@@ -40,6 +40,7 @@ from srcyc.inference.report import (
     describe_input,
 )
 from srcyc.intensity import IntensityScaling, robust_scaling
+from srcyc.labels import require_scan
 from srcyc.missing import Missing
 from srcyc.networks import Generator
 from srcyc.noise import estimate_noise
@@ -186,6 +187,7 @@ class SuperResolver:
 
         Raises:
             NothingToDoError: the scan has the spacing already.
+            LabelMapError: a label map, and not forced.
             VolumeError: several channels, infinite voxels, or too thin.
             ModelError: the scan is far outside the model's range.
             ConfigError: an unusable option, or too little memory allowed.
@@ -199,6 +201,8 @@ class SuperResolver:
         options = options or InferenceOptions.of(wishes)
         tell = progress or (lambda share: None)
         _check(volume)
+        if not options.force:
+            require_scan(volume)
         missing = Missing.of(volume)
         filled = missing.filled(volume)
         plan = Plan.of(volume, options, self.model.card, lambda: _profile(filled, missing))
