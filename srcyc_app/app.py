@@ -27,6 +27,7 @@ from srcyc_app.infers.options import Options
 from srcyc_app.infers.super_resolution import Result, SuperResolutionTask
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import forbidden, not_found, unusable
+from srcyc_app.server.decoding import InPlace, Reading, prepare, reading
 from srcyc_app.server.stock import close_import_paths, guard, is_stock_server
 from srcyc_app.sessions import ScanSessions
 from srcyc_app.strategies import RandomScan
@@ -50,7 +51,8 @@ class SRCycApp(MONAILabelApp):
         conf: MONAI Label's ``--conf``: ``model_dir`` (default: ``model`` in the app's folder) for retrained models,
             runs and logs; ``packaged_models`` (``false`` offers retrained ones only); ``max_upload_gb``;
             ``allow_model_files``; ``allowed_hosts`` (with commas between them), by which MONAI Label's own server may
-            be called besides this machine's names.
+            be called besides this machine's names; ``decode_apart`` (``false`` reads files in this process, as a
+            script does with its own).
 
     Raises:
         ConfigError: a value in ``conf`` that cannot be used.
@@ -63,6 +65,9 @@ class SRCycApp(MONAILabelApp):
         self.max_upload = _gigabytes(conf.get("max_upload_gb", "4"))
         self.allow_model_files = _switch(conf, "allow_model_files", default=False)
         self.shelf = ModelShelf(self.model_dir, with_packaged=_switch(conf, "packaged_models", default=True))
+        apart = _switch(conf, "decode_apart", default=True)
+        #: Reads what clients send and what lies in the studies folder.
+        self.reading: Reading = reading(self.max_upload) if apart else InPlace()
         self._allowed_hosts = [
             name for name in conf.get("allowed_hosts", "").replace(" ", "").split(",") if name
         ]
@@ -91,10 +96,11 @@ class SRCycApp(MONAILabelApp):
             self.studies,
             watch=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+            reading=self.reading,
         )
 
     def init_infers(self) -> dict[str, InferTask]:
-        return {NAME: SuperResolutionTask(self.shelf, self.max_upload)}
+        return {NAME: SuperResolutionTask(self.shelf, self.max_upload, self.reading)}
 
     def init_trainers(self) -> dict[str, TrainTask]:
         return {NAME: UnpairedTraining(self.model_dir, self.shelf)}
@@ -119,6 +125,8 @@ class SRCycApp(MONAILabelApp):
         super().server_mode(mode)
         if mode:
             close_import_paths(self._client_folders())
+            if not isinstance(self.reading, InPlace):
+                prepare()
 
     def on_init_complete(self) -> None:
         """Close what MONAI Label's own server leaves open; ours does not call this."""

@@ -17,7 +17,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 
 from srcyc.errors import DataError
 from srcyc.image_files import volume_suffix
-from srcyc.volume import read_grid, read_volume
+from srcyc.volume import read_grid
 from srcyc_app.archives import pack_folder, refuse_detached
 from srcyc_app.discovery import Discovery, label_stem, place_of
 from srcyc_app.domains import SR, TAGS, assigned_domain
@@ -26,6 +26,7 @@ from srcyc_app.image_info import checked_image_info, merged
 from srcyc_app.labels import FINAL, LabelledFolder
 from srcyc_app.placing import brought, clear_leftovers, put, remove_scan
 from srcyc_app.refusals import conflict, not_found, refusing
+from srcyc_app.server.decoding import InPlace, Reading
 from srcyc_app.state import STATE_FILE, file_name
 from srcyc_app.watching import LABELS, Poller, mark_of
 
@@ -41,13 +42,22 @@ class StudiesFolder(LabelledFolder):
         watch: look for changes in a thread of its own.
         read_only: what is found stays in memory; whatever would change the folder is refused.
         interval: seconds between two looks, and for how long a new file must stay the same to count as complete.
+        reading: how files are read; default: in this process.
 
     Raises:
         DataError: the folder cannot be used, or its state file is damaged.
         OutputError: the folder cannot be written.
     """
 
-    def __init__(self, folder: str, *, watch: bool, read_only: bool = False, interval: float = 1.0) -> None:
+    def __init__(
+        self,
+        folder: str,
+        *,
+        watch: bool,
+        read_only: bool = False,
+        interval: float = 1.0,
+        reading: Reading | None = None,
+    ) -> None:
         place = Path(os.path.abspath(folder))
         try:
             if not read_only:
@@ -58,7 +68,8 @@ class StudiesFolder(LabelledFolder):
                 f"{place}: cannot be the studies folder ({error.strerror}); choose one that can be written."
             ) from error
         super().__init__(place, read_only=read_only)
-        self._discovery = Discovery(self._folder, self._state, interval)
+        self._reading = reading or InPlace()
+        self._discovery = Discovery(self._folder, self._state, interval, self._reading)
         if self._discovery.look():
             # What was copied here just before the start shall not be missing.
             time.sleep(interval)
@@ -243,7 +254,7 @@ class StudiesFolder(LabelledFolder):
         image_id = check_image_id(str(image_id) if image_id else stem)
         with refusing(source, image_id + suffix):
             refuse_detached(source, image_id + suffix)
-            grid = read_volume(source).grid
+            grid = self._reading.check(source)
         return self._add(image_id, source, suffix, {**info, **place_of(grid)}, overwrite in ("true", "1"))
 
     def store_result(self, image_id: str, file: Path, report: dict[str, Any]) -> str:

@@ -14,8 +14,9 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from srcyc.errors import DataError, VolumeError
 from srcyc.geometry import Grid
 from srcyc.image_files import volume_suffix
-from srcyc.volume import is_volume_path, read_grid
+from srcyc.volume import is_volume_path
 from srcyc_app.identifiers import is_plain_component
+from srcyc_app.server.decoding import Reading
 from srcyc_app.state import StateFile, file_name
 from srcyc_app.watching import LABELS, FolderView, mark_of
 
@@ -35,11 +36,13 @@ class Discovery:
         folder: the studies folder.
         state: its state.
         interval: see :class:`~srcyc_app.watching.FolderView`.
+        reading: how headers are read.
     """
 
-    def __init__(self, folder: Path, state: StateFile, interval: float) -> None:
+    def __init__(self, folder: Path, state: StateFile, interval: float, reading: Reading) -> None:
         self._folder = folder
         self._state = state
+        self._reading = reading
         self._view = FolderView(folder, interval)
         self._one_at_a_time = threading.Lock()
         #: File name -> id and info of scans that went: a share that was away for a while must not cost the tags.
@@ -74,7 +77,7 @@ class Discovery:
             new = [
                 (name, mark) for name, mark in scans.items() if name in settled and known.get(name) != mark
             ]
-            read = {name: (mark, describe(self._folder / name)) for name, mark in new}
+            read = {name: (mark, describe(self._folder / name, self._reading)) for name, mark in new}
             if read or stale:
                 with self._state.changing() as model:
                     self._drop_gone(model, set(scans))
@@ -153,10 +156,10 @@ class Discovery:
                     owner.labels[tag] = DataModel(ext=name[len(stem) :], info=info)
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Path, reading: Reading) -> dict[str, Any]:
     """Give what a scan's header says: ``spacing`` (mm) and ``shape`` (voxels), or an ``error``, a sentence."""
     try:
-        return place_of(read_grid(path))
+        return place_of(reading.grid(path))
     except VolumeError as error:
         return {"error": str(error).replace(str(path), path.name)}
     except Exception:  # noqa: BLE001 - one strange file must not keep the others out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,10 @@ from srcyc.errors import InputError
 from srcyc.inference.options import first_problem
 from srcyc.schema import Schema
 
+#: What a system says of a disk that is full, a file that is as large as it may be, and a quota that is used up.
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+#: Without a path: where the server keeps its files is none of the client's business.
+DISK_FULL = "the server's disk is full; free some space there and try again."
 #: Characters of a value that is shown back.
 _SHOWN = 200
 
@@ -24,7 +29,7 @@ class Refusal(HTTPException, InputError):
     """A request that cannot be met; MONAI Label's server passes status and sentence on, scripts show the sentence.
 
     Args:
-        status: HTTP status, 4xx.
+        status: HTTP status, 4xx; 5xx where the server is to blame and the client can do something.
         sentence: names what was asked for, what is wrong with it, and what to do.
     """
 
@@ -56,9 +61,18 @@ def unusable(sentence: str) -> Refusal:
     return Refusal(422, sentence)
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Tell whether a full disk is behind an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__
+    return False
+
+
 @contextmanager
 def refusing(path: Path | None = None, shown: str | None = None) -> Iterator[None]:
-    """Turn the library's complaints about input into refusals (422).
+    """Turn the library's complaints about input into refusals (422), and those about a full disk (507).
 
     Args:
         path: a file that its sentences name.
@@ -69,6 +83,8 @@ def refusing(path: Path | None = None, shown: str | None = None) -> Iterator[Non
     except Refusal:
         raise
     except InputError as error:
+        if is_full(error):
+            raise Refusal(507, DISK_FULL) from error
         fact = error.fact
         if path is not None and shown is not None:
             fact = fact.replace(str(path), shown)

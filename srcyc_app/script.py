@@ -88,7 +88,9 @@ def _app(arguments: argparse.Namespace) -> SRCycApp:
     # Scans that come later are not looked for.
     settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD = False
 
-    conf = {"model_dir": arguments.model_dir} if arguments.model_dir else {}
+    conf = {"decode_apart": "false"}
+    if arguments.model_dir:
+        conf["model_dir"] = arguments.model_dir
     return SRCycApp(str(Path(__file__).parent), str(Path(arguments.studies).resolve()), conf)
 
 

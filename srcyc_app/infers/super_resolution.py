@@ -16,12 +16,13 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from srcyc.image_files import volume_suffix
 from srcyc.inference.results import write_result
 from srcyc.inference.super_resolver import Plan, SuperResolver
-from srcyc.volume import Volume, read_volume
+from srcyc.volume import Volume
 from srcyc_app.archives import unpack_zip
 from srcyc_app.identifiers import is_plain_component
 from srcyc_app.infers.options import Options, choices, descriptions
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import refusing, unusable
+from srcyc_app.server.decoding import InPlace, Reading
 
 #: Bytes that a call needs at its peak per voxel of the output: measured 26 (2.19 GB for 512 x 512 x 320).
 _BYTES_PER_VOXEL = 30
@@ -53,9 +54,10 @@ class SuperResolutionTask(InferTask):
     Args:
         shelf: the models.
         max_unpacked: bytes that a zip archive may unpack to.
+        reading: how scans are read; default: in this process.
     """
 
-    def __init__(self, shelf: ModelShelf, max_unpacked: int) -> None:
+    def __init__(self, shelf: ModelShelf, max_unpacked: int, reading: Reading | None = None) -> None:
         super().__init__(
             type=InferType.OTHERS,
             labels=None,
@@ -64,6 +66,7 @@ class SuperResolutionTask(InferTask):
         )
         self._shelf = shelf
         self._max_unpacked = max_unpacked
+        self._reading = reading or InPlace()
 
     def is_valid(self) -> bool:
         return True
@@ -129,14 +132,14 @@ class SuperResolutionTask(InferTask):
 
     def _read(self, source: Path, shown: str, folder: Path | None) -> Volume:
         if source.suffix.lower() != ".zip":
-            return read_volume(source)
+            return self._reading.volume(source, folder)
         unpacked = Path(tempfile.mkdtemp(prefix="srcyc-", dir=folder))
         try:
             unpack_zip(source, unpacked, self._max_unpacked)
             files = [path for path in unpacked.iterdir() if not path.name.startswith(".")]
             with refusing(unpacked, shown):
                 # An archive of a single volume is as good as the volume.
-                return read_volume(files[0] if len(files) == 1 else unpacked)
+                return self._reading.volume(files[0] if len(files) == 1 else unpacked, folder)
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from http import HTTPStatus
 from typing import Any
@@ -18,11 +17,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from srcyc.errors import InputError, SRCycError
+from srcyc_app.refusals import DISK_FULL, is_full
 from srcyc_app.server.replies import Json
 
 _log = logging.getLogger(__name__)
-
-_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class Problem(BaseModel):
@@ -110,8 +108,9 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _failed(request: Request, error: Exception) -> Response:
     """Answer what the library complains of: the input's fault, a full disk, or a failure."""
-    if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL:
-        return problem(507, str(error))
+    if is_full(error):
+        _log.error("%s", error)
+        return problem(507, DISK_FULL)
     if isinstance(error, InputError):
         return problem(422, str(error))
     _log.error("%s", error)
@@ -132,8 +131,8 @@ async def _remote(request: Request, error: Exception) -> Response:
 
 
 def _unexpected(error: Exception) -> tuple[int, str]:
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return 507, "the server's disk is full; free some space there and try again."
+    if is_full(error):
+        return 507, DISK_FULL
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
         return 507, "the server is out of memory; ask for a coarser target_spacing, or try again later."

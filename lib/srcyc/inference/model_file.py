@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.resources
 import json
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -16,6 +18,10 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from srcyc.errors import ModelError, OutputError
 from srcyc.files import written
@@ -37,6 +43,10 @@ DEFAULT_MODEL = "srcyc-fidelity"
 SUFFIX = ".safetensors"
 #: Key of the card in the file's metadata.
 _CARD_KEY = "srcyc"
+#: Characters of what a card says that are shown back.
+_SHOWN = 200
+#: Arrays of weights that a file may lack and still be told which.
+_SPARE = 1000
 #: What a zip archive (``torch.save``) and a bare pickle begin with.
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
 
@@ -173,7 +183,7 @@ def _read_card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
     try:
         raw = json.loads(metadata[_CARD_KEY])
         version = raw["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         _refuse(path, "has an unreadable model card", error)
     if version != SCHEMA_VERSION:
         older = isinstance(version, int) and version < SCHEMA_VERSION
@@ -188,7 +198,7 @@ def _read_card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        _refuse(path, f"has a wrong model card ({where}: {first['msg']})", error)
+        _refuse(path, f"has a wrong model card ({where}: {first['msg'][:_SHOWN]})", error)
 
 
 class _Layout(NamedTuple):
@@ -208,13 +218,18 @@ class _Layout(NamedTuple):
 
 
 def _check_layout(found: Mapping[str, _Layout], config: GeneratorConfig, path: Path) -> None:
-    """Refuse weights that are not exactly those of the network described; nothing is allocated."""
+    """Refuse weights that are not exactly those of the network described; nothing is allocated.
+
+    A card may describe a network of a thousand million layers: not much more of it is built than there are weights.
+    """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _at_most(len(found) + _SPARE):
             expected = {
                 name: _Layout.of(value) for name, value in build_generator(config).state_dict().items()
             }
-    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+    except _TooManyWeights:
+        _refuse(path, f"has {len(found)} arrays of weights, far fewer than the network on its card")
+    except (ArithmeticError, MemoryError, RecursionError, RuntimeError, TypeError, ValueError) as error:
         _refuse(path, "describes a network that cannot be built", error)
     for name in [*expected, *found]:
         if name not in found:
@@ -226,6 +241,38 @@ def _check_layout(found: Mapping[str, _Layout], config: GeneratorConfig, path: P
             _refuse(path, f"has weights {name!r} of shape {shapes}, so they do not fit its card")
         if not found[name].is_fp32:
             _refuse(path, f"has weights {name!r} that are not fp32 numbers")
+
+
+class _TooManyWeights(Exception):
+    """A network is larger than the file that is said to hold its weights."""
+
+
+@contextlib.contextmanager
+def _at_most(count: int) -> Iterator[None]:
+    """Let this thread build modules with so many parameters and buffers.
+
+    Raises:
+        _TooManyWeights: at the first one too many.
+    """
+    thread, built = threading.get_ident(), 0
+
+    def registered(module: torch.nn.Module, name: str, value: object) -> None:
+        nonlocal built
+        # The hooks are everybody's.
+        if value is not None and threading.get_ident() == thread:
+            built += 1
+            if built > count:
+                raise _TooManyWeights
+
+    hooks = (
+        register_module_parameter_registration_hook(registered),
+        register_module_buffer_registration_hook(registered),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _check_numbers(weights: Mapping[str, Tensor], path: Path) -> None:

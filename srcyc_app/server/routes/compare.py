@@ -8,12 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
 
 import srcyc_app
-from srcyc.volume import read_volume, write_volume
 from srcyc_app.identifiers import check_image_id
 from srcyc_app.refusals import not_found, refusing
 from srcyc_app.server.replies import FileOnce
@@ -59,9 +57,6 @@ _HEADERS = {
     "Cache-Control": "no-cache",
 }
 
-#: Voxel types that are sent as they are; float32, as which scans are read, holds every value of theirs.
-_KEPT = frozenset(np.dtype(name) for name in ("int8", "uint8", "int16", "uint16"))
-
 _VOLUME: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The volume, uncompressed NIfTI",
@@ -93,11 +88,10 @@ def volume(served: Served, image: str) -> Response:
     if not path.exists():
         raise not_found(f"image {image!r} is not there any more.")
     room = served.scratch.new()
+    written = room / f"{image}.nii"
     try:
         with refusing(path, path.name):
-            scan = read_volume(path)
-        kept = scan.stored_dtype if scan.stored_dtype in _KEPT else np.float32
-        written = write_volume(scan, room / f"{image}.nii", dtype=kept)
+            served.app.reading.nifti(path, written)
     except BaseException:
         served.scratch.remove(room)
         raise

@@ -12,7 +12,7 @@ from fastapi import APIRouter, File, UploadFile
 from fastapi.responses import FileResponse, Response
 
 from srcyc.files import sha256, written
-from srcyc.inference.model_file import SUFFIX, load_model
+from srcyc.inference.model_file import SUFFIX
 from srcyc_app.app import NAME
 from srcyc_app.refusals import conflict, forbidden, refusing
 from srcyc_app.server.routes.datastore import Binary
@@ -52,7 +52,7 @@ def upload(served: Served, model: str, file: Annotated[UploadFile, File()]) -> d
     with served.scratch.room() as room:
         given = save(file, room, f"{model}{SUFFIX}")
         with refusing(given, file.filename or "file"):
-            load_model(given)
+            served.app.reading.model(given)
         with given.open("rb") as source, written(target) as stream:
             while block := source.read(1 << 20):
                 stream.write(block)

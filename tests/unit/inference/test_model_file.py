@@ -202,6 +202,33 @@ def test_what_a_card_says_of_sizes_is_not_believed(model, card, size, message):
     assert str(caught.value).startswith(str(path))
 
 
+def test_a_network_is_built_no_further_than_there_are_weights(model, card, monkeypatch):
+    """Whatever limits a generator's configuration has, or lacks."""
+    layers = []
+
+    class Endless(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList()
+            while True:
+                layers.append(None)
+                self.layers.append(torch.nn.Linear(1, 1))
+
+    monkeypatch.setattr("srcyc.inference.model_file.build_generator", lambda config: Endless())
+    path = rewrite(model, card=card().model_dump(mode="json"))
+    with pytest.raises(ModelError, match="far fewer"):
+        load_model(path)
+    assert len(layers) < 2000
+    # Others may build what they like again.
+    assert len(list(torch.nn.Sequential(*(torch.nn.Linear(1, 1) for _ in range(1500))).parameters())) == 3000
+
+
+def test_a_card_without_a_bottom_is_refused(model):
+    path = rewrite(model, metadata={"srcyc": "[" * 100_000})
+    with pytest.raises(ModelError, match="unreadable model card"):
+        load_model(path)
+
+
 def test_cards_are_checked(card):
     for wrong in ({"created": "yesterday"}, {"factor_range": (0.0, 2.0)}, {"name": ""}, {"licence": None}):
         with pytest.raises(ValidationError):

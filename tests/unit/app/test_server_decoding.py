@@ -1,0 +1,192 @@
+"""Files of strangers: what one claims ends its own process at most, and is said in a sentence."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from hostile_files import HARMLESS, HOSTILE, SERIES
+
+from factories import OBLIQUE_AXES, make_affine, make_head, save_model, save_series
+from srcyc.errors import ModelError, OutputError, SRCycError, VolumeError
+from srcyc.volume import Volume, read_volume, write_volume
+from srcyc_app.server import decoding
+from srcyc_app.server.decoding import Apart, InPlace, reading
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot fork")
+
+MOST = 50_000_000
+
+
+@pytest.fixture(scope="module")
+def apart() -> Apart:
+    return Apart(MOST)
+
+
+@pytest.fixture(scope="module")
+def head() -> Volume:
+    return make_head(affine=make_affine(OBLIQUE_AXES, (0.9, 0.95, 3.7), (20.0, -35.0, 11.0)))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, head: Volume) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("files")
+    made = {
+        name: write_volume(head, folder / f"head{name}", dtype=np.int16)
+        for name in (".nii.gz", ".nii", ".nrrd", ".mha")
+    }
+    return {**made, "series": save_series(head, folder / "series")}
+
+
+@pytest.mark.parametrize("kind", [".nii.gz", ".nii", ".nrrd", ".mha", "series"])
+def test_a_volume_is_the_same_as_read_in_place(
+    apart: Apart, files: dict[str, Path], kind: str, tmp_path: Path
+) -> None:
+    path = files[kind]
+    here, there = read_volume(path), apart.volume(path, tmp_path)
+    np.testing.assert_array_equal(there.data, here.data)
+    assert there.data.flags.writeable
+    for name in ("stored_dtype", "slice_thickness", "source", "warnings"):
+        assert getattr(there, name) == getattr(here, name), name
+    assert (there.padding is None) == (here.padding is None)
+    for grid in (there.grid, apart.grid(path), apart.check(path)):
+        np.testing.assert_array_equal(grid.affine, here.affine)
+        assert grid.shape == here.shape
+    assert not list(tmp_path.iterdir()), "no temporary file is left"
+
+
+def test_padding_and_warnings_come_along(
+    apart: Apart, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    head = read_volume(files[".nii"])
+    padding = head.data[0] < 100
+    told = Volume(head.data, head.affine, head.stored_dtype, 3.0, head.source, padding, ("a", "b"))
+    monkeypatch.setattr(decoding, "read_volume", lambda path: told)
+    value = decoding._volume({"path": files[".nii"], "target": tmp_path, "most": MOST, "memory": 10**12})
+    again = decoding._volume_of(value, tmp_path)
+    np.testing.assert_array_equal(again.padding, padding)  # type: ignore[arg-type]
+    assert again.warnings == ("a", "b")
+    assert again.slice_thickness == 3.0
+
+
+def test_integers_stay_integers_for_the_compare_page(
+    apart: Apart, files: dict[str, Path], tmp_path: Path
+) -> None:
+    apart.nifti(files[".nrrd"], tmp_path / "out.nii")
+    assert read_volume(tmp_path / "out.nii").stored_dtype == np.int16
+
+
+# -- files that claim what is not so ---------------------------------------------------------------------------------
+
+
+def test_there_are_enough() -> None:
+    assert len(HOSTILE) + len(SERIES) >= 40
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_and_costs_nothing(apart: Apart, name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(HOSTILE[name]())
+    refused_cheaply(apart, path)
+
+
+def refused_cheaply(apart: Apart, path: Path) -> None:
+    before = psutil.Process().memory_info().rss
+    for attempt in (apart.check, apart.volume):
+        start = time.monotonic()
+        try:
+            attempt(path)
+        except VolumeError as error:
+            sentence = str(error)
+            assert path.name in sentence
+            assert "Traceback" not in sentence and sentence.count("\n") == 0
+        else:
+            assert path.name in HARMLESS
+        assert time.monotonic() - start < 10
+    assert psutil.Process().memory_info().rss - before < 250e6
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_a_hostile_series_is_refused_and_costs_nothing(
+    apart: Apart, head: Volume, name: str, tmp_path: Path
+) -> None:
+    folder = save_series(head, tmp_path / "series")
+    SERIES[name](folder)
+    refused_cheaply(apart, folder)
+
+
+# -- limits and accidents --------------------------------------------------------------------------------------------
+
+
+def test_an_honest_file_may_be_too_large_for_the_server(files: dict[str, Path]) -> None:
+    with pytest.raises(VolumeError, match="max-upload"):
+        Apart(1000).volume(files[".nii"])
+
+
+def test_a_decoder_that_is_killed_is_a_refusal(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is if a library crashes, or the machine runs out of memory."""
+    process = decoding._Process()
+    monkeypatch.setattr(decoding, "_PROCESS", process)
+    apart = Apart(MOST)
+    apart.grid(files[".nii"])
+    assert process._process is not None
+    # The one that forks: the next request starts another one.
+    os.kill(process._process.pid, signal.SIGKILL)
+    process._process.wait()
+    assert apart.grid(files[".nii"]).shape == read_volume(files[".nii"]).shape
+    end(process)
+
+
+def test_a_file_that_takes_too_long_is_a_refusal(
+    apart: Apart, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(decoding._SECONDS, "check", 0)
+    with pytest.raises(VolumeError, match="more memory or time"):
+        apart.check(files["series"])
+
+
+def end(process: decoding._Process) -> None:
+    child = process._process
+    process._forget()
+    assert child is not None
+    assert child.wait(20) == 0
+
+
+def test_it_ends_with_its_server(files: dict[str, Path]) -> None:
+    process = decoding._Process()
+    process.start()
+    end(process)
+
+
+def test_errors_keep_their_kind(apart: Apart, files: dict[str, Path]) -> None:
+    with pytest.raises(OutputError) as caught:
+        apart.nifti(files[".nii"], Path("/proc/x.nii"))
+    assert isinstance(caught.value, SRCycError)
+    assert "/proc" in str(caught.value)
+
+
+def test_a_model_is_loaded_there_too(apart: Apart, tmp_path: Path) -> None:
+    good = save_model(tmp_path / "good.safetensors")
+    apart.model(good)
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(good.read_bytes()[:-20])
+    with pytest.raises(ModelError, match="bad"):
+        apart.model(bad)
+    with (tmp_path / "large.safetensors").open("wb") as stream:
+        stream.truncate(decoding.LARGEST_MODEL + 1)
+    with pytest.raises(ModelError, match="MB"):
+        apart.model(tmp_path / "large.safetensors")
+
+
+def test_where_python_cannot_fork_files_are_read_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(reading(MOST), Apart)
+    monkeypatch.delattr(os, "fork")
+    assert isinstance(reading(MOST), InPlace)
