@@ -13,9 +13,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pydicom
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from srcyc.errors import VolumeError
 
@@ -31,6 +36,12 @@ _LARGEST_RATIO = 200
 _LEAST_FRAME = 10
 _BLOCK = 2**20
 
+_NATIVE = {
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+}
 _PREAMBLE = 128
 _MARK = b"DICM"
 _HEAD = 4096
@@ -119,7 +130,7 @@ def read_header(path: Path) -> Dataset:
     """
     try:
         with path.open("rb") as stream:
-            header = _parsed(stream, path)
+            header, syntax = _parsed(stream, path)
     except VolumeError:
         raise
     except OSError as error:
@@ -135,7 +146,7 @@ def read_header(path: Path) -> Dataset:
             f"{path}: empty, truncated or not DICOM", remedy="copy the file again or take it out"
         )
     if "Rows" in header:
-        _require_plausible(path, header)
+        _require_plausible(path, header, syntax)
     return header
 
 
@@ -145,23 +156,22 @@ def unreadable(path: Path, error: OSError) -> VolumeError:
     return VolumeError(f"{path}: cannot be read ({reason})", remedy="copy it again or take it out")
 
 
-def is_deflated(path: Path) -> bool:
-    """Tell whether a file's data set is compressed as a whole.
+def syntax_of(path: Path) -> str:
+    """Give the UID of a file's transfer syntax; that of old files, which do not say it, where it is missing.
 
     Raises:
-        VolumeError: it cannot be read.
+        VolumeError: the file cannot be read.
     """
     try:
         with path.open("rb") as stream:
-            return _syntax_of(stream.read(_HEAD)) == DeflatedExplicitVRLittleEndian
+            return _syntax_in(stream.read(_HEAD))
     except OSError as error:
         raise unreadable(path, error) from error
 
 
-def transfer_syntax(header: Dataset) -> UID:
-    """Give how a file is encoded; without a word about it, as old files are."""
-    meta = getattr(header, "file_meta", None)
-    return UID(str((meta or {}).get("TransferSyntaxUID", "") or pydicom.uid.ImplicitVRLittleEndian))
+def is_compressed(syntax: str) -> bool:
+    """Tell whether pixels are compressed in a transfer syntax, known or not."""
+    return syntax not in _NATIVE
 
 
 def pixel_bytes(header: Dataset) -> int:
@@ -215,12 +225,12 @@ def inflated(stream: BinaryIO, path: Path, limit: int) -> tuple[bytes, bytes]:
     return meta, b"".join(parts)
 
 
-def _parsed(stream: BinaryIO, path: Path) -> Dataset:
-    head = stream.read(_HEAD)
-    if _syntax_of(head) != DeflatedExplicitVRLittleEndian:
+def _parsed(stream: BinaryIO, path: Path) -> tuple[Dataset, str]:
+    syntax = _syntax_in(stream.read(_HEAD))
+    if syntax != DeflatedExplicitVRLittleEndian:
         stream.seek(0)
         # Forced: old files lack the mark, and only their suffix tells.
-        return pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+        return pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_TAGS)), syntax
     _, data = inflated(stream, path, LARGEST_HEADER)
     header = read_dataset(
         io.BytesIO(data),
@@ -229,22 +239,19 @@ def _parsed(stream: BinaryIO, path: Path) -> Dataset:
         stop_when=lambda tag, _vr, _length: tag >= _PIXELS,
         specific_tags=[pydicom.tag.Tag(tag) for tag in _TAGS],
     )
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    header.file_meta = meta
-    return header
+    return header, syntax
 
 
-def _syntax_of(head: bytes) -> str:
-    """Find the transfer syntax among the first bytes of a file: always explicit and little endian."""
+def _syntax_in(head: bytes) -> str:
+    """Find the transfer syntax among the first bytes of a file: always explicit and little endian there."""
     place = head.find(b"\2\0\x10\0UI")
     if place < 0:
-        return ""
+        return ImplicitVRLittleEndian
     (length,) = struct.unpack("<H", head[place + 6 : place + 8].ljust(2, b"\0"))
     return head[place + 8 : place + 8 + length].rstrip(b"\0 ").decode("latin-1")
 
 
-def _require_plausible(path: Path, header: Dataset) -> None:
+def _require_plausible(path: Path, header: Dataset, syntax: str) -> None:
     """Refuse pixels that cannot be in the file, before anything is allocated for them."""
     try:
         needed, frames = pixel_bytes(header), whole(header, "NumberOfFrames", 1)
@@ -259,8 +266,7 @@ def _require_plausible(path: Path, header: Dataset) -> None:
         raise VolumeError(
             f"{path}: the header's size ({text}) is impossible", remedy="export the series again"
         )
-    syntax = transfer_syntax(header)
-    if not (syntax.is_private or syntax.is_compressed or syntax == DeflatedExplicitVRLittleEndian):
+    if syntax != DeflatedExplicitVRLittleEndian and not is_compressed(syntax):
         if needed > there:
             raise VolumeError(
                 f"{path}: truncated, the header promises {text}, {needed} bytes, and the file has {there}",

@@ -1,8 +1,9 @@
 """The voxels of frames, decoded by GDCM through ITK.
 
 It decodes the compressed transfer syntaxes, masks overlay bits, applies the rescale of a file, and refuses truncated
-files. Two things are kept from it: deflated files, which it inflates without a limit, and frames whose rescales differ,
-to all of which it applies the first one's.
+files. Three things are kept from it: deflated files, which it inflates without a limit; compressed frames that claim
+to be larger than the header says, for which it allocates what they claim; and frames whose rescales differ, to all of
+which it applies the first one's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ import pydicom
 import SimpleITK as sitk
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from srcyc.dicom.files import LARGEST_HEADER, inflated, is_deflated, pixel_bytes, read_header, transfer_syntax
+from srcyc.dicom.codestreams import claimed_sizes
+from srcyc.dicom.files import (
+    LARGEST_HEADER,
+    inflated,
+    is_compressed,
+    pixel_bytes,
+    read_header,
+    syntax_of,
+    unreadable,
+)
 from srcyc.dicom.frames import Frame
 from srcyc.errors import VolumeError
 from srcyc.formats.itk import quiet_itk
@@ -66,27 +76,48 @@ def equal_pixels(first: Frame, second: Frame) -> bool:
     """
     if first.index != second.index or first.rescale != second.rescale:
         return False
-    syntaxes, stored = [], []
-    for frame in (first, second):
-        try:
-            header = pydicom.dcmread(
-                frame.file, force=True, specific_tags=["TransferSyntaxUID", *_PIXEL_KEYS, "NumberOfFrames"]
-            )
-            data = next((header[key].value for key in _PIXEL_KEYS if key in header), b"")
-        except OSError as error:
-            raise VolumeError(
-                f"{frame.file}: cannot be read ({error.strerror or error})", remedy="copy the file again"
-            ) from error
-        except Exception as error:  # pydicom lets whatever a damaged file causes escape
-            raise VolumeError(
-                f"{frame.file}: cannot be read as DICOM ({error})", remedy="copy the file again"
-            ) from error
-        syntaxes.append(transfer_syntax(header))
-        stored.append(data)
-    if stored[0] and syntaxes[0] == syntaxes[1] and stored[0] == stored[1]:
-        return True
+    syntaxes = {syntax_of(frame.file) for frame in (first, second)}
+    if len(syntaxes) == 1 and DeflatedExplicitVRLittleEndian not in syntaxes:
+        stored, other = (_stored_pixels(frame.file) for frame in (first, second))
+        if stored and stored == other:
+            return True
     pixels = [_decode(frame, stored=False)[frame.index] for frame in (first, second)]
     return bool(np.array_equal(*pixels))
+
+
+def _stored_pixels(file: Path) -> bytes:
+    """Give the pixels of a file as they are stored.
+
+    Raises:
+        VolumeError: they cannot be read.
+    """
+    try:
+        header = pydicom.dcmread(file, force=True, specific_tags=list(_PIXEL_KEYS))
+        data = next((header[key].value for key in _PIXEL_KEYS if key in header), b"")
+    except OSError as error:
+        raise unreadable(file, error) from error
+    except Exception as error:  # pydicom lets whatever a damaged file causes escape
+        raise VolumeError(
+            f"{file}: cannot be read as DICOM ({error})", remedy="copy the file again"
+        ) from error
+    return bytes(data or b"")
+
+
+def _require_claims(frame: Frame) -> None:
+    """Refuse compressed frames larger than the header says.
+
+    Raises:
+        VolumeError: some are.
+    """
+    if not is_compressed(syntax_of(frame.file)):
+        return
+    rows, columns = frame.size
+    for tall, wide in claimed_sizes(_stored_pixels(frame.file)):
+        if tall > rows or wide > columns:
+            raise VolumeError(
+                f"{frame.file}: the header says {columns} x {rows} pixels, a compressed frame in it {wide} x {tall}",
+                remedy="export the series again",
+            )
 
 
 def _padding_of(plane: npt.NDArray[Any], frame: Frame, *, stored: bool) -> npt.NDArray[np.bool_]:
@@ -104,9 +135,11 @@ def _decode(frame: Frame, *, stored: bool) -> npt.NDArray[Any]:
     file = frame.file
     with tempfile.TemporaryDirectory(prefix="srcyc-") as folder:
         plain = Path(folder) / "plain.dcm"
-        if is_deflated(file):
+        if syntax_of(file) == DeflatedExplicitVRLittleEndian:
             _write_inflated(file, plain)
             file = plain
+        else:
+            _require_claims(frame)
         if stored:
             _rewrite(file, plain, frame.file, without=("PixelValueTransformationSequence",))
             file = plain

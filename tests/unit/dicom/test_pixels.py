@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 import time
 import zlib
@@ -24,6 +25,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 
 from srcyc.dicom import is_dicom_file
+from srcyc.dicom.codestreams import claimed_sizes
 from srcyc.errors import VolumeError
 from srcyc.volume import read_grid, read_volume
 
@@ -122,6 +124,48 @@ def test_an_absurd_enhanced_file(tmp_path: Path) -> None:
     save(tmp_path, [data], ["one.dcm"])
     with pytest.raises(VolumeError, match="promises 60000 x 60000 x 4"):
         read_grid(tmp_path / "one.dcm")
+
+
+@pytest.mark.parametrize(
+    ("name", "marker", "offset"),
+    [("compressed_j2k", b"\xff\x4f\xff\x51", 8), ("compressed_jpegls", b"\xff\xf7", 5)],
+)
+def test_frames_that_claim_to_be_larger_than_the_header_says(
+    shared_dir: Path, tmp_path: Path, name: str, marker: bytes, offset: int
+) -> None:
+    """A decoder would allocate what the codestream claims."""
+    folder = tmp_path / "series"
+    shutil.copytree(shared_dir / "data" / "dicom" / "vendors" / name, folder)
+    file = sorted(folder.iterdir())[-1]
+    data = bytearray(file.read_bytes())
+    place = data.index(marker) + offset
+    data[place : place + (8 if offset == 8 else 4)] = (
+        struct.pack(">II", 20000, 20000) if offset == 8 else struct.pack(">HH", 20000, 20000)
+    )
+    file.write_bytes(data)
+    with pytest.raises(VolumeError, match="20000 x 20000") as caught:
+        read_volume(folder)
+    assert file.name in str(caught.value)
+
+
+def test_sizes_that_jpeg_frames_claim() -> None:
+    """Tables before the frame's header are passed over; fragments that go on with a frame claim nothing."""
+    table = b"\xff\xc4\x00\x05\xff\xc0\x00"
+    frame = (
+        b"\xff\xd8\xff\xe0\x00\x04ab" + table + b"\xff\xff\xc3\x00\x0b\x0c\x01\x02\x03\x04\x01\x00\x00\x00"
+    )
+    items = [b"", frame, b"more of it", frame[:9]]
+    pixel_data = b"".join(b"\xfe\xff\x00\xe0" + struct.pack("<I", len(item)) + item for item in items)
+    assert list(claimed_sizes(pixel_data)) == [(0x0102, 0x0304)]
+
+
+def test_an_unknown_transfer_syntax_is_refused_by_name(tmp_path: Path) -> None:
+    folder = save(tmp_path / "series", make_series(), ["a", "b", "c", "d"])
+    file = folder / "e"
+    save(folder, [make_slice(SLICES)], ["e"])
+    file.write_bytes(file.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0"))
+    with pytest.raises(VolumeError, match="/e: "):
+        read_volume(folder)
 
 
 def test_more_than_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
