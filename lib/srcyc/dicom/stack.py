@@ -86,7 +86,7 @@ class Stack:
                 )
             filling = _filling(places, where)
         planes = len(frames) if filling is None else len(filling)
-        return cls(tuple(frames), _affine(frames[0], float(places[-1] - places[0]) / (planes - 1)), filling)
+        return cls(tuple(frames), _affine(frames, planes), filling)
 
 
 def in_order(frames: Sequence[Frame]) -> list[Frame]:
@@ -171,12 +171,14 @@ def _filling(places: npt.NDArray[np.float64], where: Path) -> npt.NDArray[np.flo
     return weights
 
 
-def _affine(first: Frame, distance: float) -> npt.NDArray[np.float64]:
+def _affine(frames: Sequence[Frame], planes: int) -> npt.NDArray[np.float64]:
+    """Voxel index -> RAS mm of planes between the first and the last frame."""
+    first = frames[0]
     lps = np.eye(4)
     between_rows, between_columns = first.pixel_spacing
     lps[:3, 0] = first.row * between_columns
     lps[:3, 1] = first.column * between_rows
-    lps[:3, 2] = first.normal * distance
+    lps[:3, 2] = first.normal * ((frames[-1].position - first.position) @ first.normal) / (planes - 1)
     lps[:3, 3] = first.position
     affine: npt.NDArray[np.float64] = LPS_TO_RAS @ lps
     return affine
