@@ -159,7 +159,7 @@ def data_file(path: Path) -> Path | None:
     return path.with_name(name)
 
 
-def require_writable(path: Path, dtype: np.dtype[Any], scaling: Scaling | None = None) -> None:
+def require_writable(path: Path, dtype: npt.DTypeLike = np.float32, scaling: Scaling | None = None) -> None:
     """Refuse a file that cannot be written, before anything is computed.
 
     Args:
@@ -174,10 +174,10 @@ def require_writable(path: Path, dtype: np.dtype[Any], scaling: Scaling | None =
     if not is_written(path):
         what = "unknown kind of file" if suffix is None else "files of this kind are read, not written"
         raise OutputError(f"{path}: {what}", remedy=f"let the name end in {written_suffixes()}")
-    entry = _format(path)
-    if entry.types and dtype.name not in entry.types:
+    entry, kind = _format(path), np.dtype(dtype)
+    if entry.types and kind.name not in entry.types:
         raise OutputError(
-            f"{path}: the format has no voxels of type {dtype.name}", remedy="write float32, or NIfTI"
+            f"{path}: the format has no voxels of type {kind.name}", remedy="write float32, or NIfTI"
         )
     if scaling is not None and not entry.holds_scaling:
         raise OutputError(f"{path}: the format has no scaled integers", remedy="write float32, or NIfTI")

@@ -126,7 +126,7 @@ class Missing:
             result[_nearest(kept, result.shape)] = np.nan
 
     def require_whole(self, name: object) -> None:
-        """Refuse a scan of which slices are lost.
+        """Refuse a scan of which slices between others are lost.
 
         Args:
             name: of the scan, for the sentence.
@@ -134,10 +134,10 @@ class Missing:
         Raises:
             VolumeError: some are.
         """
-        if slices := sorted((*self.lost, *self.blank)):
-            raise VolumeError(
-                f"{name}: {_slices(slices, self.absurd.shape[self.axis])} blank", remedy="give the whole scan"
-            )
+        count = self.absurd.shape[self.axis]
+        holding = [k for k in range(count) if k not in (*self.lost, *self.blank)]
+        if slices := sorted(k for k in (*self.lost, *self.blank) if holding[0] < k < holding[-1]):
+            raise VolumeError(f"{name}: {_slices(slices, count)} blank", remedy="give the whole scan")
 
     def warnings(self, scan: _Array) -> tuple[str, ...]:
         """Tell in sentences what was found."""

@@ -18,12 +18,12 @@ from srcyc.dicom import (
     DicomSeries,
     is_dicom_file,
     is_dicom_folder,
-    list_series,
     listing_of,
     read_dicom_folder,
     read_dicom_header,
 )
 from srcyc.errors import InputError, OutputError, VolumeError
+from srcyc.finding import survey
 from srcyc.geometry import Grid, check_affine
 from srcyc.image_files import (
     Orientation,
@@ -263,26 +263,17 @@ def is_volume_path(path: str | os.PathLike[str]) -> bool:
 
 
 def find_volumes(folder: str | os.PathLike[str]) -> list[Path]:
-    """List the volumes in a folder, sorted: files by suffix, and the DICOM series at and below it.
+    """List the volumes at and below a folder, sorted: files by suffix, and DICOM series.
 
     A series that is the only one of its folder is given as that folder, another as FOLDER/NAME, which
     :func:`read_volume` takes like a path of its own. Localizers, captures and derived maps are left out (see
-    :func:`srcyc.dicom.list_series`). Hidden files and folders are left out; subfolders are searched for DICOM only.
+    :func:`srcyc.dicom.list_series`), hidden files and folders too. :func:`srcyc.finding.survey` tells what else there
+    is.
 
     Raises:
         VolumeError: not a folder, or not readable.
     """
-    folder = Path(folder)
-    try:
-        found = [
-            p for p in folder.iterdir() if not p.name.startswith(".") and not p.is_dir() and is_volume_path(p)
-        ]
-        listing = list_series(folder)
-    except OSError as error:
-        raise VolumeError(
-            f"{folder}: cannot be listed ({error.strerror})", remedy="give an existing folder"
-        ) from error
-    return sorted({*found, *(series.address for series in listing.series), *listing.broken})
+    return survey(Path(folder)).volumes
 
 
 # -- reading -------------------------------------------------------------------------------------------------
@@ -314,6 +305,11 @@ def _is_dicom(path: Path, series: str | DicomSeries | None) -> bool:
     if not path.exists():
         if listing_of(path) is not None:
             return True
+        if path.is_symlink():
+            raise VolumeError(
+                f"{path}: a link to {os.readlink(path)}, which is not there",
+                remedy="fetch the file (of a DataLad data set: datalad get)",
+            )
         raise VolumeError(f"{path}: no such file or folder", remedy="check the path")
     if is_dicom_file(path):
         return True

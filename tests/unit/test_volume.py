@@ -676,7 +676,9 @@ def test_find_volumes(tmp_path: Path) -> None:
     for name in ("series/IM0001", ".hidden/IM0001", "index/DICOMDIR", "deep/series/1.dcm"):
         (tmp_path / name).write_bytes(dicom)
     (tmp_path / "empty" / "scan.nii").touch()
-    assert [p.name for p in find_volumes(tmp_path)] == ["a.NRRD", "b.nii.gz", "c.mhd", "series", "series"]
+    assert [p.name for p in find_volumes(tmp_path)] == [
+        *("a.NRRD", "b.nii.gz", "c.mhd", "series", "scan.nii", "series")
+    ]
     assert find_volumes(tmp_path / "series") == [tmp_path / "series"]
     assert find_volumes(tmp_path / "index") == []
     with pytest.raises(VolumeError, match="cannot be listed"):

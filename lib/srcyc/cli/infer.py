@@ -14,7 +14,7 @@ import typer
 from srcyc.cli.console import EXIT_BAD_INPUT, EXIT_FAILURE, Console, sentence_of, show_error
 from srcyc.cli.options import Device, MaxMemory, ModelName, Precision, with_inference_options
 from srcyc.cli.plan import Job, find_sources, plan_jobs, prepare_folder, remove_empty
-from srcyc.errors import InputError
+from srcyc.errors import InputError, LabelMapError
 from srcyc.inference.options import InferenceOptions
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from srcyc.inference.results import Place
     from srcyc.inference.super_resolver import SuperResolver
     from srcyc.volume import Volume
+
+
+#: Files left out for one reason that the summary names.
+_TOLD = 20
 
 
 class Status(str, Enum):
@@ -63,7 +67,8 @@ def infer(
         list[Path],
         typer.Argument(
             metavar="INPUT",
-            help="Volumes (.nii .nii.gz .nrrd .mha .mhd), folders of a DICOM series, or folders of any of these.",
+            help="Volumes (.nii .nii.gz .hdr .nrrd .nhdr .mha .mhd .mgz), DICOM series, or folders of any of these, "
+            "searched to the bottom.",
             show_default=False,
         ),
     ],
@@ -72,7 +77,8 @@ def infer(
         typer.Option(
             "--output",
             "-o",
-            help="A file for one input (its suffix decides the format), else a folder (NAME becomes NAME_sr.nii.gz).",
+            help="A file for one input (its suffix decides the format), else a folder (NAME becomes NAME_sr.nii.gz, in "
+            "the tree that it was found in).",
             show_default=False,
         ),
     ],
@@ -106,7 +112,8 @@ def infer(
     """Super-resolve thick-slice scans.
 
     Each result gets a sidecar OUT.json that says how it was made. Outputs that exist are skipped, and one bad input
-    does not stop the rest. Exit code: 0 all written or skipped, 2 some input was refused, 1 something failed.
+    does not stop the rest. What in a folder is no scan (label maps, results, other files) is left out and named.
+    Exit code: 0 all written or skipped, 2 some input was refused, 1 something failed.
     """
     console = Console(json=json)
     request = Request(InferenceOptions.of(wishes), keep_type, preview, fill_gaps)
@@ -120,12 +127,12 @@ def infer(
                 "results": [_as_dict(outcome) for outcome in outcomes],
                 "left_out": [
                     {"files": [str(file) for file in one.files], "reason": one.reason}
-                    for one in batch.no_scans
+                    for one in batch.left_out
                 ],
             }
         )
-    elif len(outcomes) > 1:
-        _summarise(console, outcomes)
+    elif len(outcomes) > 1 or batch.left_out:
+        _summarise(console, outcomes, batch.left_out)
     raise typer.Exit(code)
 
 
@@ -156,7 +163,7 @@ class _Batch:
         self._request = request
         self._load = load
         self._resolver: SuperResolver | None = None
-        self.no_scans: list[LeftOut] = []
+        self.left_out: list[LeftOut] = []
 
     def run(
         self, inputs: list[Path], output: Path, *, series: Sequence[str] = (), overwrite: bool
@@ -167,12 +174,7 @@ class _Batch:
             InputError: nothing can be done at all (output place, model).
         """
         sources = find_sources(inputs, series)
-        if sources.left_out:
-            self._console.say(f"volumes that srcyc made are not taken as inputs: {sources.left_out}.")
-        self.no_scans = sources.no_scans
-        for one in self.no_scans:
-            more = f" and {len(one.files) - 1} more" if len(one.files) > 1 else ""
-            self._console.say(f"left out: {one.files[0]}{more}: {one.reason}.")
+        self.left_out = sources.left_out
         outcomes = [self._problem(str(given), error) for given, error in sources.bad]
         if not sources.scans:
             return outcomes
@@ -180,18 +182,30 @@ class _Batch:
 
         wanted = self._request
         maps = [name for name, option in MAPS.items() if getattr(wanted.options, option)]
-        jobs = plan_jobs(sources.scans, output, overwrite=overwrite, preview=wanted.preview, maps=maps)
-        folder = jobs[0].output.parent
-        created = prepare_folder(folder) if any(not job.done and job.problem is None for job in jobs) else []
+        jobs = plan_jobs(
+            sources.scans,
+            output,
+            overwrite=overwrite,
+            preview=wanted.preview,
+            maps=maps,
+            roots=sources.roots,
+        )
+        folders = sorted({job.output.parent for job in jobs if not job.done and job.problem is None})
+        created: list[Path] = []
         try:
+            for folder in folders:
+                created += prepare_folder(folder)
             for number, job in enumerate(jobs, 1):
                 label = f"[{number}/{len(jobs)}] {job.source}" if len(jobs) > 1 else str(job.source)
-                outcomes.append(self._one(job, label))
+                outcome = self._one(job, label, found=job.source in sources.roots)
+                if outcome is not None:
+                    outcomes.append(outcome)
         finally:
             remove_empty(created)
-        return outcomes
+        return outcomes or [self._problem(str(given), _no_scan(given)) for given in inputs]
 
-    def _one(self, job: Job, label: str) -> Outcome:
+    def _one(self, job: Job, label: str, *, found: bool) -> Outcome | None:
+        """Do one job; None for what was found in a folder and is no scan."""
         if job.problem is not None:
             return self._problem(str(job.source), job.problem)
         if job.done:
@@ -202,6 +216,11 @@ class _Batch:
             return self._super_resolve(job, label)
         except _ModelUnusable as error:
             raise error.cause from error.cause.__cause__
+        except LabelMapError as error:
+            if not found:
+                return self._problem(str(job.source), error)
+            self._leave_out(job.source, error.fact.removeprefix(f"{job.source}: "))
+            return None
         except Exception as error:  # noqa: BLE001 - one bad input does not stop the rest
             return self._problem(str(job.source), error)
 
@@ -237,6 +256,11 @@ class _Batch:
             message,
             written.sidecar,
         )
+
+    def _leave_out(self, path: Path, reason: str) -> None:
+        from srcyc.dicom import LeftOut
+
+        self.left_out.append(LeftOut((path,), reason))
 
     def _preview(self, job: Job, scan: Volume) -> Callable[[Place, Volume], None]:
         def draw(place: Place, volume: Volume) -> None:
@@ -295,11 +319,21 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
     return {**told, **{name: maps.get(name) for name in MAPS}}
 
 
-def _summarise(console: Console, outcomes: list[Outcome]) -> None:
+def _no_scan(given: Path) -> InputError:
+    return InputError(f"{given}: no scan in this folder, only what is left out; give one with scans.")
+
+
+def _summarise(console: Console, outcomes: list[Outcome], left_out: list[LeftOut]) -> None:
     console.say()
     for outcome in outcomes:
         where = f" -> {outcome.output}" if outcome.status is Status.WRITTEN else ""
         reason = f": {outcome.message}" if outcome.status in (Status.REFUSED, Status.FAILED) else ""
         console.say(f"{outcome.status.value:8} {outcome.input}{where}{reason}")
+    for one in left_out:
+        for file in one.files[:_TOLD]:
+            console.say(f"left out {file}: {one.reason}")
+        if len(one.files) > _TOLD:
+            console.say(f"left out {len(one.files) - _TOLD} more (--json names them): {one.reason}")
     counts = [f"{sum(o.status is status for o in outcomes)} {status.value}" for status in Status]
+    counts += [f"{sum(len(one.files) for one in left_out)} left out"] if left_out else []
     console.say(", ".join(counts))

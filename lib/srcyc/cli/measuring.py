@@ -13,7 +13,7 @@ import typer
 from srcyc.cli.console import EXIT_BAD_INPUT, EXIT_FAILURE, Console, show_error
 from srcyc.cli.options import load_resolver, parse_numbers
 from srcyc.cli.plan import find_sources, unique_names
-from srcyc.errors import ConfigError, InputError
+from srcyc.errors import ConfigError, InputError, VolumeError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,6 +46,14 @@ Jitter = Annotated[
 Noise = Annotated[
     float, typer.Option(metavar="FRACTION", help="Noise on the slices, as a fraction of the scan's range.")
 ]
+Blur = Annotated[
+    float,
+    typer.Option(metavar="FWHM", help="Gaussian blur within the slices, in their voxels."),
+]
+Box = Annotated[
+    float,
+    typer.Option(metavar="SHAPE", help="Slice profile between a Gaussian (0) and a box of the same width (1)."),
+]
 Lpips = Annotated[
     str | None,
     typer.Option(
@@ -72,6 +80,8 @@ def simulations(
     axis: str | None = None,
     jitter: float = 0.0,
     noise: float = 0.0,
+    blur: float = 0.0,
+    box: float = 0.0,
     told_ratio: float | None = None,
 ) -> list[Simulation]:
     """Read what is to be simulated: every thickness along every axis.
@@ -85,7 +95,7 @@ def simulations(
     thicknesses = parse_numbers(thickness, option="--thickness", example="3,5")
     if not gap < float("inf"):
         raise ConfigError(f"--gap {gap:g}: give a finite gap in mm.")
-    spoiling = Spoiling(jitter, noise)
+    spoiling = Spoiling(jitter, noise, blur=blur, box=box)
     return [Simulation(mm, gap, each, spoiling, told_ratio) for each in _axes(axis) for mm in thicknesses]
 
 
@@ -219,12 +229,10 @@ class Measurement:
                 self._console.warn(f"{row.scan}, {row.thickness:g} mm, {row.method}: {_misalignment(row)}.")
 
     def _each(self, paths: Sequence[Path], work: Callable[[Volume, str], set[int]]) -> set[int]:
-        from srcyc.volume import read_volume
-
         codes: set[int] = set()
         for path, name in zip(paths, unique_names(paths), strict=True):
             try:
-                codes |= work(read_volume(path), name)
+                codes |= work(_read_whole(path), name)
             except Exception as error:  # noqa: BLE001 - one bad scan does not stop the rest
                 codes.add(show_error(error, str(path)))
         return codes
@@ -398,6 +406,8 @@ def _slices(mean: Mean) -> str:
     words = ["all" if mean.thickness is None else f"{mean.thickness:g} mm"]
     words += [f"jitter {100 * mean.jitter:g} %"] if mean.jitter else []
     words += [f"noise {100 * mean.noise:g} %"] if mean.noise else []
+    words += [f"blur {mean.blur:g} voxels"] if mean.blur else []
+    words += [f"box {mean.box:g}"] if mean.box else []
     return ", ".join(words)
 
 
@@ -432,3 +442,24 @@ def _misalignment(row: Row) -> str:
         return "the result is mirrored against the truth"
     shift = ", ".join(f"{value:+.2f}" for value in (row.shift_i, row.shift_j, row.shift_k))
     return f"the result is shifted by {shift} voxels against the truth"
+
+
+def _read_whole(path: Path) -> Volume:
+    """Read a scan that says something everywhere: what is measured on it is a mean over all of it.
+
+    Raises:
+        VolumeError: it cannot be read, is a label map, or lacks values or slices.
+    """
+    from srcyc.labels import require_scan
+    from srcyc.missing import Missing
+    from srcyc.volume import read_volume
+
+    volume = read_volume(path)
+    require_scan(volume)
+    missing = Missing.of(volume)
+    missing.require_whole(path)
+    if missing.valueless.any():
+        raise VolumeError(
+            f"{path}: some voxels hold no value (NaN)", remedy="give a scan with values everywhere"
+        )
+    return volume

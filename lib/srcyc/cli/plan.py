@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,18 +54,18 @@ class Sources:
     Attributes:
         scans: volumes and addresses of DICOM series, without repetition, in the order given.
         bad: inputs that are none, and why.
-        left_out: volumes in folders that srcyc made itself.
-        no_scans: DICOM files that are no part of a scan, with the reason.
+        left_out: what in folders is no scan, with the reason.
+        roots: of scans that were found in a folder, that folder.
     """
 
     scans: list[Path]
     bad: list[tuple[Path, InputError]]
-    left_out: int
-    no_scans: list[LeftOut] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    roots: dict[Path, Path] = field(default_factory=dict)
 
 
 def find_sources(inputs: Sequence[Path], series: Sequence[str] = ()) -> Sources:
-    """Expand folders to the volumes in them; of DICOM to its series, or to those chosen.
+    """Expand folders to the volumes at and below them; of DICOM to its series, or to those chosen.
 
     Volumes that srcyc made (their sidecar says so) are left out of folders.
 
@@ -73,69 +73,93 @@ def find_sources(inputs: Sequence[Path], series: Sequence[str] = ()) -> Sources:
         inputs: volumes, folders, DICOM files of many frames.
         series: numbers, descriptions or UIDs of the DICOM series wanted; every input has to hold each.
     """
-    scans: list[Path] = []
-    bad: list[tuple[Path, InputError]] = []
-    seen: set[Path] = set()
-    no_scans: list[LeftOut] = []
-    left_out = 0
+    from srcyc.dicom import LeftOut
+    from srcyc.image_files import header_file
+
+    sources = Sources([], [])
+    seen: dict[Path, Path] = {}
     for given in inputs:
         if given.name in ("", ".."):
             given = Path(os.path.abspath(given))  # `.` has no name that an output could get
         try:
-            found, own, others = _volumes(given, series)
+            found, others = _volumes(header_file(given), series)
         except InputError as error:
-            bad.append((given, error))
+            sources.bad.append((given, error))
             continue
         except OSError as error:
             reason = error.strerror or error
-            bad.append((given, InputError(f"{given}: cannot be read ({reason}); check its permissions.")))
+            sources.bad.append(
+                (given, InputError(f"{given}: cannot be read ({reason}); check its permissions."))
+            )
             continue
-        left_out += own
-        no_scans += others
+        sources.left_out.extend(others)
         for path in found:
-            place = path.resolve()
-            if place not in seen:
-                seen.add(place)
-                scans.append(path)
-    return Sources(scans, bad, left_out, no_scans)
+            first = seen.setdefault(path.resolve(), path)
+            if first is path:
+                sources.scans.append(path)
+                if given.is_dir():
+                    sources.roots[path] = given
+            elif os.path.abspath(first) != os.path.abspath(path):
+                sources.left_out.append(LeftOut((path,), f"the same file as {first}"))
+    return sources
 
 
-def _volumes(given: Path, series: Sequence[str]) -> tuple[list[Path], int, list[LeftOut]]:
-    """Give the volumes that one input stands for, how many of srcyc's own and what DICOM was left out.
+def _volumes(given: Path, series: Sequence[str]) -> tuple[list[Path], list[LeftOut]]:
+    """Give the volumes that one input stands for, and what was left out.
 
     Raises:
         InputError: a folder without any, or without the series wanted.
     """
-    from srcyc.dicom import choose, is_dicom_file, is_directory_file, list_series
-    from srcyc.volume import find_volumes
+    from srcyc.dicom import LeftOut, choose, is_dicom_file, is_directory_file, list_series
+    from srcyc.finding import survey
+    from srcyc.image_files import known_suffixes
 
     if is_directory_file(given) and given.is_file():
         given = given.parent
     is_folder = given.is_dir()
     if not (is_folder or series or is_dicom_file(given)):
-        return [given], 0, []
+        return [given], []
     if series:
         if not (is_folder or is_dicom_file(given)):
             raise InputError(f"{given}: no DICOM, it has no series; leave --series out.")
         listing = list_series(given)
-        return [one.address for name in series for one in choose(listing, name, given)], 0, []
+        return [one.address for name in series for one in choose(listing, name, given)], []
     if not is_folder:
-        return [one.address for one in list_series(given).series] or [given], 0, []
-    found = find_volumes(given)
-    scans = [path for path in found if not _made_by_srcyc(path)]
-    no_scans = list_series(given).told()
+        return [one.address for one in list_series(given).series] or [given], []
+    found = survey(given)
+    made = tuple(path for path in found.volumes if _made_by_srcyc(path))
+    scans = [path for path in found.volumes if path not in made]
+    left_out = [one for one in map(_foreign, found.left_out) if one.files]
     if not scans:
-        what = "only volumes that srcyc made" if found else "no volume"
-        told = f" ({'; '.join(one.reason for one in no_scans[:_TOLD])})" if no_scans else ""
+        what = "only volumes that srcyc made" if made else "no volume"
+        told = f" ({'; '.join(one.reason for one in left_out[:_TOLD])})" if left_out else ""
         raise InputError(
-            f"{given}: {what} in this folder{told}; give one with .nii, .nii.gz, .nrrd, .mha or .mhd files, or of a "
-            "DICOM series, or choose a series by --series."
+            f"{given}: {what} in this folder{told}; give one with {known_suffixes()} files, or of a DICOM series, or "
+            "choose a series by --series."
         )
-    return scans, len(found) - len(scans), no_scans
+    return scans, [*left_out, *([LeftOut(made, "made by srcyc")] if made else [])]
+
+
+def _foreign(left_out: LeftOut) -> LeftOut:
+    """Leave out of what was left out the sidecars and pictures of srcyc's own results, even without these."""
+    from srcyc.dicom import LeftOut
+
+    ours = {
+        file
+        for file in left_out.files
+        if file.suffix in (".json", ".png") and read_sidecar(file.with_suffix(".json"))
+    }
+    return LeftOut(tuple(file for file in left_out.files if file not in ours), left_out.reason)
 
 
 def plan_jobs(
-    sources: Sequence[Path], out: Path, *, overwrite: bool, preview: bool = False, maps: Sequence[str] = ()
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    overwrite: bool,
+    preview: bool = False,
+    maps: Sequence[str] = (),
+    roots: Mapping[Path, Path] | None = None,
 ) -> list[Job]:
     """Name the output of every source and see whether it may be written.
 
@@ -145,13 +169,15 @@ def plan_jobs(
         overwrite: existing outputs are replaced.
         preview: a picture is written beside each volume.
         maps: so are these, by their names.
+        roots: folders whose tree the outputs keep, of the sources that were found in one.
 
     Raises:
         OutputError: one file named for several scans, or a name that is neither a volume nor a folder.
     """
-    from srcyc.image_files import known_suffixes, volume_suffix
+    from srcyc.image_files import require_writable, volume_suffix, written_suffixes
 
     if volume_suffix(out) is not None and not out.is_dir():
+        require_writable(out)
         if len(sources) != 1:
             named = "; ".join(path.name for path in sources[:_TOLD]) + "; ..." * (len(sources) > _TOLD)
             raise OutputError(
@@ -160,23 +186,19 @@ def plan_jobs(
             )
         outputs = [out]
     elif out.exists() and not out.is_dir():
-        raise OutputError(f"{out}: is neither a folder nor ends in {known_suffixes()}; give one of these.")
+        raise OutputError(f"{out}: is neither a folder nor ends in {written_suffixes()}; give one of these.")
     elif out.suffix and not out.is_dir():
         raise OutputError(
-            f"{out}: unknown kind of volume {out.suffix!r}; let the name end in {known_suffixes()}, or create the "
+            f"{out}: unknown kind of volume {out.suffix!r}; let the name end in {written_suffixes()}, or create the "
             "folder of that name first."
         )
     else:
-        outputs = [out / f"{name}{OUTPUT_ENDING}{OUTPUT_SUFFIX}" for name in unique_names(sources)]
-    repeated = {path for path in outputs if outputs.count(path) > 1}
+        names = unique_names(sources, roots)
+        outputs = [out / f"{name}{OUTPUT_ENDING}{OUTPUT_SUFFIX}" for name in names]
     jobs = []
     for source, output in zip(sources, outputs, strict=True):
         job = Job(source, output)
         try:
-            if output in repeated:
-                raise OutputError(
-                    f"{source}: another input would be written to {output} too; run them one by one."
-                )
             companions = [job.place.sidecar]
             companions += [job.place.preview] if preview else []
             companions += [job.place.map(name) for name in maps]
@@ -189,20 +211,60 @@ def plan_jobs(
     return jobs
 
 
-def unique_names(sources: Sequence[Path]) -> list[str]:
-    """Name each scan by its stem; scans of equal stem by as much of their folders as tells them apart."""
-    from srcyc.inference.results import volume_stem
+def unique_names(sources: Sequence[Path], roots: Mapping[Path, Path] | None = None) -> list[str]:
+    """Name each scan by its stem, in the tree of the folder that it was found in; no two alike.
+
+    Scans of equal name are told apart by as much of their folders as it takes, then by their suffixes, then by numbers.
+
+    Args:
+        sources: scans.
+        roots: see :func:`plan_jobs`.
+
+    Returns:
+        paths with ``/``, relative to the folder of the outputs.
+    """
+    from srcyc.volume import volume_stem
 
     # abspath, not resolve: the target of a link may have a meaningless name (DataLad, git-annex).
     paths = [Path(os.path.abspath(path)) for path in sources]
-    names = [volume_stem(path) for path in paths]
-    for name in {name for name in names if names.count(name) > 1}:
-        group = [index for index, other in enumerate(names) if other == name]
-        folders = [paths[index].parent for index in group]
-        common = Path(os.path.commonpath(folders))
-        for index, folder in zip(group, folders, strict=True):
-            names[index] = "_".join((*folder.relative_to(common).parts, name))
+    bases = [Path(os.path.abspath((roots or {}).get(source, source.parent))) for source in sources]
+    trees = [
+        () if path == base else path.relative_to(base).parts[:-1]
+        for path, base in zip(paths, bases, strict=True)
+    ]
+    stems = [volume_stem(path) for path in paths]
+    names = ["/".join((*tree, stem)) for tree, stem in zip(trees, stems, strict=True)]
+    for group in _equal(names):
+        common = Path(os.path.commonpath([bases[index] for index in group]))
+        for index in group:
+            more = bases[index].relative_to(common).parts
+            joined = (
+                ("_".join((*more, stems[index])),)
+                if not trees[index]
+                else (*more, *trees[index], stems[index])
+            )
+            names[index] = "/".join(joined)
+    for group in _equal(names):
+        for index in group:
+            suffix = paths[index].name[len(stems[index]) :]
+            names[index] += suffix.lower().replace(".", "_")
+    taken = {name.casefold() for name in names}
+    for group in _equal(names):
+        for index in group[1:]:
+            number = 2
+            while f"{names[index]}_{number}".casefold() in taken:
+                number += 1
+            names[index] = f"{names[index]}_{number}"
+            taken.add(names[index].casefold())
     return names
+
+
+def _equal(names: Sequence[str]) -> list[list[int]]:
+    """Give the indices of names that are equal, also for file systems that do not tell capitals from small letters."""
+    groups: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        groups.setdefault(name.casefold(), []).append(index)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def prepare_folder(folder: Path) -> list[Path]:
@@ -311,7 +373,8 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 def _made_by_srcyc(path: Path) -> bool:
     """Tell whether a file is a result or a map of one, by the sidecar beside it."""
-    from srcyc.inference.results import MAPS, SIDECAR_SUFFIX, volume_stem
+    from srcyc.inference.results import MAPS, SIDECAR_SUFFIX
+    from srcyc.volume import volume_stem
 
     if not path.is_file():
         return False

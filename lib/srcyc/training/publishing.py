@@ -13,8 +13,8 @@ from srcyc.data.store import TrainingScan
 from srcyc.evaluation.metrics import Quality
 from srcyc.inference.card import ModelCard, Origin, ScanScore, Training, ValidationScore, contrast_of
 from srcyc.inference.model_file import PublishedModel, load_model, publish_model
-from srcyc.inference.results import volume_stem
 from srcyc.training.validation import Case, Score, Validator
+from srcyc.volume import volume_stem
 
 
 def make_card(

@@ -3,8 +3,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from srcyc.cli.plan import find_sources, plan_jobs, prepare_folder, remove_empty, unique_names
 from srcyc.errors import OutputError
@@ -30,7 +33,8 @@ def test_what_srcyc_made_is_left_out_of_folders_but_not_when_named(tmp_path):
     scan, made = _scan(tmp_path / "a.nii.gz"), _scan(tmp_path / "a_sr.nii.gz")
     (tmp_path / "a_sr.json").write_text(json.dumps({"software": "srcyc 0.1.0", "output": "a_sr.nii.gz"}))
     found = find_sources([tmp_path])
-    assert (found.scans, found.left_out) == ([scan], 1)
+    assert found.scans == [scan]
+    assert [(one.files, one.reason) for one in found.left_out] == [((made,), "made by srcyc")]
     assert find_sources([made]).scans == [made]
 
 
@@ -73,10 +77,81 @@ def test_the_name_of_a_link_counts_not_its_target(tmp_path):
     assert unique_names([link]) == ["T1w"]
 
 
-def test_inputs_that_cannot_be_told_apart_are_all_refused(tmp_path):
-    one, two = _scan(tmp_path / "a.nii.gz"), _scan(tmp_path / "a.nrrd")
-    jobs = _plan([one, two], tmp_path / "out")
-    assert all("run them one by one" in str(job.problem) for job in jobs)
+def test_the_outputs_keep_the_tree_of_a_folder(tmp_path):
+    scans = [
+        _scan(tmp_path / "in" / name) for name in ("a.nii", "sub-01/anat/T1w.nii", "sub-02/anat/T1w.nii")
+    ]
+    found = find_sources([tmp_path / "in"])
+    assert found.scans == scans
+    jobs = plan_jobs(found.scans, tmp_path / "out", overwrite=False, roots=found.roots)
+    assert [job.output.relative_to(tmp_path / "out").as_posix() for job in jobs] == [
+        *("a_sr.nii.gz", "sub-01/anat/T1w_sr.nii.gz", "sub-02/anat/T1w_sr.nii.gz")
+    ]
+
+
+def test_two_trees_of_the_same_names_do_not_collide(tmp_path):
+    for name in ("one/x/T1w.nii", "two/x/T1w.nii", "two/T2w.nii"):
+        _scan(tmp_path / name)
+    found = find_sources([tmp_path / "one", tmp_path / "two"])
+    assert unique_names(found.scans, found.roots) == ["one/x/T1w", "T2w", "two/x/T1w"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("T1.nii", "T1.nii.gz"), ["T1_nii", "T1_nii_gz"]),
+        (("a.nrrd", "a.mha", "a.hdr", "b.nii"), ["a_nrrd", "a_mha", "a_hdr", "b"]),
+        (("a.nii", "A.nii"), ["a_nii", "A_nii_2"]),
+        (("a.nii", "a.nii.gz", "a_nii.nii"), ["a_nii", "a_nii_gz", "a_nii_2"]),
+        (("a.nii", "series"), ["a", "series"]),
+    ],
+)
+def test_scans_of_one_stem_get_names_that_differ(names, expected):
+    found = unique_names([Path("/in") / name for name in names])
+    assert found == expected
+    assert len({name.casefold() for name in found}) == len(names)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["", "x", "y", "x/y", "X"]),
+            st.sampled_from(["a", "A", "a_nii", "a_2", "x_a"]),
+            st.sampled_from([".nii", ".nii.gz", ".NII", ".nrrd", ".mgz"]),
+        ),
+        unique=True,
+        max_size=12,
+    ),
+    st.booleans(),
+)
+def test_names_never_collide_whatever_the_scans_are_called(scans, in_folders):
+    paths = [Path("/root", folder, stem + suffix) for folder, stem, suffix in scans]
+    roots = {path: Path("/root") for path in paths} if in_folders else {}
+    names = unique_names(paths, roots)
+    assert len({name.casefold() for name in names}) == len(paths)
+    assert not any(".." in name.split("/") for name in names)
+
+
+def test_a_pair_is_one_scan_by_either_of_its_files(tmp_path):
+    image = nib.Nifti1Pair(np.zeros((4, 4, 4), np.int16), np.eye(4))
+    nib.save(image, tmp_path / "c.img")
+    assert find_sources([tmp_path / "c.img", tmp_path / "c.hdr", tmp_path]).scans == [tmp_path / "c.hdr"]
+
+
+def test_two_names_of_one_file_are_told(tmp_path):
+    scan = _scan(tmp_path / "in" / "a.nii.gz")
+    (tmp_path / "in" / "b.nii.gz").symlink_to(scan)
+    found = find_sources([tmp_path / "in"])
+    assert found.scans == [scan]
+    assert [(one.files[0].name, one.reason) for one in found.left_out] == [
+        ("b.nii.gz", f"the same file as {scan}")
+    ]
+
+
+@pytest.mark.parametrize("name", ["x.hdr", "x.nhdr"])
+def test_formats_that_are_only_read_are_no_outputs(tmp_path, name):
+    with pytest.raises(OutputError, match="read, not written"):
+        _plan([tmp_path / "a.nii"], tmp_path / name)
 
 
 def test_an_existing_output_is_kept_unless_asked(tmp_path):
