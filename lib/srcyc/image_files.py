@@ -127,9 +127,12 @@ def written_suffixes() -> str:
     )
 
 
-def is_written(path: Path) -> bool:
-    """Tell whether a name ends in a suffix that is written."""
-    return volume_suffix(path) is not None and _format(path).write is not None
+def is_written(path: Path, dtype: npt.DTypeLike = np.float32) -> bool:
+    """Tell whether a name ends in a suffix that is written, with voxels of a type."""
+    if volume_suffix(path) is None:
+        return False
+    entry = _format(path)
+    return entry.write is not None and (not entry.types or np.dtype(dtype).name in entry.types)
 
 
 def can_scale(path: Path) -> bool:
@@ -174,12 +177,11 @@ def require_writable(path: Path, dtype: npt.DTypeLike = np.float32, scaling: Sca
     if not is_written(path):
         what = "unknown kind of file" if suffix is None else "files of this kind are read, not written"
         raise OutputError(f"{path}: {what}", remedy=f"let the name end in {written_suffixes()}")
-    entry, kind = _format(path), np.dtype(dtype)
-    if entry.types and kind.name not in entry.types:
+    if not is_written(path, dtype):
         raise OutputError(
-            f"{path}: the format has no voxels of type {kind.name}", remedy="write float32, or NIfTI"
+            f"{path}: the format has no voxels of type {np.dtype(dtype)}", remedy="write float32, or NIfTI"
         )
-    if scaling is not None and not entry.holds_scaling:
+    if scaling is not None and not can_scale(path):
         raise OutputError(f"{path}: the format has no scaled integers", remedy="write float32, or NIfTI")
 
 

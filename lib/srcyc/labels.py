@@ -72,8 +72,24 @@ def require_scan(volume: Volume) -> None:
     if why := why_label_map(volume):
         raise LabelMapError(
             f"{volume.source or 'volume'}: a label map, no scan ({why})",
-            remedy="give the scan, and this as its labels, or force it",
+            remedy="give the scan itself (labels brings a label map to its result's grid, force takes it for a scan)",
             options=("labels", "force"),
+        )
+
+
+def require_labels(volume: Volume) -> None:
+    """Refuse a scan where a label map is wanted.
+
+    Raises:
+        VolumeError: values that are no labels, or as many as a scan has.
+    """
+    name, data = str(volume.source or "labels"), volume.data[0]
+    if not np.isfinite(data).all() or not _are_whole(data):
+        raise VolumeError(f"{name}: its voxels are no whole numbers, so no labels", remedy="give a label map")
+    number = _counted(data)[0]
+    if number > 1 and why_label_map(volume) is None:
+        raise VolumeError(
+            f"{name}: {number} different values and no flat regions, so no labels", remedy="give a label map"
         )
 
 
@@ -92,23 +108,17 @@ def resample_labels(labels: Volume, grid: Grid) -> Volume:
         whole numbers on ``grid``; 0 outside the label map's field of view.
 
     Raises:
-        VolumeError: values that are no labels, too many of them, or a label map that lies elsewhere.
+        VolumeError: no label map, or one that lies elsewhere.
     """
-    name = str(labels.source or "labels")
-    data = labels.data[0]
-    if not np.isfinite(data).all() or not _are_whole(data):
-        raise VolumeError(f"{name}: its voxels are no whole numbers, so no labels", remedy="give a label map")
+    require_labels(labels)
     if not _overlap(labels.grid, grid):
         raise VolumeError(
-            f"{name}: lies outside the scan's field of view", remedy="give the label map of this scan"
-        )
-    if _counted(data)[0] > _MOST_LABELS:
-        raise VolumeError(
-            f"{name}: more than {_MOST_LABELS} different values, so no labels", remedy="give a label map"
+            f"{labels.source or 'labels'}: lies outside the scan's field of view",
+            remedy="give the label map of this scan",
         )
     return replace(
         labels,
-        data=_interpolated(data, labels.grid, grid)[None],
+        data=_interpolated(labels.data[0], labels.grid, grid)[None],
         affine=grid.affine,
         source=None,
         padding=None,

@@ -47,6 +47,7 @@ class Outcome:
     sidecar: str | None = None
     preview: str | None = None
     maps: dict[str, str] = field(default_factory=dict)
+    labels: str | None = None
     message: str = ""
     report: dict[str, Any] = field(default_factory=dict)
 
@@ -59,6 +60,7 @@ class Request:
     keep_type: bool
     preview: bool
     fill_gaps: bool = False
+    labels: Path | None = None
 
 
 @with_inference_options(after="model")
@@ -105,6 +107,15 @@ def infer(
     preview: Annotated[
         bool, typer.Option("--preview", help="Also write OUT.png: interpolated beside super-resolved.")
     ] = False,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            metavar="FILE",
+            help="A label map of the one scan: also written on the result's grid, as OUT_labels.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
     **wishes: Any,
@@ -116,7 +127,7 @@ def infer(
     Exit code: 0 all written or skipped, 2 some input was refused, 1 something failed.
     """
     console = Console(json=json)
-    request = Request(InferenceOptions.of(wishes), keep_type, preview, fill_gaps)
+    request = Request(InferenceOptions.of(wishes), keep_type, preview, fill_gaps, labels)
     batch = _Batch(console, request, _loader(model, device, precision, max_memory))
     outcomes = batch.run(inputs, output, series=series or [], overwrite=overwrite)
     code = exit_code(outcomes)
@@ -163,6 +174,7 @@ class _Batch:
         self._request = request
         self._load = load
         self._resolver: SuperResolver | None = None
+        self._labels: Volume | None = None
         self.left_out: list[LeftOut] = []
 
     def run(
@@ -178,10 +190,15 @@ class _Batch:
         outcomes = [self._problem(str(given), error) for given, error in sources.bad]
         if not sources.scans:
             return outcomes
-        from srcyc.inference.results import MAPS
+        from srcyc.inference.results import LABELS, MAPS
 
         wanted = self._request
         maps = [name for name, option in MAPS.items() if getattr(wanted.options, option)]
+        if wanted.labels is not None:
+            maps.append(LABELS)
+            given = wanted.labels.resolve()
+            sources.scans[:] = [path for path in sources.scans if path.resolve() != given]
+            self._labels = _read_labels(wanted.labels, sources.scans)
         jobs = plan_jobs(
             sources.scans,
             output,
@@ -225,7 +242,7 @@ class _Batch:
             return self._problem(str(job.source), error)
 
     def _super_resolve(self, job: Job, label: str) -> Outcome:
-        from srcyc.inference.results import INPUT_TYPE, write_result
+        from srcyc.inference.results import INPUT_TYPE, LABELS, write_result
         from srcyc.volume import read_volume
 
         start = time.perf_counter()
@@ -239,6 +256,7 @@ class _Batch:
                 scan,
                 job.output,
                 dtype=INPUT_TYPE if request.keep_type else "float32",
+                labels=self._labels,
                 also=self._preview(job, scan) if request.preview else None,
             )
         for warning in written.sidecar["warnings"]:
@@ -253,6 +271,7 @@ class _Batch:
             str(job.place.sidecar),
             str(job.place.preview) if request.preview else None,
             {name: str(path) for name, path in written.maps.items()},
+            None if self._labels is None else str(job.place.map(LABELS)),
             message,
             written.sidecar,
         )
@@ -317,6 +336,24 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
     told = {**vars(outcome), "status": outcome.status.value}
     maps = told.pop("maps")
     return {**told, **{name: maps.get(name) for name in MAPS}}
+
+
+def _read_labels(path: Path, scans: Sequence[Path]) -> Volume:
+    """Read the label map of the one scan.
+
+    Raises:
+        InputError: several scans, or no label map.
+    """
+    from srcyc.labels import require_labels
+    from srcyc.volume import read_volume
+
+    if not scans:
+        raise InputError(f"--labels {path}: is the scan itself; give its label map.")
+    if len(scans) != 1:
+        raise InputError(f"--labels {path}: one label map for {len(scans)} scans; give one scan.")
+    labels = read_volume(path)
+    require_labels(labels)
+    return labels
 
 
 def _no_scan(given: Path) -> InputError:

@@ -373,13 +373,13 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 def _made_by_srcyc(path: Path) -> bool:
     """Tell whether a file is a result or a map of one, by the sidecar beside it."""
-    from srcyc.inference.results import MAPS, SIDECAR_SUFFIX
+    from srcyc.inference.results import LABELS, MAPS, SIDECAR_SUFFIX
     from srcyc.volume import volume_stem
 
     if not path.is_file():
         return False
     stem = volume_stem(path)
-    for name, ending in (("output", ""), *((name, f"_{name}") for name in MAPS)):
+    for name, ending in (("output", ""), *((name, f"_{name}") for name in (*MAPS, LABELS))):
         sidecar = path.with_name(stem.removesuffix(ending) + SIDECAR_SUFFIX)
         if stem.endswith(ending) and read_sidecar(sidecar).get(name) == path.name:
             return True

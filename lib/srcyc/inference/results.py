@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from srcyc.files import publish, staging, write_text
-from srcyc.image_files import Scaling, can_scale
+from srcyc.image_files import Scaling, can_scale, is_written
+from srcyc.labels import resample_labels
 from srcyc.volume import Volume, volume_stem, write_volume
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ SIDECAR_SUFFIX, PREVIEW_SUFFIX = ".json", ".png"
 
 #: Maps that a result may have (attributes of :class:`SuperResolution`), and the options that ask for them.
 MAPS = {"uncertainty": "uncertainty", "correction": "correction_map"}
+
+#: What a label map brought to a result's grid is called beside it.
+LABELS = "labels"
 
 #: Stands for the scan's own voxel type.
 INPUT_TYPE = "input"
@@ -85,6 +89,7 @@ def write_result(
     dtype: str = "float32",
     sidecar: bool = True,
     private: bool = False,
+    labels: Volume | None = None,
     also: Callable[[Place, Volume], None] | None = None,
 ) -> Written:
     """Write a result and all that belongs to it; the files appear together and complete, or not at all.
@@ -97,10 +102,12 @@ def write_result(
             the format can hold one); maps are float32.
         sidecar: write it too.
         private: only this user may read the files.
+        labels: label map of the scan, written on the result's grid too.
         also: writes further files to a place that is given to it, of the volume as it is written.
 
     Raises:
         OutputError: see :func:`srcyc.volume.write_volume`.
+        VolumeError: labels that are none, or of something else.
     """
     document = result.report.model_dump(mode="json")
     volume, kind, scaling = result.volume, np.dtype(np.float32 if dtype == INPUT_TYPE else dtype), None
@@ -117,6 +124,8 @@ def write_result(
     document["output"] = path.name
     document["output_type"] = str(kind)
     document |= {name: final.map(name).name for name in maps}
+    if labels is not None:
+        document[LABELS] = final.map(LABELS).name
     with staging(path.parent) as folder:
         staged = Place(folder / path.name)
         first = []
@@ -127,6 +136,8 @@ def write_result(
             also(staged, volume)
         for name, values in maps.items():
             write_volume(values, staged.map(name))
+        if labels is not None:
+            _write_labels(labels, result.volume, staged.map(LABELS))
         last = write_volume(volume, staged.volume, dtype=kind, scaling=scaling)
         # The volume goes last; a .raw has to be there before the .mhd that names it.
         others = sorted(file for file in folder.iterdir() if file not in (*first, last))
@@ -135,6 +146,25 @@ def write_result(
                 file.chmod(0o600)
         publish([*first, *others, last], path.parent)
     return Written(path, {name: final.map(name) for name in maps}, document)
+
+
+def _write_labels(labels: Volume, result: Volume, path: Path) -> None:
+    """Write a label map on a result's grid, in its own type, or the least that holds it and that the format has."""
+    here = resample_labels(labels, result.grid)
+    kinds = [labels.stored_dtype, *(np.dtype(kind) for kind in ("uint8", "int16", "int32"))]
+    low, high = float(here.data.min()), float(here.data.max())
+    kind = next(
+        kind
+        for kind in (*kinds, np.dtype(np.float32))
+        if kind == np.float32
+        or (
+            kind.kind in "iu"
+            and np.iinfo(kind).min <= low
+            and high <= np.iinfo(kind).max
+            and is_written(path, kind)
+        )
+    )
+    write_volume(replace(result, data=here.data), path, dtype=kind)
 
 
 def _own_type(scan: Volume, path: Path) -> tuple[np.dtype[Any], Scaling | None, list[str]]:
