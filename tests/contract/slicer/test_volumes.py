@@ -444,6 +444,10 @@ def test_a_report_in_words(report: dict[str, Any], volumes: ModuleType) -> None:
             {"thickness": {"millimetres": 4.5, "ratio": 0.9, "source": "read"}},
             "Slices 4.5 mm thick, as the file says",
         ),
+        (
+            {"thickness": {"millimetres": 3.6, "ratio": 0.72, "source": "estimated"}},
+            "Slices 3.6 mm thick, estimated from the scan: 0.72 of their distance",
+        ),
         ({"consistency": {"applied": True, "slices_corrected": False}}, "Slices not corrected"),
         (
             {"consistency": {"applied": False, "residual": 0.0312}},

@@ -15,7 +15,8 @@ import pytest
 from srcyc.acquisition import ASSUMED_THICKNESS
 from srcyc.data.store import ScanStore, TrainingScan
 from srcyc.errors import DataError, OutputError, VolumeError
-from srcyc.volume import Volume, read_volume
+from srcyc.simulation import simulate_thick
+from srcyc.volume import Volume, read_volume, write_volume
 from srcyc.working import prepare
 
 #: Thick slices along the first axis, turned and shifted.
@@ -77,6 +78,17 @@ def test_the_thickness_is_the_file_s_or_what_is_assumed(
     store = ScanStore(tmp_path / "store")
     assert store.get(scan).thickness_ratio == pytest.approx(ratio)
     assert store.get(scan).thickness_ratio == pytest.approx(ratio)
+
+
+def test_a_thickness_that_nobody_says_is_estimated(tmp_path: Path, sample_data: Path) -> None:
+    head = read_volume(sample_data / "ch2bet.nii.gz")
+    centre = replace(head, data=head.data[:, 40:140, 60:160, 20:140])
+    for ratio in (0.6, 1.0):
+        thick = replace(simulate_thick(centre, 5.0, thickness=5 * ratio, axis=2)[0], slice_thickness=None)
+        file = write_volume(thick, tmp_path / f"scan{ratio}.nii.gz", dtype=np.float32)
+        found = ScanStore(tmp_path / "store").get(file).thickness_ratio
+        assert found == pytest.approx(ratio, abs=0.15)
+        assert found != ASSUMED_THICKNESS
 
 
 @pytest.mark.parametrize(

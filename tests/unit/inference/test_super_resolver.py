@@ -16,7 +16,8 @@ from srcyc.inference import InferenceOptions, SuperResolver
 from srcyc.inference.super_resolver import Plan, slice_thickness
 from srcyc.networks import Sampling
 from srcyc.simulation import simulate_thick
-from srcyc.volume import Volume, write_volume
+from srcyc.slice_profile import ProfileEstimate
+from srcyc.volume import Volume, read_volume, write_volume
 from srcyc.working import prepare
 
 
@@ -359,6 +360,45 @@ def test_the_thickness_is_stated_or_read_or_assumed(
     error = np.linalg.norm(acquired(image, ratio) - scan.data) / np.linalg.norm(scan.data)
     assert error < (0.02 if ratio > 1 else 5e-3)
     assert result.report.input.slice_thickness == read
+
+
+@pytest.mark.parametrize(
+    ("stated", "read", "told", "source", "ratio", "asked"),
+    [
+        (None, None, (0.7, 1.0), "estimated", 0.7, 1),
+        (None, None, (0.7, 3.0), "assumed", 0.8, 1),  # unlike all that it was learnt from
+        (None, None, None, "assumed", 0.8, 1),
+        (None, 0.1, (0.7, 1.0), "estimated", 0.7, 1),  # a header that is not believed
+        (None, 3.0, (0.7, 1.0), "read", 0.6, 0),
+        (4.5, 3.0, (0.7, 1.0), "stated", 0.9, 0),
+    ],
+)
+def test_the_scan_is_asked_only_where_nobody_says(stated, read, told, source, ratio, asked):
+    calls = []
+
+    def estimate():
+        calls.append(1)
+        return None if told is None else ProfileEstimate(told[0], novelty=told[1], limit=2.0)
+
+    thickness, _ = slice_thickness(stated, read, 5.0, estimate)
+    assert (thickness.source, thickness.ratio) == (source, pytest.approx(ratio))
+    assert len(calls) == asked
+
+
+def test_the_profile_is_that_of_the_scan_as_it_was_acquired(published, sample_data):
+    """Not of the denoised one; the same for the report, the network and the operator."""
+    head = read_volume(sample_data / "ch2.nii.gz")
+    centre = head.data[:, 40:140, 60:160, 20:140]
+    thick, _ = simulate_thick(dataclasses.replace(head, data=centre), 5.0, thickness=3.5, axis=2)
+    thick = dataclasses.replace(thick, slice_thickness=None)
+    resolver = SuperResolver(published(depth=1), device="cpu", precision="fp32")
+    plain, denoised = resolver(thick), resolver(thick, denoise=True)
+    assert plain.report.thickness.source == "estimated"
+    assert plain.report.thickness.ratio == pytest.approx(0.7, abs=0.15)
+    assert denoised.report.thickness == plain.report.thickness
+    told = resolver(thick, slice_thickness=plain.report.thickness.millimetres)
+    assert told.report.thickness.source == "stated"
+    np.testing.assert_allclose(told.volume.data, plain.volume.data, atol=1e-3)
 
 
 def test_a_thickness_that_cannot_be_one_is_refused(resolver, scan):
