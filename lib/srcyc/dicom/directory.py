@@ -8,6 +8,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
+from srcyc.dicom.files import brief
 from srcyc.errors import VolumeError
 
 _LARGEST = 64 * 2**20
@@ -42,7 +43,7 @@ def missing_images(index: Path, present: Iterable[Path]) -> list[Path]:
         listed = [_parts(record) for record in records if record.get("DirectoryRecordType") == "IMAGE"]
     except Exception as error:  # pydicom lets whatever a damaged file causes escape
         raise VolumeError(
-            f"{index}: the index of the medium cannot be read ({error})", remedy="take it out"
+            f"{index}: the index of the medium cannot be read ({brief(error)})", remedy="take it out"
         ) from error
     return [index.parent.joinpath(*parts) for parts in listed if parts and _spelled(parts) not in there]
 

@@ -58,6 +58,7 @@ _NO_PREAMBLE_TAGS = {  # what a data set may begin with
     (0x0008, 0x0016),
 }
 _LONGEST_FIRST_VALUE = 1024
+_LONGEST_REASON = 200
 _PIXELS = 0x7FE00008  # Float Pixel Data: the first of the elements that hold pixels
 
 _TAGS = [
@@ -131,13 +132,15 @@ def read_header(path: Path) -> Dataset:
     try:
         with path.open("rb") as stream:
             header, syntax = _parsed(stream, path)
+            for _ in header:  # what pydicom would convert on access, and fail at there
+                pass
     except VolumeError:
         raise
     except OSError as error:
         raise unreadable(path, error) from error
     except Exception as error:  # pydicom lets whatever a damaged file causes escape
         raise VolumeError(
-            f"{path}: cannot be read as DICOM ({error})", remedy="copy the file again or take it out"
+            f"{path}: cannot be read as DICOM ({brief(error)})", remedy="copy the file again or take it out"
         ) from error
     # An image cut off within its header must not pass for a report: the stack would lose an end slice.
     name = getattr(header.get("SOPClassUID"), "name", "")
@@ -154,6 +157,11 @@ def unreadable(path: Path, error: OSError) -> VolumeError:
     """Word what the system says about a file."""
     reason = "a link to nothing" if path.is_symlink() and not path.exists() else error.strerror or error
     return VolumeError(f"{path}: cannot be read ({reason})", remedy="copy it again or take it out")
+
+
+def brief(error: Exception) -> str:
+    """Give what another library says, as a part of a sentence."""
+    return " ".join(str(error).split())[:_LONGEST_REASON].rstrip(".")
 
 
 def syntax_of(path: Path) -> str:
@@ -258,7 +266,7 @@ def _require_plausible(path: Path, header: Dataset, syntax: str) -> None:
         bits = whole(header, "BitsAllocated", 16)
     except (TypeError, ValueError, OverflowError) as error:
         raise VolumeError(
-            f"{path}: the header's size is no number ({error})", remedy="export the series again"
+            f"{path}: the header's size is no number ({brief(error)})", remedy="export the series again"
         ) from error
     there = path.stat().st_size
     text = f"{header.get('Columns', 0)} x {header.get('Rows', 0)} x {frames} pixels of {bits} bits"

@@ -23,6 +23,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from srcyc.dicom.codestreams import claimed_sizes
 from srcyc.dicom.files import (
     LARGEST_HEADER,
+    brief,
     inflated,
     is_compressed,
     pixel_bytes,
@@ -98,7 +99,7 @@ def _stored_pixels(file: Path) -> bytes:
         raise unreadable(file, error) from error
     except Exception as error:  # pydicom lets whatever a damaged file causes escape
         raise VolumeError(
-            f"{file}: cannot be read as DICOM ({error})", remedy="copy the file again"
+            f"{file}: cannot be read as DICOM ({brief(error)})", remedy="copy the file again"
         ) from error
     return bytes(data or b"")
 
@@ -190,7 +191,7 @@ def _write_inflated(file: Path, plain: Path) -> None:
         with file.open("rb") as stream:
             meta, data = inflated(stream, file, limit + 1)
     except (OSError, zlib.error) as error:
-        raise VolumeError(f"{file}: cannot be read ({error})", remedy="copy the file again") from error
+        raise VolumeError(f"{file}: cannot be read ({brief(error)})", remedy="copy the file again") from error
     if len(data) > limit:
         raise VolumeError(
             f"{file}: inflates to more than {limit} bytes, which its header's size does not explain",
@@ -219,5 +220,5 @@ def _rewrite(file: Path, plain: Path, named: Path, *, without: Sequence[str]) ->
         pydicom.dcmwrite(plain, image)
     except Exception as error:  # pydicom lets whatever a damaged file causes escape
         raise VolumeError(
-            f"{named}: cannot be read as DICOM ({error})", remedy="copy the file again"
+            f"{named}: cannot be read as DICOM ({brief(error)})", remedy="copy the file again"
         ) from error

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 
-from srcyc.dicom.files import is_dicom_file, read_header, whole
+from srcyc.dicom.files import brief, is_dicom_file, read_header, whole
 from srcyc.dicom.frames import Frame, frames_of
 from srcyc.dicom.kinds import COLOUR, image_type, plain_text, why_no_scan, why_phase
 from srcyc.dicom.pixels import equal_pixels
@@ -353,14 +353,9 @@ def _series_of(where: Path, images: Sequence[Image], unfit: str | None) -> list[
         mosaic=all("MOSAIC" in image_type(image.header) for image in images),
     )
     try:
-        frames = [frame for image in images for frame in frames_of(image.file, image.header)]
-    except (VolumeError, TypeError, ValueError) as error:
-        problem = (
-            error
-            if isinstance(error, VolumeError)
-            else VolumeError(f"{files[0]}: unusable header ({error})", remedy="export the series again")
-        )
-        return [replace(whole_series, frames=_placeless(files), problem=problem)]
+        frames = [frame for image in images for frame in _frames_of(image)]
+    except VolumeError as error:
+        return [replace(whole_series, frames=_placeless(files), problem=error)]
     parts = _parts(frames, folder)
     if isinstance(parts, VolumeError):
         return [replace(whole_series, frames=tuple(frames), problem=parts)]
@@ -382,6 +377,23 @@ def _series_of(where: Path, images: Sequence[Image], unfit: str | None) -> list[
         place = _folder_of([frame.file for frame in members], where)
         found.append(replace(whole_series, folder=place, part=label, frames=tuple(members), unfit=why))
     return found
+
+
+def _frames_of(image: Image) -> list[Frame]:
+    """Give the frames of an image.
+
+    Raises:
+        VolumeError: its header is unusable.
+    """
+    try:
+        return list(frames_of(image.file, image.header))
+    except VolumeError:
+        raise
+    except Exception as error:  # pydicom converts the frames' headers only now, and lets anything escape
+        raise VolumeError(
+            f"{image.file}: cannot be read as DICOM ({brief(error)})",
+            remedy="copy the file again or take it out",
+        ) from error
 
 
 def _folder_of(files: Sequence[Path], where: Path) -> Path:
