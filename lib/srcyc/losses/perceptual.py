@@ -12,6 +12,11 @@ from srcyc.errors import ConfigError, InputError
 from srcyc.losses._checks import full_precision, require_image, require_same_shape, require_spatial_dims
 from srcyc.losses.vgg import Backbone, VGGFeatures, conv_index, last_layer
 
+#: Layers that the relative form compares: the last of each of the first three blocks.
+_RELATIVE_LAYERS = ("relu1_2", "relu2_2", "relu3_3")
+#: Squared distance of unit-normalised features below which a baseline counts as perfect, and their least length.
+_PERFECT, _LEAST_LENGTH = 2e-3, 1e-3
+
 
 class PerceptualLoss(_Loss):
     r"""Mean squared distance between the VGG feature maps of an image and of its ground truth.
@@ -39,6 +44,9 @@ class PerceptualLoss(_Loss):
         weights: a local weight file, see :func:`srcyc.losses.vgg.read_vgg_weights`.
         slices_per_axis: in 3D, how many slices of each axis are compared, all by default. They are evenly
             spaced, or drawn at random when a call passes a generator.
+        relative: compare features of unit length, as LPIPS does (Zhang et al. 2018, arXiv:1801.03924), of the first
+            three blocks unless a layer is named, divided by the distance of a baseline: 1 means that nothing was gained
+            (METHOD, section 4). In 3D, the slices are those that the thick (last) axis lies in.
 
     Raises:
         ConfigError: for an unknown dimension, backbone or layer, or a ``slices_per_axis`` below 1.
@@ -53,6 +61,7 @@ class PerceptualLoss(_Loss):
         layer: str | None = None,
         weights: str | Path | None = None,
         slices_per_axis: int | None = None,
+        relative: bool = False,
     ) -> None:
         super().__init__(reduction="mean")
         require_spatial_dims(spatial_dims)
@@ -60,16 +69,20 @@ class PerceptualLoss(_Loss):
             raise ConfigError(
                 f"slices_per_axis is {slices_per_axis}", remedy="choose 1 or more, or none for all slices"
             )
-        layer = last_layer(backbone) if layer is None else layer
-        conv_index(backbone, layer)  # a wrong name shows now, not after the download
+        if layer is not None:
+            self.layers: tuple[str, ...] = (layer,)
+        else:
+            self.layers = _RELATIVE_LAYERS if relative else (last_layer(backbone),)
+        for name in self.layers:
+            conv_index(backbone, name)  # a wrong name shows now, not after the download
         self.spatial_dims = spatial_dims
         self.backbone: Backbone = backbone
-        self.layer = layer
         self.slices_per_axis = slices_per_axis
+        self.relative = relative
         # in a tuple, because nn.Module registers every module that is assigned to it directly
         self._features: tuple[VGGFeatures] | None = None
         if weights is not None:
-            self._features = (VGGFeatures(backbone, [self.layer], weights=weights),)
+            self._features = (VGGFeatures(backbone, self.layers, weights=weights),)
 
     def prepare(self) -> VGGFeatures:
         """Return the feature extractor; fetch torchvision's weights if that has not happened yet.
@@ -80,40 +93,69 @@ class PerceptualLoss(_Loss):
             SRCycError: when torchvision is missing or the download fails.
         """
         if self._features is None:
-            self._features = (VGGFeatures(self.backbone, [self.layer]),)
+            self._features = (VGGFeatures(self.backbone, self.layers),)
         return self._features[0]
 
     def forward(
-        self, input: torch.Tensor, target: torch.Tensor, *, generator: torch.Generator | None = None
+        self,
+        input: torch.Tensor,
+        target: torch.Tensor,
+        baseline: torch.Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """Return the perceptual distance, a scalar; the gradient flows to ``input`` only.
 
         Args:
             input: ``(B, C, *spatial)`` with C = 1 or 3, intensities normalised to [0, 1].
             target: its ground truth, of the same shape.
+            baseline: what is known without a network, of the same shape; for the relative form alone.
             generator: draws the slices at random when ``slices_per_axis`` limits them; a CPU generator whose
                 state the caller keeps.
 
         Raises:
-            InputError: for shapes that differ or do not fit ``spatial_dims``, or slices too small for the
-                layer.
+            InputError: for shapes that differ or do not fit ``spatial_dims``, slices too small for the layer, or
+                no baseline where one is needed.
         """
         require_image(input, self.spatial_dims)
         require_same_shape(input, target)
         if input.shape[1] not in (1, 3):
             raise InputError(f"the perceptual loss takes 1 or 3 channels, got shape {tuple(input.shape)}")
+        if (baseline is not None) != self.relative:
+            raise InputError(
+                "the relative form of the perceptual loss, and no other, takes a baseline",
+                remedy="pass the classical inverse" if self.relative else "leave it out",
+            )
+        images = [full_precision(image) for image in (input, target.detach())]
+        if baseline is not None:
+            require_same_shape(baseline, target)
+            images.append(full_precision(baseline.detach()))
         features = self.prepare()
         if features.mean.device != input.device:
             features.to(input.device)
 
-        image, truth = full_precision(input), full_precision(target.detach())
         if self.spatial_dims == 2:
-            return _feature_distance(features, image, truth)
+            return self._distance(features, *images)
         distances = []
-        for axis in (2, 3, 4):
-            chosen = self._choose_slices(image.shape[axis], generator).to(image.device)
-            distances.append(_feature_distance(features, *(_slices(x, axis, chosen) for x in (image, truth))))
+        for axis in (2, 3) if self.relative else (2, 3, 4):
+            chosen = self._choose_slices(input.shape[axis], generator).to(input.device)
+            distances.append(self._distance(features, *(_slices(x, axis, chosen) for x in images)))
         return torch.stack(distances).mean()
+
+    def _distance(
+        self,
+        features: VGGFeatures,
+        image: torch.Tensor,
+        truth: torch.Tensor,
+        baseline: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        # the truth and the baseline are detached and the features are frozen, so their passes record no graph
+        found, wanted = features(image), features(truth)
+        if baseline is None:
+            pairs = zip(found, wanted, strict=True)
+            return torch.stack([F.mse_loss(full_precision(x), full_precision(t)) for x, t in pairs]).mean()
+        layers = zip(found, wanted, features(baseline), strict=True)
+        return torch.stack([_relative_distance(*map(_unit, layer)) for layer in layers]).mean()
 
     def _choose_slices(self, size: int, generator: torch.Generator | None) -> torch.Tensor:
         """Return the indices of the slices of an axis that are compared, in ascending order."""
@@ -124,10 +166,14 @@ class PerceptualLoss(_Loss):
         return (2 * torch.arange(count) + 1) * size // (2 * count)
 
 
-def _feature_distance(features: VGGFeatures, image: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    # `truth` is detached and the features are frozen, so its pass records no graph
-    (found,), (wanted,) = features(image), features(truth)
-    return F.mse_loss(full_precision(found), full_precision(wanted))
+def _unit(features: torch.Tensor) -> torch.Tensor:
+    features = full_precision(features)
+    return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + _LEAST_LENGTH)
+
+
+def _relative_distance(found: torch.Tensor, wanted: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    distance, allowed = ((x - wanted).square().sum(dim=1).mean() for x in (found, known))
+    return distance / (allowed + _PERFECT)
 
 
 def _slices(volume: torch.Tensor, axis: int, chosen: torch.Tensor) -> torch.Tensor:

@@ -238,8 +238,8 @@ class TestLoss:
         assert 0 < near < far
 
     def test_the_default_layer_is_the_last_convolution(self) -> None:
-        assert PerceptualLoss(2).layer == "conv5_4"
-        assert PerceptualLoss(2, backbone="vgg16").layer == "conv5_3"
+        assert PerceptualLoss(2).layers == ("conv5_4",)
+        assert PerceptualLoss(2, backbone="vgg16").layers == ("conv5_3",)
 
     def test_it_is_the_mean_square_of_the_feature_difference(self, vgg16_weights: Path) -> None:
         reference = random_features("vgg16")
@@ -347,3 +347,44 @@ class TestLoss:
         )
         assert float(loss(target, target)) == 0.0
         assert float(loss(by_blur, target)) > 2 * float(loss(by_shift, target)) > 0.0
+
+
+class TestTheRelativeForm:
+    @pytest.fixture
+    def loss(self, vgg16_weights: Path) -> PerceptualLoss:
+        return PerceptualLoss(3, backbone="vgg16", weights=vgg16_weights, slices_per_axis=3, relative=True)
+
+    @pytest.fixture
+    def truth(self) -> torch.Tensor:
+        return torch.rand(1, 1, 16, 18, 20, generator=torch.Generator().manual_seed(1))
+
+    def blurred(self, truth: torch.Tensor, sigma: float) -> torch.Tensor:
+        return torch.from_numpy(gaussian_filter(truth.numpy(), (0, 0, 0, 0, sigma)))
+
+    def test_one_means_nothing_gained_and_zero_the_truth(
+        self, loss: PerceptualLoss, truth: torch.Tensor
+    ) -> None:
+        assert loss.layers == ("relu1_2", "relu2_2", "relu3_3")
+        baseline = self.blurred(truth, 2)
+        assert float(loss(truth, truth, baseline)) == pytest.approx(0, abs=1e-6)
+        assert float(loss(baseline, truth, baseline)) == pytest.approx(1, abs=0.1)
+        assert float(loss(self.blurred(truth, 0.5), truth, baseline)) < 0.9
+
+    def test_it_looks_at_slices_that_the_thick_axis_lies_in(
+        self, loss: PerceptualLoss, truth: torch.Tensor
+    ) -> None:
+        image = self.blurred(truth, 1).requires_grad_()
+        loss(image, truth, self.blurred(truth, 2)).backward()
+        seen = image.grad[0, 0] != 0  # type: ignore[index]
+        # Three slices across each of the first two axes, all along the third.
+        assert int(seen.any(dim=2).all(dim=1).sum()) == 3
+        assert int(seen.any(dim=2).all(dim=0).sum()) == 3
+        assert bool(seen.any(dim=0).any(dim=0).all())
+
+    def test_a_baseline_is_for_it_and_no_other(self, loss: PerceptualLoss, truth: torch.Tensor) -> None:
+        with pytest.raises(InputError, match="baseline"):
+            loss(truth, truth)
+        with pytest.raises(InputError, match="baseline"):
+            PerceptualLoss(3, backbone="vgg16")(truth, truth, truth)
+        with pytest.raises(InputError, match="shape"):
+            loss(truth, truth, truth[..., 1:])
