@@ -6,8 +6,9 @@ where MONAI Label holds 2.
 """
 
 from srcyc.dicom.files import is_dicom_file, is_directory_file
+from srcyc.dicom.listing import is_series_address, list_series, listing_of
 from srcyc.dicom.reader import files_of, is_dicom_folder, read_dicom_folder, read_dicom_header
-from srcyc.dicom.series import DicomSeries, Listing, choose, is_series_address, list_series, listing_of
+from srcyc.dicom.series import DicomSeries, Listing, choose
 from srcyc.dicom.tree import LeftOut
 
 __all__ = [

@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from srcyc.dicom.frames import Frame
+from srcyc.dicom.listing import listing_of
 from srcyc.dicom.pixels import read_voxels
-from srcyc.dicom.series import DicomSeries, Listing, listing_of, the_one, without_copies
+from srcyc.dicom.repeats import without_copies
+from srcyc.dicom.series import DicomSeries, Listing, the_one
 from srcyc.dicom.stack import Stack
 from srcyc.dicom.tree import has_dicom
 from srcyc.errors import VolumeError
