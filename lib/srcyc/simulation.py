@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from srcyc.acquisition import Acquisition
+from srcyc.acquisition import Acquisition, slice_profile_matrix
 from srcyc.errors import ConfigError
 from srcyc.geometry import Grid
 from srcyc.intensity import IntensityScaling, robust_scaling
+from srcyc.resampling import apply_along
 from srcyc.volume import Volume
 
 
@@ -23,20 +24,32 @@ class Spoiling:
         jitter: standard deviation of the slices' gain, which has mean 1: a fraction, 0.03 means 3 %.
         noise: standard deviation of Gaussian noise, as a fraction of the scan's robust range.
         seed: of the draws.
+        blur: FWHM of a Gaussian blur within the slices, in their voxels; it comes before the others.
+        box: shape of the slice profile, from 0 (Gaussian) to 1 (box) of the same FWHM.
 
     Raises:
-        ConfigError: a value below 0 or of 1 and above.
+        ConfigError: jitter or noise below 0 or of 1 and above, a negative blur, or a shape that is none.
     """
 
     jitter: float = 0.0
     noise: float = 0.0
     seed: int = 0
+    blur: float = 0.0
+    box: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("jitter", "noise"):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ConfigError(f"{name} {value:g}", remedy="give a fraction from 0 to 1", options=(name,))
+        if not 0 <= self.blur < float("inf"):
+            raise ConfigError(
+                f"blur {self.blur:g}", remedy="give a FWHM in voxels, 0 for none", options=("blur",)
+            )
+        if not 0 <= self.box <= 1:
+            raise ConfigError(
+                f"box {self.box:g}", remedy="give a shape from 0 (Gaussian) to 1 (box)", options=("box",)
+            )
 
     def apply(
         self, slices: npt.NDArray[np.float32], axis: int, scaling: IntensityScaling
@@ -50,6 +63,11 @@ class Spoiling:
         """
         rng = np.random.default_rng(self.seed)
         y = slices
+        if self.blur:
+            for other in {0, 1, 2} - {axis}:
+                n = y.shape[other - 3]
+                matrix = slice_profile_matrix(n, np.arange(n) + 0.5, self.blur)
+                y = apply_along(torch.from_numpy(np.ascontiguousarray(y)), matrix, other - 3).numpy()
         if self.jitter:
             along = axis - 3
             gain = 1 + rng.normal(0, self.jitter, y.shape[along])
@@ -139,8 +157,14 @@ def simulate_thick(
     grid, kept = thick_grid(volume.grid, spacing, axis)
     truth = crop_volume(volume, axis, kept)
     ratio = 1.0 if thickness is None else thickness / spacing
+    # Checks the ratio, and is the Gaussian case.
     operator = Acquisition(truth.shape, grid.shape, ratio, slice_axis=axis)
-    data = operator.apply(torch.from_numpy(np.ascontiguousarray(truth.data))).numpy()
+    profiles = operator.axes[axis].matrix
+    if spoiling.box:
+        factor = truth.shape[axis] / grid.shape[axis]
+        centres = (np.arange(grid.shape[axis]) + 0.5) * factor
+        profiles = slice_profile_matrix(truth.shape[axis], centres, factor * ratio, box=spoiling.box)
+    data = apply_along(torch.from_numpy(np.ascontiguousarray(truth.data)), profiles, axis - 3).numpy()
     data = spoiling.apply(data, axis, robust_scaling(truth.data))
     thick = replace(
         volume,

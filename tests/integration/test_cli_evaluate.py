@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from srcyc.volume import Volume, write_volume
+from srcyc.volume import Volume, read_volume, write_volume
 
 
 @pytest.fixture
@@ -233,3 +233,36 @@ def test_a_bad_scan_does_not_stop_the_rest(srcyc, fine_file, tiny_model, tmp_pat
     assert ran.code == 2
     assert "bad.nii" in ran.sentence
     assert (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_regions_keep_their_contrast_or_lose_it(srcyc, fine_file, tiny_model, tmp_path):
+    scan = read_volume(fine_file)
+    scan.data[0, 10:16, 14:20, 9:15] += 0.4 * scan.data.max()
+    scan.data[0, 6, 20, 16] += scan.data.max()
+    marked = np.zeros_like(scan.data)
+    marked[0, 10:16, 14:20, 9:15] = 1
+    marked[0, 6, 20, 16] = 2
+    hr = write_volume(scan, tmp_path / "sub-1_T1w.nii.gz")
+    regions = write_volume(Volume(marked, scan.affine), tmp_path / "lesions.nii.gz", dtype=np.uint8)
+    given = ("evaluate", "--hr", hr, "--thickness", "5", "--axis", "0", "--model", tiny_model, "--no-figures")
+    ran = srcyc(*given, "--regions", regions, "-o", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert "regions" in ran.out and "contrast" in ran.out
+    with (tmp_path / "out" / "metrics.csv").open(encoding="utf-8") as stream:
+        linear, cubic, classical, _ = csv.DictReader(stream)
+    assert float(linear["kept"]) < float(cubic["kept"]) < float(classical["kept"]) < 1.2
+    assert float(cubic["kept_small"]) < float(cubic["kept"])
+    assert srcyc(*given, "-o", tmp_path / "none", "--json").json["scores"][0]["kept"] is None
+
+
+def test_regions_of_another_scan_are_refused(srcyc, fine_file, tiny_model, tmp_path):
+    elsewhere = np.eye(4)
+    elsewhere[:3, 3] = 500
+    marked = np.zeros((1, 8, 8, 8), np.float32)
+    marked[0, 2:5, 2:5, 2:5] = 1
+    regions = write_volume(Volume(marked, elsewhere), tmp_path / "lesions.nii.gz", dtype=np.uint8)
+    given = ("--model", tiny_model, "--thickness", "3", "-o", tmp_path / "out", "--no-figures")
+    ran = srcyc("evaluate", "--hr", fine_file, "--regions", regions, *given)
+    assert ran.code == 2
+    assert "lesions" in ran.err and "outside" in ran.err
+    assert srcyc("evaluate", "--hr", fine_file, "--regions", tmp_path / "none.nii", *given).code == 2

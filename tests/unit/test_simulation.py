@@ -197,6 +197,33 @@ def test_noise_is_as_large_as_asked_and_the_seed_fixes_it() -> None:
     assert np.std(first - clean.data) == pytest.approx(0.02 * scale, rel=0.1)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_blur_spreads_a_point_within_its_slice(axis: int) -> None:
+    data = np.zeros((1, *SHAPE))
+    data[0, 13, 15, 14] = 100.0
+    volume = make_volume(np.eye(3), data)
+    clean, _ = simulate_thick(volume, 4.0, axis=axis)
+    blurred, _ = simulate_thick(volume, 4.0, axis=axis, spoiling=Spoiling(blur=2.0))
+    before, after = (np.moveaxis(x.data[0].astype(float), axis, 2) for x in (clean, blurred))
+    # Brightness stays in its slice, and spreads with the variance of the Gaussian, and of the voxels it is averaged over.
+    np.testing.assert_allclose(after.sum(axis=(0, 1)), before.sum(axis=(0, 1)), rtol=1e-4, atol=1e-4)
+    image = after.sum(axis=2)
+    for along in (0, 1):
+        line = image.sum(axis=1 - along) / image.sum()
+        position = np.arange(len(line))
+        spread = (line * (position - (line * position).sum()) ** 2).sum()
+        assert spread == pytest.approx((2.0 / 2.3548) ** 2 + 1 / 12, rel=0.02)
+
+
+def test_a_box_is_sharper_than_a_gaussian_of_its_width() -> None:
+    volume = make_volume(np.eye(3), np.random.default_rng(0).uniform(0, 100, (1, *SHAPE)))
+    gaussian, box, nearly = (
+        simulate_thick(volume, 4.0, spoiling=Spoiling(box=shape))[0].data for shape in (0.0, 1.0, 0.01)
+    )
+    assert box.std() > 1.05 * gaussian.std()
+    assert np.abs(nearly - gaussian).max() < 0.01 * np.abs(box - gaussian).max()
+
+
 def test_nothing_asked_is_nothing_spoiled() -> None:
     volume = make_volume(np.eye(3))
     clean, spoiled = simulate_thick(volume, 4.0)[0], simulate_thick(volume, 4.0, spoiling=Spoiling(seed=5))[0]
@@ -206,4 +233,10 @@ def test_nothing_asked_is_nothing_spoiled() -> None:
 @pytest.mark.parametrize("wrong", [{"jitter": -0.1}, {"noise": 1.0}, {"jitter": math.nan}])
 def test_impossible_faults_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="fraction"):
+        Spoiling(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"blur": -1.0}, {"blur": math.inf}, {"box": 1.1}, {"box": math.nan}])
+def test_an_impossible_blur_or_shape_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
         Spoiling(**wrong)

@@ -10,12 +10,15 @@ import typer
 from srcyc.cli.console import EXIT_BAD_INPUT, Console
 from srcyc.cli.measuring import (
     Axis,
+    Blur,
+    Box,
     Gap,
     Jitter,
     Lpips,
     Measurement,
     Noise,
     Pictures,
+    Regions,
     Thickness,
     ThickScans,
     ThinScans,
@@ -41,6 +44,8 @@ def evaluate(
     axis: Axis = None,
     jitter: Jitter = 0.0,
     noise: Noise = 0.0,
+    blur: Blur = 0.0,
+    box: Box = 0.0,
     told_ratio: Annotated[
         float | None,
         typer.Option(
@@ -71,6 +76,7 @@ def evaluate(
         bool, typer.Option(help="Let models correct the slices themselves, as `srcyc infer` does.")
     ] = True,
     lpips: Lpips = None,
+    regions: Regions = None,
     device: Device = "auto",
     precision: Precision = "auto",
     max_memory: MaxMemory = None,
@@ -89,10 +95,20 @@ def evaluate(
     scan could not be used, 1 something failed.
     """
     from srcyc.evaluation.report import REPORT_NAME, TABLE_NAME, THICK_TABLE_NAME, report_of, write_report
+    from srcyc.volume import read_volume
 
     if not hr and not lr:
         raise ConfigError("no scan is given; give thin-slice scans as --hr, thick ones as --lr, or both.")
-    cases = simulations(thickness, gap=gap, axis=axis, jitter=jitter, noise=noise, told_ratio=told_ratio)
+    cases = simulations(
+        thickness,
+        gap=gap,
+        axis=axis,
+        jitter=jitter,
+        noise=noise,
+        blur=blur,
+        box=box,
+        told_ratio=told_ratio,
+    )
     for name in (REPORT_NAME, TABLE_NAME, THICK_TABLE_NAME):
         if (output / name).exists() and not overwrite:
             raise OutputError(
@@ -104,6 +120,7 @@ def evaluate(
     codes |= more
     if not thin and not thick:
         raise typer.Exit(EXIT_BAD_INPUT)
+    marked = None if regions is None else read_volume(regions)
     created = prepare_folder(output)
     try:
         resolvers = load_resolvers(model or [None], device=device, precision=precision, max_memory=max_memory)
@@ -111,6 +128,7 @@ def evaluate(
             console,
             resolvers,
             lpips=load_lpips(lpips, device=device),
+            regions=marked,
             wishes={"consistency": consistency, "correct_slices": correct_slices},
             pictures=Pictures(output) if figures else None,
         )

@@ -52,13 +52,22 @@ Blur = Annotated[
 ]
 Box = Annotated[
     float,
-    typer.Option(metavar="SHAPE", help="Slice profile between a Gaussian (0) and a box of the same width (1)."),
+    typer.Option(
+        metavar="SHAPE", help="Slice profile between a Gaussian (0) and a box of the same width (1)."
+    ),
 ]
 Lpips = Annotated[
     str | None,
     typer.Option(
         metavar="FILE|torchvision",
         help="Measure LPIPS too, with these AlexNet weights ('torchvision': fetched on first use).",
+    ),
+]
+Regions = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Label map of regions (lesions, a tumour) of the scans: what is kept of their contrast is measured too.",
     ),
 ]
 ThinScans = Annotated[
@@ -71,6 +80,8 @@ ThickScans = Annotated[
     list[Path] | None,
     typer.Option("--lr", metavar="PATH...", help="Real thick scans, or folders of them: no truth is known."),
 ]
+#: Said of the columns on regions.
+_REGIONS = " Regions: share of their contrast to what surrounds them that is kept; 1 is all of it."
 
 
 def simulations(
@@ -162,6 +173,7 @@ class Measurement:
         console: shows what happens.
         resolvers: models by name.
         lpips: measure LPIPS too.
+        regions: label map of regions whose contrast is measured too.
         wishes: fields of :class:`~srcyc.inference.options.InferenceOptions` for every call.
         pictures: draw every scan.
     """
@@ -172,12 +184,14 @@ class Measurement:
         resolvers: dict[str, SuperResolver],
         *,
         lpips: LPIPS | None = None,
+        regions: Volume | None = None,
         wishes: dict[str, Any] | None = None,
         pictures: Pictures | None = None,
     ) -> None:
         self._console = console
         self._resolvers = resolvers
         self._lpips = lpips
+        self._regions = regions
         self._wishes = wishes or {}
         self._pictures = pictures
         self.rows: list[Row] = []
@@ -216,6 +230,7 @@ class Measurement:
             self._console.say(
                 f"PSNR and SSIM (3D) inside the head;{lpips} differences to cubic B-spline interpolation, and to the "
                 "classical inverse, which needs no network; consistency: ||A(result) - scan|| / ||scan||."
+                f"{_REGIONS if self._regions else ''}"
             )
         if self.thick_rows:
             self._console.say()
@@ -223,6 +238,7 @@ class Measurement:
             self._console.say(
                 "Real scans, no truth is known. Slice gain: how much neighbouring slices differ in brightness (bands); "
                 "about 1 % is anatomy. Correction: by how much the slices themselves were changed."
+                f"{_REGIONS if self._regions else ''}"
             )
         for row in self.rows:
             if not row.aligned:
@@ -246,7 +262,9 @@ class Measurement:
         label = f"{name}, {case.thickness:g} mm{axis}{', spoiled' if case.spoiling != CLEAN else ''}"
         methods = {key: self._method(resolver) for key, resolver in self._resolvers.items()}
         with _counted(self._console, label, 3 + len(methods)) as started:
-            comparison = compare(scan, case, methods, lpips=self._lpips, progress=started)
+            comparison = compare(
+                scan, case, methods, lpips=self._lpips, regions=self._regions, progress=started
+            )
         rows = rows_of(comparison, scan=name)
         self.rows += rows
         self._warn(label, rows)
@@ -260,7 +278,7 @@ class Measurement:
 
         models = {key: self._model(resolver, slice_thickness) for key, resolver in self._resolvers.items()}
         with _counted(self._console, name, len(models)) as started:
-            examination = examine(scan, models, progress=started)
+            examination = examine(scan, models, regions=self._regions, progress=started)
         rows = thick_rows_of(examination, scan=name)
         self.thick_rows += rows
         self._warn(name, rows)
@@ -366,6 +384,7 @@ def _table(rows: Sequence[Row]) -> Table:
     table.add_column("method")
     means = means_of(rows)
     perceptual = any(mean.lpips is not None for mean in means)
+    marked = any(row.kept is not None or row.kept_small is not None for row in rows)
     for heading in (
         *(
             "scans",
@@ -378,6 +397,7 @@ def _table(rows: Sequence[Row]) -> Table:
             "over classical",
         ),
         *(("LPIPS", "over cubic", "over classical") if perceptual else ()),
+        *(("regions", "small ones") if marked else ()),
         "consistency",
     ):
         table.add_column(heading, justify="right")
@@ -395,6 +415,7 @@ def _table(rows: Sequence[Row]) -> Table:
             f"{mean.least_over_classical:+.2f}",
             *_cells(mean.ssim, mean.ssim_over_cubic, mean.ssim_over_classical),
             *(_cells(mean.lpips, mean.lpips_over_cubic, mean.lpips_over_classical) if perceptual else ()),
+            *(_cells(mean.kept) + _cells(mean.kept_small) if marked else ()),
             f"{mean.consistency:.4f}",
             "ok" if mean.aligned else "WRONG",
         )
@@ -422,7 +443,11 @@ def _thick_table(rows: Sequence[ThickRow]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2))
     table.add_column("scan")
     table.add_column("method")
-    for heading in ("slice gain, %", "of the scan's", "correction, %"):
+    marked = any(row.kept is not None or row.kept_small is not None for row in rows)
+    for heading in (
+        *("slice gain, %", "of the scan's", "correction, %"),
+        *(("regions", "small ones") if marked else ()),
+    ):
         table.add_column(heading, justify="right")
     previous = None
     for row in rows:
@@ -432,6 +457,7 @@ def _thick_table(rows: Sequence[ThickRow]) -> Table:
             "" if row.slice_gain is None else f"{row.slice_gain:.2f}",
             "" if row.slice_gain_over_scan is None else f"{row.slice_gain_over_scan:.2f}",
             f"{100 * row.correction:.2f}",
+            *(_cells(row.kept) + _cells(row.kept_small) if marked else ()),
         )
         previous = row.scan
     return table

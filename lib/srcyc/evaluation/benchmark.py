@@ -14,6 +14,7 @@ from srcyc.acquisition import LARGEST_THICKNESS, Acquisition
 from srcyc.errors import ConfigError, SRCycError
 from srcyc.evaluation.lpips import LPIPS
 from srcyc.evaluation.metrics import Alignment, Image, Quality, Truth, alignment
+from srcyc.evaluation.regions import Kept, Regions
 from srcyc.geometry import FIELD_OF_VIEW_TOLERANCE, Grid
 from srcyc.resampling import resample
 from srcyc.simulation import CLEAN, Spoiling, simulate_thick
@@ -88,6 +89,7 @@ class Score:
         alignment: shift and flips against the truth.
         seconds: wall clock.
         warnings: what the method warned of.
+        kept: contrast of marked regions, of the truth's; None if none are marked.
     """
 
     method: str
@@ -96,6 +98,7 @@ class Score:
     alignment: Alignment
     seconds: float
     warnings: tuple[str, ...] = ()
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +133,7 @@ def compare(
     methods: Mapping[str, Method],
     *,
     lpips: LPIPS | None = None,
+    regions: Volume | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Comparison:
     """Simulate thick slices, run what needs no network and ``methods``, and score each against the truth.
@@ -142,11 +146,13 @@ def compare(
         simulation: of the thick slices.
         methods: name -> method, none with the name of one that needs no network.
         lpips: measure LPIPS too.
+        regions: a label map whose regions' contrast is measured too.
         progress: called with the name of each method when it starts.
 
     Raises:
         ConfigError: a thickness that cannot be simulated from this scan.
-        DataError: a scan without a foreground.
+        DataError: a scan without a foreground, or regions without a surround.
+        VolumeError: regions of another scan.
         SRCycError: a method returned another grid than the truth's.
     """
     thick, covered = simulation.of(scan)
@@ -154,6 +160,7 @@ def compare(
     truth = Truth(covered.data[0])
     operator = Acquisition(covered.shape, thick.shape, simulation.ratio, slice_axis=axis)
     measured = _tensor(thick)
+    marked = None if regions is None else Regions.of(regions, covered.grid, truth.mask, axis)
 
     scores, images = [], {}
     for name, method in {**baselines(covered.grid, operator), **methods}.items():
@@ -172,6 +179,7 @@ def compare(
                 alignment=alignment(image, truth.image),
                 seconds=seconds,
                 warnings=tuple(warnings),
+                kept=None if marked is None else marked.kept(image, truth.image),
             )
         )
         images[name] = image

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from srcyc._version import __version__
 from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, Comparison
 from srcyc.evaluation.metrics import ALIGNMENT_TOLERANCE
+from srcyc.evaluation.regions import LARGE, Kept
 from srcyc.evaluation.thick_scans import SCAN, Examination
 from srcyc.files import write_text
 from srcyc.inference.card import ScanScore, ThickScanScore, contrast_of, mean
@@ -27,6 +28,8 @@ TABLE_NAME, THICK_TABLE_NAME, REPORT_NAME = "metrics.csv", "thick_scans.csv", "m
 #: What the numbers mean; stated in every report.
 DEFINITIONS = {
     "simulation": "Gaussian slice profile (FWHM = slice thickness), slices one spacing apart, along the array axis",
+    "blur": "FWHM of a Gaussian blur within the slices, in their voxels",
+    "box": "shape of the slice profile: 0 a Gaussian, 1 a box of the same FWHM",
     "jitter": "standard deviation of a gain drawn for each slice, as a fraction; the seed is fixed",
     "noise": "standard deviation of Gaussian noise on the slices, as a fraction of the truth's data range",
     "told_ratio": "slice thickness over slice distance that every method was told",
@@ -46,6 +49,8 @@ DEFINITIONS = {
     "(2 c_i - c_(i-1) - c_(i+1)) / 2 c_i, per cent; of a result x, the slices c are A x",
     "slice_gain_over_scan": "the same over the scan's own; below 1 is less banding",
     "correction": "||delta|| / ||y||: by how much a model changed the slices themselves",
+    "kept, kept_small": f"contrast of marked regions of {LARGE} voxels and more, and of smaller ones, to a ring around "
+    "them in their slices, over the truth's (regression through zero); of a real scan: of A x over the scan's",
 }
 
 
@@ -67,6 +72,8 @@ class Row(BaseModel):
     told_ratio: float
     jitter: float
     noise: float
+    blur: float = 0.0
+    box: float = 0.0
     method: str
     psnr: float
     psnr_over_cubic: float
@@ -83,6 +90,8 @@ class Row(BaseModel):
     shift_k: float
     flipped: bool
     aligned: bool
+    kept: float | None = None
+    kept_small: float | None = None
     seconds: float
     warnings: tuple[str, ...] = ()
 
@@ -94,6 +103,8 @@ class Mean(BaseModel):
 
     jitter: float
     noise: float
+    blur: float = 0.0
+    box: float = 0.0
     thickness: float | None
     method: str
     rows: int
@@ -107,6 +118,8 @@ class Mean(BaseModel):
     lpips: float | None
     lpips_over_cubic: float | None
     lpips_over_classical: float | None
+    kept: float | None = None
+    kept_small: float | None = None
     consistency: float
     aligned: bool
 
@@ -127,6 +140,8 @@ class ThickRow(BaseModel):
     slice_gain: float | None
     slice_gain_over_scan: float | None
     correction: float
+    kept: float | None = None
+    kept_small: float | None = None
     seconds: float
     warnings: tuple[str, ...] = ()
 
@@ -147,6 +162,8 @@ def rows_of(comparison: Comparison, *, scan: str) -> list[Row]:
             told_ratio=simulation.ratio,
             jitter=simulation.spoiling.jitter,
             noise=simulation.spoiling.noise,
+            blur=simulation.spoiling.blur,
+            box=simulation.spoiling.box,
             method=score.method,
             psnr=score.quality.psnr,
             psnr_over_cubic=_over(score.quality.psnr, cubic.psnr),
@@ -163,6 +180,7 @@ def rows_of(comparison: Comparison, *, scan: str) -> list[Row]:
             shift_k=score.alignment.shift[2],
             flipped=bool(score.alignment.flipped),
             aligned=score.alignment.ok,
+            **_kept(score.kept),
             seconds=score.seconds,
             warnings=score.warnings,
         )
@@ -186,6 +204,7 @@ def thick_rows_of(examination: Examination, *, scan: str) -> list[ThickRow]:
             slice_gain=score.slice_gain,
             slice_gain_over_scan=None if score.slice_gain is None or not own else score.slice_gain / own,
             correction=score.correction,
+            **_kept(score.kept),
             seconds=score.seconds,
             warnings=score.warnings,
         )
@@ -200,9 +219,9 @@ def means_of(rows: Iterable[Row]) -> list[Mean]:
     """
     rows = list(rows)
     several = len({row.thickness for row in rows}) > 1
-    groups: dict[tuple[float, float, float | None, str], list[Row]] = {}
-    for spoiling in dict.fromkeys((row.jitter, row.noise) for row in rows):
-        same = [row for row in rows if (row.jitter, row.noise) == spoiling]
+    groups: dict[tuple[float, float, float, float, float | None, str], list[Row]] = {}
+    for spoiling in dict.fromkeys(map(_spoiling, rows)):
+        same = [row for row in rows if _spoiling(row) == spoiling]
         for row in same:
             groups.setdefault((*spoiling, row.thickness, row.method), []).append(row)
         for row in same if several else ():
@@ -211,6 +230,8 @@ def means_of(rows: Iterable[Row]) -> list[Mean]:
         Mean(
             jitter=jitter,
             noise=noise,
+            blur=blur,
+            box=box,
             thickness=thickness,
             method=method,
             rows=len(group),
@@ -224,11 +245,17 @@ def means_of(rows: Iterable[Row]) -> list[Mean]:
             lpips=mean(row.lpips for row in group),
             lpips_over_cubic=mean(row.lpips_over_cubic for row in group),
             lpips_over_classical=mean(row.lpips_over_classical for row in group),
+            kept=mean(row.kept for row in group),
+            kept_small=mean(row.kept_small for row in group),
             consistency=fmean(row.consistency for row in group),
             aligned=all(row.aligned for row in group),
         )
-        for (jitter, noise, thickness, method), group in groups.items()
+        for (jitter, noise, blur, box, thickness, method), group in groups.items()
     ]
+
+
+def _spoiling(row: Row) -> tuple[float, float, float, float]:
+    return row.jitter, row.noise, row.blur, row.box
 
 
 def scores_of(rows: Iterable[Row], method: str) -> tuple[ScanScore, ...]:
@@ -312,6 +339,10 @@ def _table(rows: Sequence[BaseModel]) -> str:
         cells = row.model_dump(mode="json")
         writer.writerow(cells | {"warnings": " | ".join(cells["warnings"])})
     return table.getvalue()
+
+
+def _kept(kept: Kept | None) -> dict[str, float | None]:
+    return {} if kept is None else {"kept": kept.large, "kept_small": kept.small}
 
 
 def _over(value: float, baseline: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor
 from srcyc.acquisition import Acquisition
 from srcyc.evaluation.benchmark import CLASSICAL, CUBIC
 from srcyc.evaluation.metrics import Image, slice_gain
+from srcyc.evaluation.regions import Kept, Regions
 from srcyc.inference.report import ThicknessReport
 from srcyc.inference.super_resolver import SuperResolution
-from srcyc.intensity import robust_scaling
+from srcyc.intensity import foreground_mask, robust_scaling
 from srcyc.resampling import resample
 from srcyc.volume import Volume
 
@@ -37,6 +39,7 @@ class ThickScore:
         correction: ``||delta|| / ||y||``, by how much the slices were corrected.
         seconds: wall clock.
         warnings: what the method warned of.
+        kept: contrast of marked regions in A x, of the scan's; None if none are marked.
     """
 
     method: str
@@ -44,6 +47,7 @@ class ThickScore:
     correction: float = 0.0
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +74,18 @@ class Examination:
 
 
 def examine(
-    scan: Volume, models: Mapping[str, Model], *, progress: Callable[[str], None] | None = None
+    scan: Volume,
+    models: Mapping[str, Model],
+    *,
+    regions: Volume | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Examination:
     """Super-resolve a real thick scan by every model, and measure what became of its slices.
 
     Args:
         scan: ``(1, I, J, K)``.
         models: name -> model, at least one; the grid is the first one's.
+        regions: a label map whose regions' contrast is measured too.
         progress: called with the name of each method when it starts.
 
     Raises:
@@ -96,24 +105,27 @@ def examine(
     fine, axis, thickness = first.volume, first.report.thick_axis, first.report.thickness
     operator = Acquisition(fine.shape, scan.shape, thickness.ratio, slice_axis=axis)
     scaling = robust_scaling(scan.data)
+    marked = None if regions is None else Regions.of(regions, scan.grid, foreground_mask(scan.data[0]), axis)
 
-    def gain(slices: Tensor) -> float | None:
-        return slice_gain(np.moveaxis(slices.numpy(), axis, -1), scaling)
+    def score(method: str, slices: Tensor, **more: Any) -> ThickScore:
+        image = slices.numpy()
+        kept = None if marked is None else marked.kept(image, scan.data[0])
+        return ThickScore(method, slice_gain(np.moveaxis(image, axis, -1), scaling), kept=kept, **more)
 
-    y = torch.from_numpy(np.ascontiguousarray(scan.data[0]))
+    y = _tensor(scan)
     start = time.perf_counter()
     classical = operator.upscale(y)
     taken = time.perf_counter() - start
     scores = [
-        ThickScore(SCAN, gain(y)),
-        ThickScore(CLASSICAL, gain(operator.apply(classical)), seconds=taken),
+        score(SCAN, y),
+        score(CLASSICAL, operator.apply(classical), seconds=taken),
         *(
-            ThickScore(
+            score(
                 name,
-                gain(operator.apply(torch.from_numpy(np.ascontiguousarray(result.volume.data[0])))),
-                result.report.consistency.correction,
-                seconds[name],
-                tuple(result.report.warnings),
+                operator.apply(_tensor(result.volume)),
+                correction=result.report.consistency.correction,
+                seconds=seconds[name],
+                warnings=tuple(result.report.warnings),
             )
             for name, result in results.items()
         ),
@@ -124,3 +136,7 @@ def examine(
         **{name: result.volume.data[0] for name, result in results.items()},
     }
     return Examination(scan, fine, axis, first.report.factor, thickness, scores, images)
+
+
+def _tensor(volume: Volume) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(volume.data[0]))
