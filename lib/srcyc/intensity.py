@@ -21,7 +21,7 @@ UPPER_PERCENTILE = 99.5
 FOREGROUND = 0.1
 
 #: Times the scan's range beyond which a value is absurd: vessels and markers are a few times as bright as tissue.
-ABSURD = 10.0
+ABSURD = 5.0
 #: The same before the absurd ones are known: this percentile lies within the foreground of all but the emptiest scans.
 _FIRST_PERCENTILE, _FIRST_ABSURD = 99.0, 20.0
 #: Share of the voxels in one place up to which absurd values are accidents; more of them are an object of the scan.
@@ -30,10 +30,12 @@ _FEW, _LEAST_FEW = 1e-3, 16
 _JUMP = 3.0
 #: A value that many voxels share exactly is padding if it lies this far from all others, in ranges of theirs.
 _PADDING_GAP = 1.0
-#: The same for the one negative value of a scan that has no other, and for a high one that is no type's limit.
-_NEGATIVE_GAP, _HIGH_GAP = 0.02, 10.0
-#: Share of the voxels that have to have it; a high one that is no type's limit.
-_LEAST_PADDING, _LEAST_HIGH_PADDING = 1e-4, 1e-2
+#: The same for a high one that is no type's limit; and for the only negative one, where 0 is no value.
+_HIGH_GAP, _NEGATIVE_GAP = 10.0, 0.5
+#: Share of the voxels that have to have it; of a high one that is no type's limit; of the only negative one.
+_LEAST_PADDING, _LEAST_HIGH_PADDING, _LEAST_NEGATIVE = 1e-4, 1e-2, 1e-3
+#: Different paddings at either end of the values.
+_MOST_PADDINGS = 2
 #: Bits of the types whose largest value is a usual padding.
 _TYPE_BITS = (12, 14, 15, 16, 31, 32)
 
@@ -67,15 +69,15 @@ def robust_scaling(data: npt.NDArray[np.float32], measured: _Mask | None = None)
 
     Args:
         data: raw.
-        measured: where voxels count; default: where :func:`padding_in` and :func:`absurd_in` find nothing.
+        measured: where voxels count; default: where :func:`meaningless_in` finds nothing.
 
     Returns:
         scaling that puts the 0.5th percentile at 0 and the foreground's 99.5th at 1; the identity for a constant.
     """
     if measured is None:
         measured = ~np.isnan(data)
-        measured &= ~padding_in(data, measured)
-        measured &= ~absurd_in(data, measured)
+        padding, absurd = meaningless_in(data, measured)
+        measured &= ~(padding | absurd)
     values = data if measured.all() else data[measured]
     if not values.size:
         return IntensityScaling(offset=0.0, scale=1.0)
@@ -93,6 +95,21 @@ def foreground_mask(data: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     return np.asarray(data > scaling.offset + FOREGROUND * scaling.scale)
 
 
+def meaningless_in(data: npt.NDArray[np.float32], measured: _Mask) -> tuple[_Mask, _Mask]:
+    """Mark padding, and absurd voxels: see :func:`padding_in` and :func:`absurd_in`.
+
+    Args:
+        data: of any shape, raw.
+        measured: where to look.
+    """
+    # A few voxels of one value are accidents first; others are hidden by the range that padding spans.
+    absurd = absurd_in(data, measured)
+    padding = padding_in(data, measured & ~absurd)
+    if padding.any():
+        absurd |= absurd_in(data, measured & ~padding & ~absurd)
+    return padding, absurd
+
+
 def padding_in(data: npt.NDArray[np.float32], measured: _Mask) -> _Mask:
     """Mark padding: the lowest or the highest value, if many voxels share it exactly and no others come near it.
 
@@ -104,21 +121,29 @@ def padding_in(data: npt.NDArray[np.float32], measured: _Mask) -> _Mask:
     """
     found = np.zeros(data.shape, bool)
     for lowest in (True, False):
-        values = data[measured & ~found]
-        if not values.size:
-            break
-        value = values.min() if lowest else values.max()
-        rest = values[values != value]
-        if value == 0 or not rest.size:
-            continue
-        low, high = (float(part) for part in np.percentile(rest, (LOWER_PERCENTILE, UPPER_PERCENTILE)))
-        nearest = float(rest.min() if lowest else rest.max())
-        gap, least = _what_pads(float(value), nearest, lowest=lowest)
-        if values.size - rest.size < max(2.0, least * values.size):
-            continue
-        if abs(nearest - float(value)) > gap * (high - low) > 0:
+        for value in _padding_values(data[measured & ~found], lowest=lowest):
             found |= measured & (data == value)
     return found
+
+
+def _padding_values(values: npt.NDArray[np.float32], *, lowest: bool) -> list[float]:
+    """Give the lowest or the highest values if they are padding: some files have one for each reason."""
+    paddings: list[float] = []
+    rest = values
+    while rest.size and len(paddings) < _MOST_PADDINGS:
+        value = float(rest.min() if lowest else rest.max())
+        paddings.append(value)
+        count, rest = rest.size, rest[rest != value]
+        if value == 0 or not rest.size:
+            break
+        low, high = (float(part) for part in np.percentile(rest, (LOWER_PERCENTILE, UPPER_PERCENTILE)))
+        nearest = float(rest.min() if lowest else rest.max())
+        gap, least = _what_pads(value, nearest, lowest=lowest)
+        if count - rest.size < max(2.0, least * values.size):
+            break
+        if high > low and abs(nearest - value) > gap * (high - low):
+            return paddings
+    return []
 
 
 def _what_pads(value: float, nearest: float, *, lowest: bool) -> tuple[float, float]:
@@ -127,8 +152,10 @@ def _what_pads(value: float, nearest: float, *, lowest: bool) -> tuple[float, fl
     Returns:
         its distance from the nearest other one, in ranges of the others; and the share of the voxels that have it.
     """
+    if lowest and value < 0 <= nearest:
+        return 0.0 if nearest == 0 else _NEGATIVE_GAP, _LEAST_NEGATIVE
     if lowest:
-        return _NEGATIVE_GAP if value < 0 <= nearest else _PADDING_GAP, _LEAST_PADDING
+        return _PADDING_GAP, _LEAST_PADDING
     if value in [2**bits - 1 for bits in _TYPE_BITS]:
         return _PADDING_GAP, _LEAST_PADDING
     return _HIGH_GAP, _LEAST_HIGH_PADDING
@@ -146,10 +173,12 @@ def absurd_in(data: npt.NDArray[np.float32], measured: _Mask) -> _Mask:
     if not values.size:
         return found
     low, high = (float(part) for part in np.percentile(values, (LOWER_PERCENTILE, _FIRST_PERCENTILE)))
-    limit = _FIRST_ABSURD * (high - low)
-    if not 0 < limit < math.inf or (values.max() <= high + limit and values.min() >= low - limit):
+    span = high - low
+    if not 0 < span < math.inf or (
+        values.max() <= low + ABSURD * span and values.min() >= low - ABSURD * span
+    ):
         return found
-    found = measured & ((data > high + limit) | (data < low - limit))
+    found = measured & ((data > high + _FIRST_ABSURD * span) | (data < low - _FIRST_ABSURD * span))
     scaling = robust_scaling(data, measured & ~found)
     limit = ABSURD * scaling.scale
     found = measured & ((data > scaling.offset + limit) | (data < scaling.offset - limit))

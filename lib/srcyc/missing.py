@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from srcyc.errors import VolumeError
 from srcyc.geometry import thick_axis
-from srcyc.intensity import LOWER_PERCENTILE, absurd_in, padding_in
+from srcyc.intensity import LOWER_PERCENTILE, meaningless_in
 from srcyc.volume import Volume
 
 _Array = npt.NDArray[np.float32]
@@ -64,9 +64,9 @@ class Missing:
         valueless = np.isnan(data)
         measured = ~valueless
         padding = np.zeros(data.shape, bool) if volume.padding is None else volume.padding & measured
-        padding = padding | padding_in(data, measured & ~padding)
+        more, absurd = meaningless_in(data, measured & ~padding)
+        padding = padding | more
         measured &= ~padding
-        absurd = absurd_in(data, measured)
         axis = thick_axis(volume.grid)
         lost, blank = _blank_slices(data, measured & ~absurd, axis)
         return cls(valueless, padding, absurd, axis, lost, blank)
