@@ -103,6 +103,10 @@ class PerceptualConfig(Schema):
     layer: str | None = Field(default=None, description="e.g. conv5_4; default: the last of the backbone")
     weights: Path | None = Field(default=None, description="local file; default: torchvision's download")
     slices_per_axis: int | None = Field(default=4, ge=1)
+    relative: bool = Field(
+        default=False,
+        description="unit-normalised features of the first three blocks, over the classical inverse's distance",
+    )
 
 
 class OptimiserConfig(Schema):
@@ -200,6 +204,9 @@ class TrainingConfig(Schema):
         default="relative", description="squared error over the classical inverse's, or the paper's L1"
     )
     perceptual: PerceptualConfig = PerceptualConfig()
+    degradation_first: int = Field(
+        default=0, ge=0, description="steps at the start in which only G_LR and D_LR learn, of each other"
+    )
     pool_size: int = Field(default=50, ge=0, description="earlier fakes shown to the discriminators")
     optimiser: OptimiserConfig = OptimiserConfig()
     validation: ValidationConfig = ValidationConfig()
@@ -220,10 +227,28 @@ class TrainingConfig(Schema):
 
     @model_validator(mode="after")
     def _no_adversary_in_the_baseline(self) -> TrainingConfig:
-        used = [n for n in ("adversarial", "cycle", "identity") if getattr(self.losses, f"lambda_{n}")]
+        used = [
+            n
+            for n in ("adversarial", "adversarial_lr", "cycle", "identity")
+            if getattr(self.losses, f"lambda_{n}")
+        ]
         if self.mode == "generator-only" and used:
             raise ValueError(
                 f"mode generator-only has G_HR alone: set losses.lambda_{used[0]} to 0, or choose mode paired"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _an_adversary_teaches_the_degradation(self) -> TrainingConfig:
+        weights = self.losses
+        lr = (
+            weights.lambda_adversarial
+            if weights.lambda_adversarial_lr is None
+            else weights.lambda_adversarial_lr
+        )
+        if self.degradation_first and (self.mode != "unpaired" or not lr):
+            raise ValueError(
+                "degradation_first: only in mode unpaired G_LR can learn alone, by losses.lambda_adversarial_lr"
             )
         return self
 

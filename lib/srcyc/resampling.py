@@ -100,8 +100,8 @@ def mirrored(index: npt.NDArray[np.int_], n: int) -> npt.NDArray[np.int_]:
 _MATRICES = {"linear": linear_matrix, "cubic": cubic_matrix, "area": area_matrix}
 
 
-def apply_along(x: Tensor, matrix: Matrix, axis: int) -> Tensor:
-    """Multiply one axis of ``x`` by ``matrix`` ``(n_out, n_in)``, at least in float32.
+def apply_along(x: Tensor, matrix: Matrix | Tensor, axis: int) -> Tensor:
+    """Multiply one axis of ``x`` by ``matrix`` ``(n_out, n_in)``, at least in float32; differentiable in both.
 
     Returns:
         a contiguous tensor of the type of ``x``.

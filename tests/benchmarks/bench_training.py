@@ -252,6 +252,7 @@ def smooth_batch(config: TrainingConfig) -> Batch:
         real_hr=smooth_objects(count, fine, random).split(1),
         axes=(axis,) * count,
         aligned=False,
+        noise=torch.zeros(count, 1, *thick),
     )
 
 

@@ -44,12 +44,14 @@ class Batch:
             aligned.
         axes: what each item's operator along the thick axis is said to be, from K to S.
         aligned: whether real_hr shows what real_lr shows.
+        noise: as real_lr, drawn from the standard normal distribution: what a random degradation draws on.
     """
 
     real_lr: Tensor
     real_hr: tuple[Tensor, ...]
     axes: tuple[AxisAcquisition, ...]
     aligned: bool
+    noise: Tensor
 
     def counted(self, item: int) -> slice:
         """Give the planes of an item that losses look at.
@@ -131,12 +133,18 @@ class Patches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         # A NumPy seed ignores zeros at its end: the step is number 0, so items count from 1.
         draw = self.prepare(np.random.default_rng([self.seed, step, 0]), step)
-        items = [draw(np.random.default_rng([self.seed, step, item + 1])) for item in self.items]
+        generators = [np.random.default_rng([self.seed, step, item + 1]) for item in self.items]
+        items = [draw(rng) for rng in generators]
+        noise = [
+            rng.standard_normal(item.real_lr.shape, np.float32)
+            for rng, item in zip(generators, items, strict=True)
+        ]
         return Batch(
             real_lr=torch.stack([torch.from_numpy(item.real_lr) for item in items]),
             real_hr=tuple(torch.from_numpy(item.real_hr)[None] for item in items),
             axes=tuple(item.axis for item in items),
             aligned=self.aligned,
+            noise=torch.from_numpy(np.stack(noise)),
         )
 
     @abstractmethod

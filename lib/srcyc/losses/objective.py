@@ -33,6 +33,9 @@ class LossWeights(Schema):
     """
 
     lambda_adversarial: float = Field(default=1.0, ge=0)
+    lambda_adversarial_lr: float | None = Field(
+        default=None, ge=0, description="of the term by D_LR; default: lambda_adversarial"
+    )
     lambda_cycle: float = Field(default=10.0, ge=0)
     lambda_identity: float = Field(default=5.0, ge=0)
     lambda_content: float = Field(default=0.0, ge=0)
@@ -40,10 +43,10 @@ class LossWeights(Schema):
     lambda_tv: float = Field(default=0.0, ge=0)
 
 
-#: Which weight a term has; the HR and the LR term of one kind share theirs.
+#: Which weight a term has; the HR and the LR term of one kind share theirs, if no other is set.
 _WEIGHT_NAMES: dict[str, str] = {
     "adversarial_hr": "lambda_adversarial",
-    "adversarial_lr": "lambda_adversarial",
+    "adversarial_lr": "lambda_adversarial_lr",
     "cycle_hr": "lambda_cycle",
     "cycle_lr": "lambda_cycle",
     "identity_hr": "lambda_identity",
@@ -63,8 +66,8 @@ def weight_of(weights: LossWeights, term: GeneratorTerm) -> float:
     if term not in _WEIGHT_NAMES:
         choices = ", ".join(_WEIGHT_NAMES)
         raise InputError(f"the generators' objective has no term {term!r}", remedy=f"choose among {choices}")
-    weight: float = getattr(weights, _WEIGHT_NAMES[term])
-    return weight
+    weight: float | None = getattr(weights, _WEIGHT_NAMES[term])
+    return weights.lambda_adversarial if weight is None else weight
 
 
 class GeneratorObjective:

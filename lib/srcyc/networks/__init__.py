@@ -17,12 +17,14 @@ from srcyc.networks.generator import (
     generators,
     register,
 )
+from srcyc.networks.learned_acquisition import Degradation, LearnedAcquisition
 from srcyc.networks.resdnet import ResDNet
 from srcyc.networks.sliceresdnet import SliceResDNet, SliceResDNetConfig
 from srcyc.networks.srresdnet import SRResDNet, SRResDNetConfig
 
 __all__ = [
     "AnyGeneratorConfig",
+    "Degradation",
     "DegradationNet",
     "DegradationNetConfig",
     "DiscriminatorConfig",
@@ -30,6 +32,7 @@ __all__ = [
     "EstimateStream",
     "Generator",
     "GeneratorConfig",
+    "LearnedAcquisition",
     "LowResolutionDiscriminatorConfig",
     "PatchDiscriminator",
     "ResDNet",

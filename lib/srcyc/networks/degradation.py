@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from srcyc.acquisition import Acquisition
 from srcyc.errors import ConfigError
 from srcyc.networks.layers import Convolution, check_dims
+from srcyc.networks.learned_acquisition import Degradation, LearnedAcquisition
 from srcyc.resampling import resample
 from srcyc.schema import Schema
 
-Skip = Literal["area", "profile", "none"]
+Skip = Literal["area", "profile", "learned", "none"]
 
 
 class DegradationNetConfig(Schema):
@@ -63,8 +64,10 @@ class DegradationNet(nn.Module):
         features: feature channels.
         blocks: residual blocks at LR.
         head_kernel: edge length of the first convolution (7 in the paper).
-        skip: what the learned part is added to: ``"profile"`` (Gaussian slice profile), ``"area"`` (box), or
-            ``"none"`` (the paper's form).
+        skip: what the network's own part is added to: ``"profile"`` (Gaussian slice profile of the width told),
+            ``"learned"`` (:class:`LearnedAcquisition`: width, in-plane blur and noise are learned, too), ``"area"``
+            (box), or ``"none"`` (the paper's form). With ``"learned"`` that part is zero at the start, and sees the
+            noise.
         norm: instance normalisation in the blocks.
     """
 
@@ -94,35 +97,59 @@ class DegradationNet(nn.Module):
         )
         if skip != "none":
             tail: Convolution = self.body[-1]  # type: ignore[assignment]
-            tail.scale_weight(0.01)
+            tail.scale_weight(0.0 if skip == "learned" else 0.01)
+        learns = skip == "learned"
+        self.acquisition = LearnedAcquisition() if learns else None
+        self.noise_head = (
+            Convolution(spatial_dims, in_channels, features, 3, weight_norm=False) if learns else None
+        )
 
     @classmethod
     def from_config(cls, config: DegradationNetConfig) -> DegradationNet:
         """Build the (untrained) network that a configuration describes."""
         return cls(**config.model_dump())
 
-    def forward(self, hr: Tensor, *, size: Sequence[int], thickness_ratio: float = 1.0) -> Tensor:
+    @property
+    def learned(self) -> Degradation | None:
+        """What it found out about the scans; None if its form has nothing of the kind."""
+        return None if self.acquisition is None else self.acquisition.learned
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether it makes something of the noise it is given."""
+        return self.acquisition is not None
+
+    def forward(
+        self, hr: Tensor, *, size: Sequence[int], thickness_ratio: float = 1.0, noise: Tensor | None = None
+    ) -> Tensor:
         """HR -> fake LR.
 
         Args:
             hr: ``(B, C, *spatial)``, normalised intensity, thick axis last.
             size: LR voxels per axis over the same field of view; equal to the input's at factor 1.
             thickness_ratio: slice thickness over slice spacing, for the skip's slice profile.
+            noise: a standard normal field ``(B, C, *size)`` for the skip ``"learned"``, of which the others make
+                nothing; None: without noise.
 
         Returns:
             ``(B, C, *size)``.
 
         Raises:
-            ConfigError: a size without a voxel for every axis, or (skip ``"profile"``) above the input's.
+            ConfigError: a size without a voxel for every axis, or (skips with a profile) above the input's.
         """
         if len(size) != hr.ndim - 2:
             raise ConfigError(
                 f"size {tuple(size)} for an image of {hr.ndim - 2} axes", remedy="give one value per axis"
             )
         features = resample(self.head(hr), size, "area")
+        if self.noise_head is not None and noise is not None:
+            features = features + self.noise_head(noise)
         degraded: Tensor = self.body(features)
         if self.skip == "none":
             return degraded
         if self.skip == "area":
             return resample(hr, size, "area") + degraded
+        if self.acquisition is not None:
+            acquired = self.acquisition(hr, size=size, thickness_ratio=thickness_ratio, noise=noise)
+            return acquired + degraded  # type: ignore[no-any-return]
         return Acquisition(tuple(hr.shape[2:]), tuple(size), thickness_ratio).apply(hr) + degraded

@@ -14,6 +14,7 @@ import numpy as np
 
 from srcyc.errors import OutputError
 from srcyc.files import write_text
+from srcyc.networks import Degradation
 from srcyc.training.validation import Image, Picture, Score
 
 HISTORY_NAME = "history.csv"
@@ -55,6 +56,8 @@ class Recorder:
         terms: Mapping[str, float],
         learning_rate: float,
         score: Score | None = None,
+        *,
+        degradation: Degradation | None = None,
     ) -> None:
         """Record a step; a second report of the same step adds to the first.
 
@@ -64,17 +67,20 @@ class Recorder:
             terms: mean of each loss term since the last report, unweighted.
             learning_rate: of the generators.
             score: on held-back persons, at a validation.
+            degradation: what G_LR has found out about the LR scans.
 
         Raises:
             OutputError: the disk is full, or the folder cannot be written any more.
         """
         measured = score.as_row() if score else {}
+        found = degradation.as_row() if degradation else {}
         row = {
             "step": step,
             "seconds": round(float(seconds), 1),
             "learning_rate": learning_rate,
             **terms,
             **measured,
+            **found,
         }
         if self._rows and self._rows[-1]["step"] == step:
             row = {**self._rows.pop(), **row}
@@ -83,6 +89,7 @@ class Recorder:
         if self._events is not None:
             scalars = {f"loss/{name}": value for name, value in terms.items()}
             scalars |= {f"validation/{name}": value for name, value in measured.items()}
+            scalars |= {f"degradation/{name}": value for name, value in found.items()}
             self._events.scalars(step, {**scalars, "learning_rate": learning_rate})
 
     def pictures(self, step: int, pictures: Sequence[Picture]) -> None:

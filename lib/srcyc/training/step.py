@@ -40,13 +40,16 @@ class TrainingStep:
     unpaired (Zhu et al. 2017, arXiv:1703.10593), both cycles on unrelated patches:
         forward:  real_lr -> G_HR -> fake_hr (judged by D_HR) -> G_LR -> rec_lr  ~ real_lr
         backward: real_hr -> G_LR -> fake_lr (judged by D_LR) -> G_HR -> rec_hr  ~ real_hr
-        content and perceptual terms compare rec_hr with its truth, real_hr
+        content and perceptual terms compare rec_hr with its truth, real_hr. Only G_HR learns from them: G_LR would hide
+        in fake_lr what G_HR needs (Chu et al. 2017, arXiv:1712.02950). The cycle term of the formula teaches both.
     paired (SRResCycGAN: Umer, Micheloni 2020, arXiv:2009.03693), real_hr is the truth of real_lr:
         forward:  real_lr -> G_HR -> fake_hr ~ real_hr (judged by D_HR) -> G_LR -> fake_lr ~ real_lr (judged by D_LR)
     generator-only: the content (and perceptual, total variation) terms of paired alone.
     identity: G_HR(real_hr) at factor 1 ~ real_hr, G_LR(real_lr) at factor 1 ~ real_lr
 
-    A term of weight 0 is not computed, nor any pass that only it needs; what several terms look at is computed once.
+    A term of weight 0 is not computed, nor any pass that only it needs, and its discriminator does not learn; what
+    several terms look at is computed once. A random G_LR makes noise where D_LR looks; where its result is compared
+    with a scan voxel by voxel, it gives the mean.
 
     Args:
         networks: those of the run.
@@ -76,6 +79,7 @@ class TrainingStep:
             layer=config.perceptual.layer,
             weights=config.perceptual.weights,
             slices_per_axis=config.perceptual.slices_per_axis,
+            relative=config.perceptual.relative,
         )
         self.pools = {
             "d_hr": ImagePool(config.pool_size, seed=config.seed),
@@ -96,28 +100,47 @@ class TrainingStep:
                 dtype,
             )
 
-    def __call__(self, batch: Batch, scale: float) -> Terms:
-        """Take one step; ``scale`` multiplies the learning rates."""
+    def __call__(self, batch: Batch, scale: float, *, degradation_alone: bool = False) -> Terms:
+        """Take one step.
+
+        Args:
+            batch: of the step.
+            scale: multiplies the learning rates.
+            degradation_alone: only G_LR and D_LR learn, of each other.
+        """
         passes = _passes(self.networks, batch)
         self._judged(False)
         with self._autocast():
-            loss, terms = self.objective.total(self._terms(passes, batch))
+            possible = self._terms(passes, batch)
+            if degradation_alone:
+                possible = {"adversarial_lr": possible["adversarial_lr"]}
+            loss, terms = self.objective.total(possible)
         self.generators.minimise(loss, scale)
-        d_hr, d_lr = self.networks.d_hr, self.networks.d_lr
-        if self.discriminators is None or d_hr is None or d_lr is None:
+        if self.discriminators is None:
             return terms
-        if not self.objective.is_active("adversarial_hr"):
-            return terms
-        self._judged(True)
         # All items of a step with an adversary have one factor, so they are one batch.
-        real_hr, real_lr = torch.cat(passes.real_hr), batch.real_lr
-        fake_hr = self._earlier("d_hr", torch.cat(passes.fake_hr()))
-        fake_lr = self._earlier("d_lr", passes.fake_lr())
-        with self._autocast():
-            judged_hr = self.adversarial.discriminator(d_hr(real_hr), d_hr(fake_hr))
-            judged_lr = self.adversarial.discriminator(d_lr(real_lr), d_lr(fake_lr))
-        self.discriminators.minimise(judged_hr + judged_lr, scale)
-        return {**terms, "d_hr": judged_hr.detach(), "d_lr": judged_lr.detach()}
+        pairs: dict[
+            str, tuple[nn.Module | None, GeneratorTerm, Callable[[], Tensor], Callable[[], Tensor]]
+        ] = {
+            "d_hr": (
+                self.networks.d_hr,
+                "adversarial_hr",
+                lambda: torch.cat(passes.real_hr),
+                lambda: torch.cat(passes.fake_hr()),
+            ),
+            "d_lr": (self.networks.d_lr, "adversarial_lr", lambda: batch.real_lr, passes.fake_lr),
+        }
+        self._judged(True)
+        judged: dict[str, Tensor] = {}
+        for name, (judge, term, real, fake) in pairs.items():
+            if judge is not None and term in terms:
+                earlier = self._earlier(name, fake())
+                with self._autocast():
+                    judged[name] = self.adversarial.discriminator(judge(real()), judge(earlier))
+        if not judged:
+            return terms
+        self.discriminators.minimise(torch.stack(list(judged.values())).sum(), scale)
+        return {**terms, **{name: loss.detach() for name, loss in judged.items()}}
 
     def _terms(self, passes: _Passes, batch: Batch) -> dict[GeneratorTerm, Callable[[], Tensor]]:
         """Give the terms that the networks of this mode can have, each as a function."""
@@ -127,7 +150,7 @@ class TrainingStep:
         estimate, baseline = (
             (passes.fake_hr, passes.baseline_of_real)
             if batch.aligned
-            else (passes.rec_hr, passes.baseline_of_fake)
+            else (passes.learned_hr, passes.baseline_of_fake)
         )
 
         def content() -> Tensor:
@@ -137,7 +160,9 @@ class TrainingStep:
 
         terms: dict[GeneratorTerm, Callable[[], Tensor]] = {
             "content": content,
-            "perceptual": lambda: _mean(self.perceptual, estimate(), real_hr),
+            "perceptual": lambda: _mean(
+                self.perceptual, estimate(), real_hr, *([baseline()] if self.perceptual.relative else [])
+            ),
             "total_variation": lambda: _mean(self.total_variation, passes.fake_hr()),
         }
         d_hr, d_lr = self.networks.d_hr, self.networks.d_lr
@@ -198,13 +223,17 @@ _Images = list[Tensor]
 
 @dataclass(frozen=True)
 class _Passes:
-    """The forward passes of one batch, each computed when first asked for and then kept."""
+    """The forward passes of one batch, each computed when first asked for and then kept.
+
+    ``learned_hr`` is ``rec_hr`` without a gradient in G_LR.
+    """
 
     real_hr: _Images
     fake_hr: Callable[[], _Images]
     rec_lr: Callable[[], Tensor]
     fake_lr: Callable[[], Tensor]
     rec_hr: Callable[[], _Images]
+    learned_hr: Callable[[], _Images]
     identity_hr: Callable[[], tuple[_Images, _Images]]
     identity_lr: Callable[[], Tensor]
     baseline_of_real: Callable[[], _Images]
@@ -218,13 +247,18 @@ def _passes(networks: Networks, batch: Batch) -> _Passes:
     def counted(images: Sequence[Tensor]) -> _Images:
         return [image[..., batch.counted(item)] for item, image in enumerate(images)]
 
-    def degraded(images: Sequence[Tensor], ratio: float | None = None) -> Tensor:
+    def degraded(images: Sequence[Tensor], ratio: float | None = None, *, noisy: bool = False) -> Tensor:
         if g_lr is None:
             raise ValueError("this mode has no G_LR")
         size = batch.real_lr.shape[2:]
         fakes = [
-            g_lr(image, size=size, thickness_ratio=axis.thickness_ratio if ratio is None else ratio)
-            for image, axis in zip(images, axes, strict=True)
+            g_lr(
+                image,
+                size=size,
+                thickness_ratio=axis.thickness_ratio if ratio is None else ratio,
+                noise=noise if noisy else None,
+            )
+            for image, axis, noise in zip(images, axes, batch.noise.split(1), strict=True)
         ]
         return torch.cat(fakes)
 
@@ -242,13 +276,19 @@ def _passes(networks: Networks, batch: Batch) -> _Passes:
     fake_hr = cache(lambda: [one.image for one in enhance(g_hr, batch.real_lr, axes)])
     rec_lr = cache(lambda: degraded(fake_hr()))
     # With pairs the degraded image that D_LR judges is that of fake_hr, as in the paper: one pass for two terms.
-    fake_lr = rec_lr if batch.aligned else cache(lambda: degraded(batch.real_hr))
+    shared = batch.aligned and not (g_lr is not None and g_lr.is_noisy)
+    fake_lr = (
+        rec_lr
+        if shared
+        else cache(lambda: degraded(fake_hr() if batch.aligned else batch.real_hr, noisy=True))
+    )
     return _Passes(
         counted(batch.real_hr),
         cache(lambda: counted(fake_hr())),
         rec_lr,
         fake_lr,
         rec_hr=cache(lambda: counted([one.image for one in enhance(g_hr, fake_lr(), axes)])),
+        learned_hr=cache(lambda: counted([one.image for one in enhance(g_hr, fake_lr().detach(), axes)])),
         identity_hr=cache(identity),
         identity_lr=cache(lambda: degraded(batch.real_lr.split(1), ratio=1.0)),
         baseline_of_real=cache(lambda: baseline(batch.real_lr)),

@@ -20,7 +20,7 @@ from srcyc.config import TrainingConfig
 from srcyc.data.patches import Batch
 from srcyc.device import precision_name
 from srcyc.errors import ConfigError, DataError, StoppedError
-from srcyc.networks import Generator
+from srcyc.networks import Degradation, Generator
 from srcyc.training.checkpoint import Checkpoints
 from srcyc.training.distributed import Processes
 from srcyc.training.networks import Networks
@@ -222,7 +222,8 @@ class Trainer:
         for batch in self._loader():
             state, config = self.state, self.config
             scale = learning_rate_scale(state.done, config.optimiser, config.steps)
-            terms = self.step(to_device(batch, self.processes.device), scale)
+            alone = state.done < config.degradation_first
+            terms = self.step(to_device(batch, self.processes.device), scale, degradation_alone=alone)
             self._update_averages()
             state.done += 1
             self._since += 1
@@ -282,7 +283,7 @@ class Trainer:
             return
         score, best = self._validate(recorder) if due else (None, False)
         rate = scale * self.config.optimiser.learning_rate
-        recorder.report(state.done, state.seconds, means, rate, score)
+        recorder.report(state.done, state.seconds, means, rate, score, degradation=self._degradation())
         self.report(Progress(state.done, self.config.steps, means, score, best, state.seconds, remaining))
 
     def _score_the_start(self, recorder: Recorder) -> None:
@@ -307,6 +308,11 @@ class Trainer:
             self.on_best(g_hr, state.done, score)
             recorder.pictures(state.done, self.validator.pictures(g_hr))
         return score, best
+
+    def _degradation(self) -> Degradation | None:
+        """What the moving average of G_LR has found out about the LR scans."""
+        average = self._averages()[1]
+        return None if average is None else average.learned  # type: ignore[no-any-return]
 
     def _averages(self) -> tuple[Generator, Any]:
         averages = self.networks.ema_lr
@@ -356,4 +362,5 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         batch,
         real_lr=batch.real_lr.to(device, non_blocking=True),
         real_hr=tuple(image.to(device, non_blocking=True) for image in batch.real_hr),
+        noise=batch.noise.to(device, non_blocking=True),
     )

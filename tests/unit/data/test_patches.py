@@ -59,6 +59,7 @@ def dataset(kind: str, config: PatchConfig, seed: int = 5, steps: int = 40, shar
 def assert_equal(one: Batch, other: Batch) -> None:
     assert (one.axes, one.aligned) == (other.axes, other.aligned)
     assert torch.equal(one.real_lr, other.real_lr)
+    assert torch.equal(one.noise, other.noise)
     assert len(one.real_hr) == len(other.real_hr)
     assert all(torch.equal(a, b) for a, b in zip(one.real_hr, other.real_hr, strict=True))
 
@@ -83,6 +84,15 @@ def test_a_step_gives_the_same_batch_however_it_is_reached(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_noise_is_standard_normal_and_each_items_own(kind: str) -> None:
+    batch = dataset(kind, VARIED)[3]
+    assert batch.noise.shape == batch.real_lr.shape and batch.noise.dtype == torch.float32
+    assert abs(float(batch.noise.mean())) < 0.05 and abs(float(batch.noise.std()) - 1) < 0.05
+    assert not torch.equal(batch.noise[0], batch.noise[1])
+    assert not torch.equal(batch.noise.flatten()[:99], dataset(kind, VARIED)[4].noise.flatten()[:99])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_draw_together_what_one_draws(kind: str) -> None:
     whole = dataset(kind, VARIED)
     shares = [dataset(kind, VARIED, share=Share(rank, 2)) for rank in range(2)]
@@ -93,6 +103,7 @@ def test_two_processes_draw_together_what_one_draws(kind: str) -> None:
             first.real_hr + second.real_hr,
             first.axes + second.axes,
             first.aligned,
+            torch.cat([first.noise, second.noise]),
         )
         assert_equal(joined, whole[step])
 
@@ -155,7 +166,8 @@ def test_shapes_and_operators_agree(kind: str) -> None:
 )
 def test_one_slice_at_either_end_does_not_count(fine: int, slices: int, planes: slice) -> None:
     axes = (AxisAcquisition.of(9, 3), AxisAcquisition.of(fine, slices))
-    batch = Batch(torch.zeros(2, 1, 1, 1, slices), (torch.zeros(1), torch.zeros(1)), axes, True)
+    empty = torch.zeros(2, 1, 1, 1, slices)
+    batch = Batch(empty, (torch.zeros(1), torch.zeros(1)), axes, True, empty)
     assert batch.counted(1) == planes
     assert batch.counted(0) == slice(3, 6)
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from srcyc.errors import ConfigError, InputError
 from srcyc.losses import GeneratorObjective, GeneratorTerm, LossWeights
+from srcyc.losses.objective import weight_of
 
 ALL_ON = LossWeights(
     lambda_adversarial=1,
@@ -48,6 +49,16 @@ def test_the_total_is_the_weighted_sum_of_every_term() -> None:
     )
     assert float(total) == pytest.approx(expected)
     assert {name: float(value) for name, value in terms.items()} == values
+
+
+def test_the_lr_adversary_may_have_a_weight_of_its_own() -> None:
+    shared, own, off = (
+        LossWeights(lambda_adversarial=2, lambda_adversarial_lr=value) for value in (None, 3, 0)
+    )
+    assert [weight_of(each, "adversarial_lr") for each in (shared, own, off)] == [2, 3, 0]
+    assert {weight_of(each, "adversarial_hr") for each in (shared, own, off)} == {2}
+    only_lr = GeneratorObjective(LossWeights(lambda_adversarial=0, lambda_adversarial_lr=1))
+    assert only_lr.is_active("adversarial_lr") and not only_lr.is_active("adversarial_hr")
 
 
 def test_a_term_with_weight_zero_is_never_computed() -> None:

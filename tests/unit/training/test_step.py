@@ -6,6 +6,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from srcyc.networks import (
     LowResolutionDiscriminatorConfig,
     SliceResDNetConfig,
 )
+from srcyc.networks.degradation import Skip
 from srcyc.resampling import apply_along, resample
 from srcyc.training.networks import Networks, build_networks
 from srcyc.training.step import TrainingStep
@@ -61,7 +63,9 @@ def config(mode: str = "unpaired", weights: dict[str, float] | None = None, **ch
     }
     if weights is not None:
         values["losses"] = LossWeights(
-            **{f"lambda_{name}": weights.get(name, 0.0) for name in ALL_TERMS}, lambda_perceptual=0
+            **{f"lambda_{name}": weights.get(name, 0.0) for name in ALL_TERMS},
+            lambda_adversarial_lr=weights.get("adversarial_lr"),
+            lambda_perceptual=0,
         )
     return TrainingConfig.model_validate(values)
 
@@ -100,7 +104,8 @@ def smooth_batch(
     real_hr = tuple(object_(axis.fine) for axis in axes)
     seen = real_hr if aligned else tuple(object_(axis.fine) for axis in axes)
     real_lr = torch.cat([apply_along(image, axis.matrix, -1) for image, axis in zip(seen, axes, strict=True)])
-    return Batch(real_lr, real_hr, axes, aligned)
+    noise = torch.randn(real_lr.shape, generator=random)
+    return Batch(real_lr, real_hr, axes, aligned, noise)
 
 
 @contextmanager
@@ -150,6 +155,7 @@ class Textbook:
     unpaired (Zhu et al. 2017), x = real_lr, y = real_hr, G = G_HR, F = G_LR:
         min over G, F, max over D of  GAN(G, D_Y) + GAN(F, D_X) + l_cyc (|F(G(x)) - x| + |G(F(y)) - y|)
             + l_id (|G(y) - y| + |F(x) - x|) + l_content |G(F(y)) - y|^2 / |M F(y) - y|^2 + l_tv TV(G(x))
+        where the content is minimised over G alone
     paired (Umer, Micheloni 2020), y the truth of x: D_X judges F(G(x)), content is that of G(x), no |G(F(y)) - y|.
     """
 
@@ -176,7 +182,7 @@ class Textbook:
         ]
 
         def content() -> Tensor:
-            slices = b.real_lr if b.aligned else self._f(b.real_hr, b)
+            slices = b.real_lr if b.aligned else self._f(b.real_hr, b).detach()
             errors = [
                 F.mse_loss(x, y)
                 / (F.mse_loss(self._inner(apply_along(s, a.upscaling, -1), a), y).detach() + ratio)
@@ -304,9 +310,7 @@ def test_steps_equal_those_of_the_textbook(mode: str, weights: dict[str, float])
         assert found.keys() == wanted.keys()
         for name, value in wanted.items():
             assert float(found[name]) == pytest.approx(float(value), rel=1e-3), f"step {number}: {name}"
-        batch = Batch(
-            batch.real_lr.flip(2), tuple(x.flip(2) for x in batch.real_hr), batch.axes, batch.aligned
-        )
+        batch = replace(batch, real_lr=batch.real_lr.flip(2), real_hr=tuple(x.flip(2) for x in batch.real_hr))
     start, _ = made(settings)
     for name in NAMES:
         before, found_, wanted_ = (vector(getattr(networks, name)) for networks in (start, ours, theirs))
@@ -353,7 +357,8 @@ def test_the_papers_content_is_l1() -> None:
 @pytest.mark.parametrize(
     ("mode", "weights", "passes", "terms"),
     [
-        ("unpaired", ALL_TERMS, {"g_hr": 3, "g_lr": 3, "d_hr": 3, "d_lr": 3}, UNPAIRED_TERMS),
+        # Content must not teach G_LR, the cycle does: two passes.
+        ("unpaired", ALL_TERMS, {"g_hr": 4, "g_lr": 3, "d_hr": 3, "d_lr": 3}, UNPAIRED_TERMS),
         (
             "paired",
             {**ALL_TERMS, "identity": 0.0},
@@ -376,6 +381,12 @@ def test_the_papers_content_is_l1() -> None:
             {"adversarial": 1.0},
             {"g_hr": 1, "g_lr": 1, "d_hr": 3, "d_lr": 3},
             {"adversarial_hr", "adversarial_lr", "d_hr", "d_lr"},
+        ),
+        (
+            "unpaired",
+            {"adversarial_lr": 1.0, "content": 1.0},
+            {"g_hr": 1, "g_lr": 1, "d_lr": 3},
+            {"adversarial_lr", "content", "d_lr"},
         ),
         ("paired", {"content": 1.0}, {"g_hr": 1}, {"content"}),
         ("paired", {"cycle": 1.0}, {"g_hr": 1, "g_lr": 1}, {"cycle_lr"}),
@@ -419,6 +430,70 @@ def test_all_four_networks_learn(mode: str) -> None:
     for name in NAMES:
         gradients = {key: p.grad for key, p in getattr(networks, name).named_parameters()}
         assert [key for key, gradient in gradients.items() if gradient is None] == [], name
+
+
+def test_without_its_term_a_discriminator_stays() -> None:
+    settings = config(weights={"adversarial_lr": 1.0, "content": 1.0})
+    networks, step = made(settings)
+    before = weights_of(networks)
+    step(smooth_batch(settings), 1.0)
+    assert changed(before, weights_of(networks)) == {"g_hr", "g_lr", "d_lr"}
+
+
+def test_content_teaches_g_hr_alone() -> None:
+    settings = config(weights={"content": 1.0})
+    networks, step = made(settings)
+    before = weights_of(networks)
+    step(smooth_batch(settings), 1.0)
+    assert changed(before, weights_of(networks)) == {"g_hr"}
+    assert networks.g_lr is not None
+    assert all(p.grad is None for p in networks.g_lr.parameters())
+
+
+def test_the_degradation_can_learn_alone() -> None:
+    settings = config(weights={"adversarial_lr": 1.0, "content": 1.0, "tv": 1.0})
+    networks, step = made(settings)
+    before = weights_of(networks)
+    with counted_passes(networks) as counts:
+        terms = step(smooth_batch(settings), 1.0, degradation_alone=True)
+    assert terms.keys() == {"adversarial_lr", "d_lr"}
+    assert "g_hr" not in counts
+    assert changed(before, weights_of(networks)) == {"g_lr", "d_lr"}
+
+
+def learned(weights: dict[str, float], mode: str = "unpaired", **changes: Any) -> TrainingConfig:
+    g_lr = DegradationNetConfig(features=4, blocks=1, head_kernel=3, skip="learned")
+    return config(mode, weights, g_lr=g_lr, **changes)
+
+
+def test_a_learned_degradation_is_noisy_where_d_lr_looks_and_not_where_scans_are_compared() -> None:
+    settings = learned({"adversarial_lr": 1.0, "cycle": 1.0})
+    batch = smooth_batch(settings)
+    other = replace(batch, noise=-batch.noise)
+    first, second = (made(settings)[1](each, 0.0) for each in (batch, other))
+    assert float(first["adversarial_lr"]) != float(second["adversarial_lr"])
+    assert float(first["cycle_lr"]) == float(second["cycle_lr"])
+
+
+def test_a_learned_degradation_of_pairs_has_a_noisy_pass_for_d_lr() -> None:
+    settings = learned({"adversarial_lr": 1.0, "cycle": 1.0}, "paired")
+    networks, step = made(settings)
+    with counted_passes(networks) as counts:
+        step(smooth_batch(settings, aligned=True), 1.0)
+    assert counts["g_lr"] == 2 * 2
+
+
+def test_d_lr_teaches_what_nobody_tells() -> None:
+    """The width of the profile, the blur and the strength of the noise all get a gradient, and move."""
+    settings = learned({"adversarial_lr": 1.0})
+    networks, step = made(settings)
+    assert networks.g_lr is not None and networks.g_lr.learned is not None
+    before = networks.g_lr.learned.as_row()
+    step(smooth_batch(settings), 1.0)
+    after = networks.g_lr.learned.as_row()
+    # Adam's first step is the learning rate, which is to move a value visibly.
+    for name, value in before.items():
+        assert abs(after[name] / value - 1) == pytest.approx(0.025, abs=0.01), name
 
 
 def test_without_adversary_the_discriminators_stay() -> None:
@@ -483,9 +558,7 @@ def test_where_there_is_a_truth_content_looks_at_it() -> None:
     # Slices of something else: the estimate is as far from that truth as the baseline is.
     other = smooth_batch(settings, aligned=False)
     assert float(
-        TrainingStep(networks, settings)(Batch(other.real_lr, other.real_hr, other.axes, True), 0.0)[
-            "content"
-        ]
+        TrainingStep(networks, settings)(replace(other, aligned=True), 0.0)["content"]
     ) == pytest.approx(1.0, abs=0.01)
 
 
@@ -497,7 +570,7 @@ def test_the_slices_at_the_ends_do_not_count() -> None:
     for image in spoiled:
         image[..., :3] += 5
         image[..., -3:] += 5
-    changed_ends = Batch(batch.real_lr, spoiled, batch.axes, True)
+    changed_ends = replace(batch, real_hr=spoiled)
     assert float(step(changed_ends, 0.0)["content"]) == float(step(batch, 0.0)["content"])
     spoiled[0][..., 3] += 5
     assert float(step(changed_ends, 0.0)["content"]) != float(step(batch, 0.0)["content"])
@@ -575,12 +648,16 @@ def test_the_tensors_of_a_step_go_with_it(mode: str) -> None:
     assert terms
 
 
+@pytest.mark.parametrize("skip", ["profile", "learned"])
 @pytest.mark.parametrize("algorithm", ["adam", "muon"])
 @pytest.mark.parametrize("mode", ["unpaired", "generator-only"])
-def test_a_restored_step_goes_on_exactly(mode: str, algorithm: str, tmp_path: Path) -> None:
+def test_a_restored_step_goes_on_exactly(mode: str, algorithm: str, skip: Skip, tmp_path: Path) -> None:
     """Adam's moments, Muon's momentum, and the pools' images and random numbers are all part of the state."""
     settings = config(
-        mode, ALL_TERMS if mode == "unpaired" else {"content": 1.0}, optimiser={"algorithm": algorithm}
+        mode,
+        ALL_TERMS if mode == "unpaired" else {"content": 1.0},
+        optimiser={"algorithm": algorithm},
+        g_lr=DegradationNetConfig(features=4, blocks=1, head_kernel=3, skip=skip),
     )
     batch = smooth_batch(settings, aligned=mode != "unpaired")
     networks, step = made(settings)
