@@ -266,3 +266,12 @@ def test_regions_of_another_scan_are_refused(srcyc, fine_file, tiny_model, tmp_p
     assert ran.code == 2
     assert "lesions" in ran.err and "outside" in ran.err
     assert srcyc("evaluate", "--hr", fine_file, "--regions", tmp_path / "none.nii", *given).code == 2
+
+
+def test_the_uncertainty_is_held_against_the_error(srcyc, fine_file, tiny_model, tmp_path):
+    given = ("evaluate", "--hr", fine_file, "--thickness", "4", "--model", tiny_model, "--no-figures")
+    scores = srcyc(*given, "--uncertainty", "--json", "-o", tmp_path / "out").json["scores"]
+    assert [score["uncertainty_rank"] for score in scores[:3]] == [None] * 3
+    assert -1 < scores[3]["uncertainty_rank"] < 1
+    assert 0 < scores[3]["uncertainty_share"] < 1
+    assert "Uncertainty" in srcyc(*given, "--uncertainty", "-o", tmp_path / "words").out

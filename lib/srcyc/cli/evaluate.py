@@ -75,6 +75,9 @@ def evaluate(
     correct_slices: Annotated[
         bool, typer.Option(help="Let models correct the slices themselves, as `srcyc infer` does.")
     ] = True,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Measure how well the models' uncertainty tells the error.")
+    ] = False,
     lpips: Lpips = None,
     regions: Regions = None,
     device: Device = "auto",
@@ -129,7 +132,11 @@ def evaluate(
             resolvers,
             lpips=load_lpips(lpips, device=device),
             regions=marked,
-            wishes={"consistency": consistency, "correct_slices": correct_slices},
+            wishes={
+                "consistency": consistency,
+                "correct_slices": correct_slices,
+                "uncertainty": uncertainty,
+            },
             pictures=Pictures(output) if figures else None,
         )
         codes |= run.simulated(thin, cases)

@@ -82,6 +82,11 @@ ThickScans = Annotated[
 ]
 #: Said of the columns on regions.
 _REGIONS = " Regions: share of their contrast to what surrounds them that is kept; 1 is all of it."
+#: And on the uncertainty.
+_UNCERTAINTY = (
+    " Uncertainty: its rank correlation with the absolute error, and the share of the squared error in the least "
+    "certain tenth of the voxels."
+)
 
 
 def simulations(
@@ -230,7 +235,7 @@ class Measurement:
             self._console.say(
                 f"PSNR and SSIM (3D) inside the head;{lpips} differences to cubic B-spline interpolation, and to the "
                 "classical inverse, which needs no network; consistency: ||A(result) - scan|| / ||scan||."
-                f"{_REGIONS if self._regions else ''}"
+                f"{_REGIONS if self._regions else ''}{_UNCERTAINTY if self._wishes.get('uncertainty') else ''}"
             )
         if self.thick_rows:
             self._console.say()
@@ -290,10 +295,12 @@ class Measurement:
             self._console.warn(f"{label}: {warning}")
 
     def _method(self, resolver: SuperResolver) -> Method:
-        def method(thick: Volume, spacing: tuple[float, float, float]) -> tuple[Volume, list[str]]:
+        from srcyc.evaluation.benchmark import Answer
+
+        def method(thick: Volume, spacing: tuple[float, float, float]) -> Answer:
             # Forced: how a model does outside its range is a fair question here; its warnings are shown.
             result = resolver(thick, target_spacing=spacing, force=True, **self._wishes)
-            return result.volume, list(result.report.warnings)
+            return Answer(result.volume, result.report.warnings, result.uncertainty)
 
         return method
 
@@ -385,6 +392,7 @@ def _table(rows: Sequence[Row]) -> Table:
     means = means_of(rows)
     perceptual = any(mean.lpips is not None for mean in means)
     marked = any(row.kept is not None or row.kept_small is not None for row in rows)
+    doubted = any(row.uncertainty_rank is not None for row in rows)
     for heading in (
         *(
             "scans",
@@ -398,6 +406,7 @@ def _table(rows: Sequence[Row]) -> Table:
         ),
         *(("LPIPS", "over cubic", "over classical") if perceptual else ()),
         *(("regions", "small ones") if marked else ()),
+        *(("uncertainty", "error in it") if doubted else ()),
         "consistency",
     ):
         table.add_column(heading, justify="right")
@@ -416,6 +425,7 @@ def _table(rows: Sequence[Row]) -> Table:
             *_cells(mean.ssim, mean.ssim_over_cubic, mean.ssim_over_classical),
             *(_cells(mean.lpips, mean.lpips_over_cubic, mean.lpips_over_classical) if perceptual else ()),
             *(_cells(mean.kept) + _cells(mean.kept_small) if marked else ()),
+            *(_cells(mean.uncertainty_rank) + _cells(mean.uncertainty_share) if doubted else ()),
             f"{mean.consistency:.4f}",
             "ok" if mean.aligned else "WRONG",
         )

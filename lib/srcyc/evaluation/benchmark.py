@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from srcyc.acquisition import LARGEST_THICKNESS, Acquisition
 from srcyc.errors import ConfigError, SRCycError
 from srcyc.evaluation.lpips import LPIPS
-from srcyc.evaluation.metrics import Alignment, Image, Quality, Truth, alignment
+from srcyc.evaluation.metrics import Alignment, Foresight, Image, Quality, Truth, alignment, foresight
 from srcyc.evaluation.regions import Kept, Regions
 from srcyc.geometry import FIELD_OF_VIEW_TOLERANCE, Grid
 from srcyc.resampling import resample
@@ -23,8 +24,23 @@ from srcyc.volume import Volume
 #: What needs no network, and every model is compared with; a model has to beat the last one.
 TRILINEAR, CUBIC, CLASSICAL = "trilinear", "cubic B-spline", "classical inverse"
 
-#: Brings a thick scan to the given spacing (mm per array axis); returns the result and the warnings it raised.
-Method = Callable[[Volume, tuple[float, float, float]], tuple[Volume, list[str]]]
+
+class Answer(NamedTuple):
+    """What a method made of a thick scan.
+
+    Attributes:
+        volume: the result.
+        warnings: raised on the way.
+        uncertainty: map on the same grid, in the same unit; None from a method that gives none.
+    """
+
+    volume: Volume
+    warnings: Sequence[str] = ()
+    uncertainty: Volume | None = None
+
+
+#: Brings a thick scan to the given spacing (mm per array axis).
+Method = Callable[[Volume, tuple[float, float, float]], Answer]
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,7 @@ class Score:
         seconds: wall clock.
         warnings: what the method warned of.
         kept: contrast of marked regions, of the truth's; None if none are marked.
+        foresight: how well the uncertainty tells the error; None without one.
     """
 
     method: str
@@ -99,6 +116,7 @@ class Score:
     seconds: float
     warnings: tuple[str, ...] = ()
     kept: Kept | None = None
+    foresight: Foresight | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +185,7 @@ def compare(
         if progress:
             progress(name)
         start = time.perf_counter()
-        result, warnings = method(thick, covered.spacing)
+        result, warnings, uncertainty = method(thick, covered.spacing)
         seconds = time.perf_counter() - start
         _check_grid(result.grid, covered.grid, name)
         image = result.data[0]
@@ -180,6 +198,9 @@ def compare(
                 seconds=seconds,
                 warnings=tuple(warnings),
                 kept=None if marked is None else marked.kept(image, truth.image),
+                foresight=None
+                if uncertainty is None
+                else foresight(uncertainty.data[0], image - truth.image, truth.mask),
             )
         )
         images[name] = image
@@ -200,7 +221,7 @@ def baselines(fine: Grid, operator: Acquisition) -> dict[str, Method]:
     """
 
     def method(upscale: Callable[[Tensor], Tensor]) -> Method:
-        return lambda thick, spacing: (Volume(upscale(_tensor(thick)).numpy(), fine.affine), [])
+        return lambda thick, spacing: Answer(Volume(upscale(_tensor(thick)).numpy(), fine.affine))
 
     return {
         TRILINEAR: method(lambda y: resample(y, fine.shape, "linear")),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 from skimage.registration import phase_cross_correlation
 
@@ -204,6 +205,29 @@ def slice_gain(slices: Image, scaling: IntensityScaling) -> float | None:
             own = own[head]
             gains.append(float(np.median((2 * own - before[head] - after[head]) / (2 * own))))
     return 100 * math.sqrt(float(np.mean(np.square(gains)))) if gains else None
+
+
+class Foresight(NamedTuple):
+    """How well an uncertainty map tells where the error is.
+
+    Attributes:
+        rank: Spearman's rank correlation of uncertainty and absolute error; 0 is chance, 1 the best.
+        share: of the squared error, in the tenth of the voxels that are least certain; 0.1 is chance.
+    """
+
+    rank: float
+    share: float
+
+
+def foresight(uncertainty: Image, error: Image, mask: Mask) -> Foresight:
+    """Compare an uncertainty map with the error, both ``(I, J, K)`` in one unit, inside ``mask``."""
+    doubt, miss = uncertainty[mask].astype(np.float64), np.abs(error[mask]).astype(np.float64)
+    least_certain = doubt >= np.quantile(doubt, 0.9)
+    total = float(np.sum(miss**2))
+    return Foresight(
+        rank=float(spearmanr(doubt, miss).statistic),
+        share=float(np.sum(miss[least_certain] ** 2)) / total if total else 0.0,
+    )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from srcyc._version import __version__
 from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, Comparison
-from srcyc.evaluation.metrics import ALIGNMENT_TOLERANCE
+from srcyc.evaluation.metrics import ALIGNMENT_TOLERANCE, Foresight
 from srcyc.evaluation.regions import LARGE, Kept
 from srcyc.evaluation.thick_scans import SCAN, Examination
 from srcyc.files import write_text
@@ -49,6 +49,9 @@ DEFINITIONS = {
     "(2 c_i - c_(i-1) - c_(i+1)) / 2 c_i, per cent; of a result x, the slices c are A x",
     "slice_gain_over_scan": "the same over the scan's own; below 1 is less banding",
     "correction": "||delta|| / ||y||: by how much a model changed the slices themselves",
+    "uncertainty_rank": "Spearman's rank correlation of the uncertainty and the absolute error inside the mask",
+    "uncertainty_share": "share of the squared error in the tenth of the mask's voxels that is least certain; 0.1 is "
+    "chance",
     "kept, kept_small": f"contrast of marked regions of {LARGE} voxels and more, and of smaller ones, to a ring around "
     "them in their slices, over the truth's (regression through zero); of a real scan: of A x over the scan's",
 }
@@ -92,6 +95,8 @@ class Row(BaseModel):
     aligned: bool
     kept: float | None = None
     kept_small: float | None = None
+    uncertainty_rank: float | None = None
+    uncertainty_share: float | None = None
     seconds: float
     warnings: tuple[str, ...] = ()
 
@@ -120,6 +125,8 @@ class Mean(BaseModel):
     lpips_over_classical: float | None
     kept: float | None = None
     kept_small: float | None = None
+    uncertainty_rank: float | None = None
+    uncertainty_share: float | None = None
     consistency: float
     aligned: bool
 
@@ -181,6 +188,7 @@ def rows_of(comparison: Comparison, *, scan: str) -> list[Row]:
             flipped=bool(score.alignment.flipped),
             aligned=score.alignment.ok,
             **_kept(score.kept),
+            **_foresight(score.foresight),
             seconds=score.seconds,
             warnings=score.warnings,
         )
@@ -247,6 +255,8 @@ def means_of(rows: Iterable[Row]) -> list[Mean]:
             lpips_over_classical=mean(row.lpips_over_classical for row in group),
             kept=mean(row.kept for row in group),
             kept_small=mean(row.kept_small for row in group),
+            uncertainty_rank=mean(row.uncertainty_rank for row in group),
+            uncertainty_share=mean(row.uncertainty_share for row in group),
             consistency=fmean(row.consistency for row in group),
             aligned=all(row.aligned for row in group),
         )
@@ -343,6 +353,14 @@ def _table(rows: Sequence[BaseModel]) -> str:
 
 def _kept(kept: Kept | None) -> dict[str, float | None]:
     return {} if kept is None else {"kept": kept.large, "kept_small": kept.small}
+
+
+def _foresight(foresight: Foresight | None) -> dict[str, float]:
+    return (
+        {}
+        if foresight is None
+        else {"uncertainty_rank": foresight.rank, "uncertainty_share": foresight.share}
+    )
 
 
 def _over(value: float, baseline: float) -> float:

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from srcyc.acquisition import Acquisition
 from srcyc.errors import ConfigError, SRCycError
-from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, TRILINEAR, Simulation, baselines, compare
+from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, TRILINEAR, Answer, Simulation, baselines, compare
 from srcyc.evaluation.lpips import LPIPS
 from srcyc.simulation import Spoiling, simulate_thick
 from srcyc.volume import Volume
@@ -36,7 +36,7 @@ def _to_itk(data: np.ndarray, affine: np.ndarray) -> sitk.Image:
 def test_the_interpolations_equal_itks_in_the_interior(scan, name, interpolator, margin):
     thick, truth = simulate_thick(scan, 3.0)
     methods = baselines(truth.grid, Acquisition(truth.shape, thick.shape))
-    ours, _ = methods[name](thick, truth.spacing)
+    ours = methods[name](thick, truth.spacing).volume
     reference = _to_itk(truth.data[0], truth.affine)
     theirs = sitk.Resample(
         _to_itk(thick.data[0], thick.affine), reference, sitk.Transform(), interpolator, 0.0
@@ -52,7 +52,7 @@ def test_scores_rank_interpolation_below_a_better_method(scan):
 
     def oracle(thick, spacing):
         data = 0.5 * truth_of["cubic"] + 0.5 * truth_of["truth"]
-        return Volume(data[None], truth_of["affine"]), ["made of the truth"]
+        return Answer(Volume(data[None], truth_of["affine"]), ["made of the truth"])
 
     thick, truth = simulate_thick(scan, 4.0)
     truth_of["truth"], truth_of["affine"] = truth.data[0], truth.affine
@@ -100,7 +100,7 @@ def test_methods_are_told_the_thickness_and_may_be_told_a_wrong_one(scan):
 
     def listening(thick, spacing):
         told.append(thick.slice_thickness / thick.spacing[2])
-        return simulate_thick(scan, 4.0)[1], []
+        return Answer(simulate_thick(scan, 4.0)[1])
 
     true, narrow, wide = (
         compare(scan, Simulation(4.0, told_ratio=ratio), {"listening": listening})
@@ -140,7 +140,7 @@ def test_a_scan_too_small_for_lpips_is_judged_by_the_rest(phantom, shared_dir):
 
 def test_the_truth_itself_is_consistent_also_with_a_gap(scan):
     def perfect(thick, spacing):
-        return simulate_thick(scan, 4.5, thickness=3.0)[1], []
+        return Answer(simulate_thick(scan, 4.5, thickness=3.0)[1])
 
     score = compare(scan, Simulation(3.0, gap=1.5), {"perfect": perfect}).scores[-1]
     assert score.quality.psnr == np.inf
@@ -150,7 +150,7 @@ def test_the_truth_itself_is_consistent_also_with_a_gap(scan):
 def test_a_shifted_result_fails_the_audit(scan):
     def shifted(thick, spacing):
         _, truth = simulate_thick(scan, 4.0)
-        return replace(truth, data=np.roll(truth.data, 1, axis=3)), []
+        return Answer(replace(truth, data=np.roll(truth.data, 1, axis=3)))
 
     score = compare(scan, Simulation(4.0), {"shifted": shifted}).scores[-1]
     assert not score.alignment.ok
@@ -159,13 +159,13 @@ def test_a_shifted_result_fails_the_audit(scan):
 
 def test_another_grid_is_an_error(scan):
     def smaller(thick, spacing):
-        return thick, []
+        return Answer(thick)
 
     def elsewhere(thick, spacing):
         _, truth = simulate_thick(scan, 4.0)
         affine = truth.affine.copy()
         affine[0, 3] += 0.4
-        return replace(truth, affine=affine), []
+        return Answer(replace(truth, affine=affine))
 
     with pytest.raises(SRCycError, match="smaller"):
         compare(scan, Simulation(4.0), {"smaller": smaller})

@@ -8,7 +8,16 @@ import torch
 from scipy import ndimage
 
 from srcyc.errors import DataError
-from srcyc.evaluation.metrics import Quality, Truth, alignment, evaluation_mask, psnr, slice_gain, ssim
+from srcyc.evaluation.metrics import (
+    Quality,
+    Truth,
+    alignment,
+    evaluation_mask,
+    foresight,
+    psnr,
+    slice_gain,
+    ssim,
+)
 from srcyc.intensity import IntensityScaling, robust_scaling
 from srcyc.resampling import resample
 
@@ -183,3 +192,25 @@ def test_an_image_that_is_not_finite_is_never_perfect(head):
     assert math.isnan(truth.quality(broken).psnr)
     broken[20, 24, 18] = np.inf
     assert truth.quality(broken).psnr == -math.inf
+
+
+class TestForesight:
+    def test_a_map_that_knows_and_one_that_does_not(self) -> None:
+        rng = np.random.default_rng(0)
+        spread = rng.uniform(0.01, 1, (20, 20, 20)) ** 3
+        error = (spread * rng.standard_normal(spread.shape)).astype(np.float32)
+        mask = np.ones(spread.shape, bool)
+        knowing = foresight(spread.astype(np.float32), error, mask)
+        ignorant = foresight(rng.uniform(size=spread.shape).astype(np.float32), error, mask)
+        assert knowing.rank > 0.6 and knowing.share > 0.35
+        assert abs(ignorant.rank) < 0.05
+        assert ignorant.share == pytest.approx(0.1, abs=0.04)
+
+    def test_only_the_mask_counts_and_the_unit_does_not(self) -> None:
+        rng = np.random.default_rng(1)
+        doubt, error = rng.uniform(size=(2, 16, 16, 16)).astype(np.float32)
+        mask = np.zeros(doubt.shape, bool)
+        mask[4:12] = True
+        found = foresight(doubt, error, mask)
+        doubt[:4], error[12:] = 9, 9
+        assert foresight(100 * doubt, 100 * error, mask) == pytest.approx(found)
