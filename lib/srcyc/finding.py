@@ -68,6 +68,7 @@ def survey(folder: Path) -> Survey:
     told = listing.told()
     known = {file for one in told for file in one.files}
     known |= {file for series in listing.series for file in series.files}
+    known.update(listing.lost)  # reading the series beside them says so
     volumes = {*(series.address for series in listing.series), *listing.broken}
     others: list[Path] = []
     reasons: dict[str, list[Path]] = defaultdict(list)

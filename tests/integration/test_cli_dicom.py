@@ -155,6 +155,7 @@ def test_a_file_that_cannot_be_read_is_named(srcyc, tiny_model, series, tmp_path
     ran = srcyc("infer", series, "-o", tmp_path / "out.nii.gz", "--model", tiny_model)
     assert ran.code == 2
     assert lost in ran.sentence
+    assert "left out" not in ran.out
     assert not (tmp_path / "out.nii.gz").exists()
 
 

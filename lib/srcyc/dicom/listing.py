@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from srcyc.dicom.files import is_dicom_file, read_header
 from srcyc.dicom.grouping import stacks_of
 from srcyc.dicom.series import DicomSeries, Listing, meant
-from srcyc.dicom.tree import Image, LeftOut, read_tree
+from srcyc.dicom.tree import Image, Tree, read_tree
 from srcyc.errors import VolumeError
 
 #: A name: without dots but those of a UID, so that nothing looks like the suffix of a volume.
@@ -42,12 +42,11 @@ def list_series(path: Path) -> Listing:
     # What is not as the standard has it and can be used is no news to a user: pydicom would write it to stderr.
     with disable_value_validation():
         if not path.is_dir():
-            return _listing(path, [Image(path, _frames_header(path))], [], {})
+            return _listing(path, Tree([Image(path, _frames_header(path))]))
         state = _state(path)
         if state is not None and _last.get(path) and _last[path][0] == state:
             return _last[path][1]
-        tree = read_tree(path)
-        listing = _listing(path, tree.images, tree.left_out, tree.broken)
+        listing = _listing(path, read_tree(path))
     _last.clear()
     if state is not None:
         _last[path] = state, listing
@@ -107,28 +106,28 @@ def _frames_header(file: Path) -> Dataset:
     return header
 
 
-def _listing(
-    where: Path, images: Iterable[Image], left_out: list[LeftOut], broken: dict[Path, VolumeError]
-) -> Listing:
+def _listing(where: Path, tree: Tree) -> Listing:
     groups: dict[str, list[Image]] = defaultdict(list)
-    for image in images:
+    for image in tree.images:
         groups[_key(image.header)].append(image)
     found: list[DicomSeries] = []
     for group in groups.values():
         found += stacks_of(where, group)
-    lost = dict(broken)
+    broken = {folder: lost.error() for folder, lost in tree.broken.items()}
+    blamed: set[Path] = set()
     for index, series in enumerate(found):
-        problem = next((broken[file.parent] for file in series.files if file.parent in broken), None)
-        for file in series.files:
-            lost.pop(file.parent, None)
-        if problem is not None and series.unfit is None:
-            found[index] = replace(series, problem=problem)
+        folders = dict.fromkeys(file.parent for file in series.files if file.parent in broken)
+        if folders:
+            found[index] = replace(series, problem=broken[next(iter(folders))])
+        if series.unfit is None:
+            blamed |= folders.keys()
     found = _named(sorted(found, key=_order))
     return Listing(
         [series for series in found if series.unfit is None],
         [series for series in found if series.unfit is not None],
-        left_out,
-        lost,
+        tree.left_out,
+        {folder: error for folder, error in broken.items() if folder not in blamed},
+        tuple(file for lost in tree.broken.values() for file in lost.errors),
     )
 
 

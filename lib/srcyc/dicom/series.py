@@ -89,12 +89,14 @@ class Listing:
         unfit: localizers, captures, maps and the like; they can be read if they are chosen.
         left_out: files that are no part of any series.
         broken: what cannot be read and belongs to no series that is there, by folder.
+        lost: all files that cannot be read, of series or not; their problems name them.
     """
 
     series: list[DicomSeries]
     unfit: list[DicomSeries]
     left_out: list[LeftOut]
     broken: dict[Path, VolumeError]
+    lost: tuple[Path, ...] = ()
 
     def told(self) -> list[LeftOut]:
         """Give all that is no scan, with its reason."""

@@ -20,6 +20,8 @@ from srcyc.errors import VolumeError
 from srcyc.image_files import volume_suffix
 
 _HEAD = 4096
+#: Files that a sentence lists.
+_NAMED = 5
 #: Endings that programs give to files which are not complete, or packed.
 _UNFINISHED = (".part", ".partial", ".crdownload", ".filepart", ".download", ".tmp", ".gz", ".zip", ".bz2")
 
@@ -41,6 +43,22 @@ class LeftOut:
 
 
 @dataclass
+class Broken:
+    """What cannot be read of one folder: files, and why for each."""
+
+    errors: dict[Path, VolumeError] = field(default_factory=dict)
+
+    def error(self) -> VolumeError:
+        """Say it in one sentence."""
+        first, *others = self.errors.values()
+        if not others:
+            return first
+        named = ", ".join(file.name for file in list(self.errors)[1 : 1 + _NAMED])
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        return VolumeError(f"{first.fact}; nor can {named}{more} be used", remedy=first.remedy)
+
+
+@dataclass
 class Tree:
     """What there is below a folder.
 
@@ -52,7 +70,11 @@ class Tree:
 
     images: list[Image] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
-    broken: dict[Path, VolumeError] = field(default_factory=dict)
+    broken: dict[Path, Broken] = field(default_factory=dict)
+
+    def miss(self, folder: Path, file: Path, error: VolumeError) -> None:
+        """Note what cannot be read of a folder."""
+        self.broken.setdefault(folder, Broken()).errors.setdefault(file, error)
 
 
 @dataclass(frozen=True)
@@ -113,8 +135,9 @@ def _walk(folder: Path, tree: Tree) -> Iterator[tuple[Path, list[Path]]]:
         except OSError as error:
             if place == folder:
                 raise
-            tree.broken.setdefault(
+            tree.miss(
                 place.parent,
+                place,
                 VolumeError(
                     f"{place}: cannot be listed ({error.strerror or error})",
                     remedy="check its permissions or take it out",
@@ -148,12 +171,12 @@ def _sort_in(place: Path, file: Path, tree: Tree, doubtful: list[_Doubtful]) -> 
     except OSError as error:
         problem = unreadable(file, error)
         if named:
-            tree.broken.setdefault(place, problem)
+            tree.miss(place, file, problem)
         else:
             doubtful.append(_Doubtful(file, b"", problem))
         return
     except VolumeError as error:
-        tree.broken.setdefault(place, error)
+        tree.miss(place, file, error)
         return
     if "Rows" in header:
         tree.images.append(Image(file, header))
@@ -177,7 +200,7 @@ def _judge(tree: Tree, doubtful: list[_Doubtful]) -> None:
         anonymous = not re.fullmatch(r"\.[A-Za-z]\w*", name.suffix) and not _is_text(one.head)
         cut = len(one.head) > 0 and not any(one.head[:128])
         if alike or ((anonymous or cut) and one.file.parent in folders):
-            tree.broken.setdefault(place, one.error)
+            tree.miss(place, one.file, one.error)
         elif one.file.parent in folders:
             tree.left_out.append(LeftOut((one.file,), "no DICOM"))
 
@@ -193,8 +216,9 @@ def _compare(index: Path, present: list[Path], tree: Tree) -> None:
     for file in missing:
         place = folders.get(str(file.parent).casefold())
         if place is not None:
-            tree.broken.setdefault(
+            tree.miss(
                 place,
+                file,
                 VolumeError(
                     f"{file}: is listed in {index.name} and is not there",
                     remedy=f"copy the medium again, or take {index.name} out if the image is not wanted",

@@ -270,3 +270,25 @@ def test_a_damaged_index_is_named(medium: Path) -> None:
     listing = list_series(medium)
     assert len(listing.series) == 2
     assert all(series.problem is None for series in listing.series)
+
+
+def test_several_lost_slices_are_all_named(tmp_path: Path) -> None:
+    folder = save(tmp_path / "series", make_series(), NAMES[:4])
+    for name in ("IM0004", "IM0005", "IM0006"):
+        (folder / name).touch()
+    with pytest.raises(VolumeError) as caught:
+        read_volume(folder)
+    for name in ("IM0004", "IM0005", "IM0006"):
+        assert name in str(caught.value)
+
+
+def test_a_lost_slice_beside_a_localizer_alone(tmp_path: Path) -> None:
+    slices = make_series()
+    for data in slices:
+        data.SeriesDescription = "localizer"
+    folder = save(tmp_path / "series", slices, NAMES[:4])
+    (folder / NAMES[4]).touch()
+    assert find_volumes(tmp_path) == [folder]
+    for choice in (None, "localizer"):
+        with pytest.raises(VolumeError, match="IM0004"):
+            read_volume(folder, series=choice)
