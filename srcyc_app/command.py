@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,13 @@ import typer
 
 from srcyc.cli.console import Console
 from srcyc.errors import ConfigError
+
+
+class AuditFormat(str, Enum):
+    """How the audit log is written."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 def serve(
@@ -44,10 +52,35 @@ def serve(
         bool, typer.Option("--allow-model-files", help="Send, take and remove model files too.")
     ] = False,
     max_upload: Annotated[float, typer.Option(metavar="GB", help="Largest upload.")] = 4.0,
+    users: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Who may use the server, as what, by which token; default: everybody."
+        ),
+    ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS", help="Reverse proxy that says for whom a request is; may be repeated."
+        ),
+    ] = None,
+    user_header: Annotated[
+        str, typer.Option(metavar="NAME", help="Header in which the proxy says so.")
+    ] = "X-Remote-User",
+    audit_log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Who did what; default: logs/audit.log in the model folder."),
+    ] = None,
+    audit_format: Annotated[AuditFormat, typer.Option(help="Of its lines.")] = AuditFormat.TEXT,
+    audit_keep: Annotated[
+        int,
+        typer.Option(min=1, max=10_000, metavar="N", help="Older files of it, of 10 MB each, that are kept."),
+    ] = 50,
 ) -> None:
     """Serve scans, super-resolution and training to MONAI Label's clients.
 
-    There is no login: the server listens on this machine only, unless it is told otherwise.
+    Nobody is asked who they are, so the server listens on this machine only; for other addresses it wants --users or
+    --trusted-proxy. Each option can be given in the environment too: SRCYC_MAX_UPLOAD for --max-upload.
     """
     if not 0 < max_upload < float("inf"):
         raise ConfigError(f"--max-upload {max_upload:g}: give a positive number of GB.")
@@ -66,6 +99,12 @@ def serve(
             cors_origins=tuple(cors_origin or ()),
             allow_model_files=allow_model_files,
             max_upload_gb=max_upload,
+            users=users,
+            trusted_proxies=tuple(trusted_proxy or ()),
+            user_header=user_header,
+            audit_log=audit_log,
+            audit_format=audit_format.value,
+            audit_keep=audit_keep,
         ),
         console.say,
         console.warn,

@@ -58,7 +58,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "no-numbers.mha": lambda: mha("a b c"),
     "doubles.mha": lambda: mha("400 400 300", kind="MET_DOUBLE"),
     "channels.mha": lambda: mha("64 64 64", ElementNumberOfChannels="100000"),
-    "compressed.mha": lambda: mha("360 360 360", CompressedData="True", data=zlib.compress(b"1")),
+    "compressed.mha": lambda: mha("64 64 64", CompressedData="True", data=zlib.compress(b"1")),
     "compressed-size.mha": lambda: mha(
         "64 64 64", CompressedData="True", CompressedDataSize="99999999999", data=zlib.compress(b"1")
     ),

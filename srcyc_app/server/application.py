@@ -15,6 +15,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from srcyc._version import __version__
+from srcyc_app.server.access import Access, Rules
+from srcyc_app.server.audit import Audit
 from srcyc_app.server.failures import PROBLEMS, Failures, add_handlers
 from srcyc_app.server.middleware import Journal, KnownHosts, KnownOrigins, SecureHeaders, UploadLimit
 from srcyc_app.server.replies import Json
@@ -27,7 +29,9 @@ _log = logging.getLogger(__name__)
 _TIDY = 300.0
 
 
-def create_app(allowed_hosts: Sequence[str] = (), cors_origins: Sequence[str] = ()) -> FastAPI:
+def create_app(
+    allowed_hosts: Sequence[str] = (), cors_origins: Sequence[str] = (), rules: Rules | None = None
+) -> FastAPI:
     """Make the application for the app and the studies that MONAI Label's settings name.
 
     The app is loaded when the application starts.
@@ -35,7 +39,9 @@ def create_app(allowed_hosts: Sequence[str] = (), cors_origins: Sequence[str] = 
     Args:
         allowed_hosts: names by which the server may be called, besides this machine's own.
         cors_origins: pages elsewhere that may use it, as ``https://host[:port]``.
+        rules: who is who; default: nobody needs to say.
     """
+    rules = rules or Rules()
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -74,10 +80,12 @@ def create_app(allowed_hosts: Sequence[str] = (), cors_origins: Sequence[str] = 
         lifespan=life,
         middleware=[
             Middleware(Journal),
+            Middleware(Audit, rules=rules),
             Middleware(SecureHeaders),
             Middleware(KnownHosts, hosts=allowed_hosts),
             Middleware(KnownOrigins, origins=cors_origins),
             *([cors] if cors_origins else []),
+            Middleware(Access, rules=rules),
             Middleware(UploadLimit, limit=largest),
             Middleware(Failures),
         ],

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from srcyc.errors import InputError, SRCycError
 from srcyc_app.refusals import DISK_FULL, is_full
+from srcyc_app.server.audit import note
 from srcyc_app.server.replies import Json
 
 _log = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ class Failures:
 
 
 def problem(status: int, sentence: str, headers: Any = None) -> Response:
-    """Make the reply that says what is wrong."""
+    """Make the reply that says what is wrong, and let the audit log say it too."""
+    note(reason=sentence)
     return Json({"detail": sentence}, status_code=status, headers=headers)
 
 

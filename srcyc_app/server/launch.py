@@ -13,9 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from srcyc.errors import ConfigError, OutputError, VolumeError
+
+if TYPE_CHECKING:
+    from srcyc_app.server.access import Rules
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +40,12 @@ class Options:
         cors_origins: pages elsewhere that may use it.
         allow_model_files: send, take and remove model files.
         max_upload_gb: largest upload.
+        users: file of those who may use it; None: nobody needs a token.
+        trusted_proxies: addresses and networks whose requests say for whom they are.
+        user_header: in which they say so.
+        audit_log: None: beside the log.
+        audit_format: a line of words, or of JSON.
+        audit_keep: older audit logs that are kept.
     """
 
     studies: str
@@ -46,6 +56,12 @@ class Options:
     cors_origins: Sequence[str] = field(default=())
     allow_model_files: bool = False
     max_upload_gb: float = 4.0
+    users: Path | None = None
+    trusted_proxies: Sequence[str] = field(default=())
+    user_header: str = "X-Remote-User"
+    audit_log: Path | None = None
+    audit_format: Literal["text", "json"] = "text"
+    audit_keep: int = 50
 
 
 def run(options: Options, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
@@ -61,6 +77,7 @@ def run(options: Options, say: Callable[[str], None], warn: Callable[[str], None
         SRCycError: the app cannot be loaded.
     """
     _check_names(options)
+    rules = _rules(options)
     studies = _checked_studies(options.studies)
     model_dir = _checked_model_dir(options.model_dir)
     listener = _listen(options.host, options.port)
@@ -68,23 +85,30 @@ def run(options: Options, say: Callable[[str], None], warn: Callable[[str], None
         port = listener.getsockname()[1]
         if not _is_local(options.host):
             warn(
-                f"the server listens on {options.host}: everybody who reaches this machine may read, change and remove "
-                "scans, for there is no login; put an authenticating reverse proxy in front of it (docs/server.md)."
+                f"the server listens on {options.host} without TLS: tokens and scans can be read on the way; let a "
+                "reverse proxy on this machine do it (docs/server.md)."
             )
+        from srcyc_app.server.audit import audit_to
         from srcyc_app.server.logs import log_to
         from srcyc_app.server.routes.general import LOG
 
         log_to(model_dir / LOG)
+        audit_to(
+            options.audit_log or model_dir / LOG.with_name("audit.log"),
+            options.audit_format,
+            options.audit_keep,
+        )
         _configure(options, studies, model_dir, port)
         place = f"[{options.host}]" if ":" in options.host else options.host
         _serve(
             options,
+            rules,
             listener,
             lambda: say(f"SRCyc serves {studies} at http://{place}:{port} (Ctrl-C ends it)"),
         )
 
 
-def _serve(options: Options, listener: socket.socket, ready: Callable[[], None]) -> None:
+def _serve(options: Options, rules: Rules, listener: socket.socket, ready: Callable[[], None]) -> None:
     import uvicorn
     from monailabel.interfaces.utils.app import app_instance
 
@@ -103,15 +127,18 @@ def _serve(options: Options, listener: socket.socket, ready: Callable[[], None])
 
     # Loaded before the web server runs: what is wrong with it is then said in one sentence.
     app_instance()
-    application = create_app([options.host, *options.allowed_hosts], options.cors_origins)
+    application = create_app([options.host, *options.allowed_hosts], options.cors_origins, rules)
     config = uvicorn.Config(
         application,
         log_config=None,
         access_log=False,
         server_header=False,
         ws="none",
+        # Who is believed about addresses is said by --trusted-proxy.
+        proxy_headers=False,
         timeout_graceful_shutdown=_GRACE,
     )
+    _reopen_logs_on_hangup()
     with _ignoring_signals():
         Server(config).run(sockets=[listener])
         services = application.state.services
@@ -121,6 +148,13 @@ def _serve(options: Options, listener: socket.socket, ready: Callable[[], None])
         # Deep in a library that cannot be interrupted: Python would wait for it.
         logging.shutdown()
         os._exit(0)
+
+
+def _reopen_logs_on_hangup() -> None:
+    if hasattr(signal, "SIGHUP"):
+        from srcyc_app.server.logs import reopen_logs
+
+        signal.signal(signal.SIGHUP, lambda number, frame: reopen_logs())
 
 
 @contextmanager
@@ -229,6 +263,28 @@ def _listen(host: str, port: int) -> socket.socket:
             raise OutputError(f"--port {port}: in use by another program; choose another.") from error
         raise OutputError(f"--host {host} --port {port}: cannot be used ({error.strerror}).") from error
     return listener
+
+
+def _rules(options: Options) -> Rules:
+    """Read who may use the server.
+
+    Raises:
+        ConfigError: a file of users that cannot be used; an address for others, and nobody is asked who they are.
+    """
+    from srcyc_app.server.access import Rules, Users, networks
+
+    rules = Rules(
+        users=Users(options.users) if options.users is not None else None,
+        proxies=networks(options.trusted_proxies),
+        header=options.user_header.lower(),
+        everybody=_is_local(options.host),
+    )
+    if rules.users is None and not rules.proxies and not rules.everybody:
+        raise ConfigError(
+            f"--host {options.host}: others reach this address, and nobody is asked who they are",
+            remedy="name those who may by --users FILE, or the proxy that asks them by --trusted-proxy ADDRESS",
+        )
+    return rules
 
 
 def _is_local(host: str) -> bool:

@@ -4,15 +4,59 @@ from __future__ import annotations
 
 import logging
 import logging.config
+import logging.handlers
+import os
 from pathlib import Path
+from typing import TextIO
 
 from srcyc.errors import OutputError
+
+_log = logging.getLogger(__name__)
 
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 #: MONAI Label's names for what a training or a batch says; its lines have their own times.
 _OUTPUT = ("task_train", "task_batch_infer")
+#: Logger of the audit log: lines of its own, in files of its own.
+AUDIT = "srcyc.audit"
 _MOST_BYTES = 10_000_000
 _FILES = 5
+
+
+class LogFile(logging.handlers.RotatingFileHandler):
+    """A log file that only its owner reads, and that is opened anew after :meth:`reopen`.
+
+    Args:
+        path: the file.
+        keep: older files of 10 MB that are kept.
+    """
+
+    def __init__(self, path: Path, keep: int) -> None:
+        super().__init__(path, maxBytes=_MOST_BYTES, backupCount=keep, encoding="utf-8", delay=True)
+        self._complained = False
+
+    def reopen(self) -> None:
+        """Let go of the file: a program that rotates logs has moved it away."""
+        self.acquire()
+        try:
+            if self.stream is not None:
+                self.stream.close()
+                self.stream = None  # type: ignore[assignment]
+        finally:
+            self.release()
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say once that the log cannot be written; the server goes on."""
+        if not self._complained:
+            self._complained = True
+            _log.critical("%s: the log cannot be written; see to its disk.", self.baseFilename)
+
+    def _open(self) -> TextIO:
+        return open(
+            self.baseFilename,
+            self.mode,
+            encoding=self.encoding,
+            opener=lambda p, flags: os.open(p, flags, 0o600),
+        )
 
 
 class Lines(logging.Formatter):
@@ -34,16 +78,15 @@ def log_to(path: Path) -> None:
     handlers = {
         "terminal": {"class": "logging.StreamHandler", "formatter": "line"},
         "file": {
-            "class": "logging.handlers.RotatingFileHandler",
+            "()": LogFile,
             "formatter": "line",
-            "filename": str(path),
-            "encoding": "utf-8",
-            "maxBytes": _MOST_BYTES,
-            "backupCount": _FILES,
+            "path": path,
+            "keep": _FILES,
         },
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(0o600)
         logging.config.dictConfig(
             {
                 "version": 1,
@@ -58,3 +101,11 @@ def log_to(path: Path) -> None:
         raise OutputError(
             f"{path}: the log cannot be written ({error}); give another --model-dir."
         ) from error
+
+
+def reopen_logs() -> None:
+    """Write to new files where a program that rotates logs has moved the old ones away."""
+    for name in (None, AUDIT):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, LogFile):
+                handler.reopen()

@@ -47,6 +47,7 @@ class Task:
     """One request in the background, as MONAI Label's clients see it."""
 
     request: dict[str, Any]
+    owner: str | None = None
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     status: Status = "SUBMITTED"
     start_ts: str = field(default_factory=lambda: _now())
@@ -101,7 +102,9 @@ class Background:
         # MONAI Label's logger of the task's output.
         self._output = logging.getLogger(f"task_{method}")
 
-    def start(self, request: dict[str, Any], *, enqueue: bool = False) -> dict[str, Any] | None:
+    def start(
+        self, request: dict[str, Any], *, enqueue: bool = False, owner: str | None = None
+    ) -> dict[str, Any] | None:
         """Begin a task, or with ``enqueue`` put it behind the one that runs.
 
         A task that was stopped but is still saving delays the next one, and does not refuse it.
@@ -112,7 +115,7 @@ class Background:
         with self._lock:
             if self._closed or (self._active() and not enqueue):
                 return None
-            task = Task(request)
+            task = Task(request, owner)
             self._tasks = [*self._tasks[-_REMEMBERED:], task]
             self._executor.submit(self._run, task)
         return task.json()
@@ -122,6 +125,12 @@ class Background:
         with self._lock:
             active = self._active()
             return active[0].json() if active else None
+
+    def owner(self) -> str | None:
+        """Give who began the task that runs; None if nobody was asked, or none runs."""
+        with self._lock:
+            active = self._active()
+            return active[0].owner if active else None
 
     def tasks(self) -> list[dict[str, Any]]:
         """Give all tasks that are remembered, the newest last."""

@@ -442,7 +442,7 @@ IDS = ("head", "oblique", "signed", "series", "thin", "marker", "steep")
 
 def _shared(kind: str, serve: Callable[..., Server], studies: Path, model: Path) -> Server:
     # Little enough that a test can exceed it.
-    arguments: tuple[str, ...] = ("--max-upload", "0.05")
+    arguments: tuple[str, ...] = ("--max-upload", "0.05", "--trusted-proxy", "127.0.0.1")
     if kind == "stock":
         arguments = ("--conf", "packaged_models", "false", "--conf", "max_upload_gb", "0.05")
     server = serve(kind, studies, *arguments, model=model)

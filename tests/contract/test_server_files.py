@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow
 MEMORY = 2_000_000_000
 #: Bytes by which a server may grow whatever it is sent.
 GROWTH = 500_000_000
-#: Seconds within which it says no.
+#: Seconds within which it says no, on a machine that has nothing else to do.
 SECONDS = 10.0
 
 
@@ -57,11 +58,16 @@ def server(request: pytest.FixtureRequest, limited: Callable[[str], Any]) -> Any
     return limited(request.param)
 
 
+def busy() -> float:
+    """How many times as long things take because others use the machine too."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def harmless(server: Any, attack: Callable[[], Any], refused: Callable[..., str] | None) -> None:
     """Whatever the answer: it comes soon, memory stays, and the server serves."""
     before, pid, start = server.rss(), server.running.pid, time.monotonic()
     reply = attack()
-    assert time.monotonic() - start < SECONDS, reply.text[:200]
+    assert time.monotonic() - start < SECONDS * busy(), reply.text[:200]
     if refused is not None:
         sentence = refused(reply)
         for place in (server.temporary, server.studies, server.model_dir):
@@ -70,7 +76,7 @@ def harmless(server: Any, attack: Callable[[], Any], refused: Callable[..., str]
     assert server.running.poll() is None and server.running.pid == pid
     start = time.monotonic()
     assert server.get("/info/").ok
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 2 * busy()
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -169,4 +175,5 @@ def test_a_model_that_claims_to_be_large(
 def test_it_still_serves(server: Any) -> None:
     """The last one: after all of that, as in the beginning."""
     assert server.infer("head", output="json", weights="tiny", device="cpu").status_code == 200
-    assert "Traceback" not in server.log or server.kind == "stock"
+    at = server.log.find("Traceback")
+    assert at < 0 or server.kind == "stock", server.log[at - 300 : at + 4000]

@@ -11,6 +11,8 @@ from srcyc_app.app import NAME
 from srcyc_app.batch import check_images
 from srcyc_app.infers.options import Options
 from srcyc_app.refusals import Refusal, not_found, unusable
+from srcyc_app.server.access import Role, current, require
+from srcyc_app.server.audit import note
 from srcyc_app.server.processes import Background
 from srcyc_app.server.services import Served
 from srcyc_app.server.uploads import check_object
@@ -58,7 +60,8 @@ def train(
     if served.training.running() and not enqueue:
         raise busy
     served.app.check_training(request)
-    task = served.training.start(request, enqueue=enqueue)
+    note(run=str(request.get("name") or "retrained"))
+    task = served.training.start(request, enqueue=enqueue, owner=current().name)
     if task is None:
         raise busy
     return task
@@ -67,6 +70,9 @@ def train(
 @router.delete("/train/", tags=["Train"], summary="Stop the training")
 def stop_training(served: Served) -> dict[str, Any] | None:
     """It finishes its step and saves everything; the same request begins again from there. null if none runs."""
+    person, owner = current(), served.training.owner()
+    if owner != person.name:
+        require(Role.ADMIN, "to stop the training of somebody else")
     return served.training.stop()
 
 
@@ -92,7 +98,9 @@ def start_batch(
     check_images(request["images"], served.app.datastore())
     # MONAI Label's default is a GPU, be there one or not: the task deals with it.
     Options.of({key: value for key, value in request.items() if key != "device"})
-    task = served.batch.start(request)
+    images_ = request["images"]
+    note(images=images_ if isinstance(images_, str) else " ".join(images_))
+    task = served.batch.start(request, owner=current().name)
     if task is None:
         raise Refusal(429, "a batch inference is running already; stop it first, or wait for its end.")
     return task

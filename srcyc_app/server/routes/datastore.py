@@ -13,6 +13,8 @@ from monailabel.utils.others.generic import file_checksum
 
 from srcyc_app.identifiers import check_image_id, check_tag
 from srcyc_app.refusals import not_found, unusable
+from srcyc_app.server.access import Role, require
+from srcyc_app.server.audit import note
 from srcyc_app.server.replies import FileOnce
 from srcyc_app.server.routes.sessions import send_scan
 from srcyc_app.server.services import Served, Services
@@ -60,7 +62,11 @@ def add_image(
     info = read_object(params, "params")
     with served.scratch.room() as room:
         scan = unpacked(save(file, room), served.app.max_upload)
-        return {"image": served.app.datastore().add_image(image or "", str(scan), info)}
+        if str(info.get("overwrite", False)).lower() in ("true", "1"):
+            require(Role.ADMIN, "to replace a scan")
+        added = served.app.datastore().add_image(image or "", str(scan), info)
+        note(image=added, replaced=True if info.get("overwrite") else None)
+        return {"image": added}
 
 
 @router.delete("/", include_in_schema=False)

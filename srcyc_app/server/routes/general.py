@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
 from srcyc_app.identifiers import check_request_id
 from srcyc_app.refusals import Refusal, not_found
+from srcyc_app.server.audit import note
 from srcyc_app.server.services import Served
 from srcyc_app.server.uploads import check_object, first
 
@@ -73,6 +74,7 @@ def next_sample(
         return {}
     datastore = app.datastore()
     image = result["id"]
+    note(image=image)
     served_to = {"ts": int(time.time()), "client_id": str(first(options.get("client_id")) or "")[:100]}
     known = datastore.get_image_info(image)
     # A studies folder that is open for reading only remembers nothing.

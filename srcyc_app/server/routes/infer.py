@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -15,6 +16,7 @@ from srcyc_app.app import NAME
 from srcyc_app.identifiers import check_request_id
 from srcyc_app.infers.options import Options
 from srcyc_app.refusals import Refusal, not_found, unusable
+from srcyc_app.server.audit import note
 from srcyc_app.server.jobs import Cancelled
 from srcyc_app.server.replies import FileOnce, Json, MultipartOnce
 from srcyc_app.server.services import Served, Services
@@ -86,6 +88,9 @@ async def infer(
     """The scan is a session's, an uploaded file (a volume, or a zip of a DICOM series), or one of the datastore."""
     with served.scratch.room() as room:
         wanted = await run_in_threadpool(_check, served, model, image, session_id, params, file, room)
+        note(image=None if wanted.source else image, session=session_id or None)
+        if wanted.source is not None and not session_id:
+            note(source="upload")
         job = served.line.submit(
             lambda tell: served.app.infer(
                 wanted.request,
@@ -102,6 +107,7 @@ async def infer(
             if await request.is_disconnected():
                 return Response(status_code=_CLIENT_GONE)
             raise Refusal(503, "the server is ending; send the request again when it is back.") from None
+    note_model(result["params"])
     return _reply(Path(result["file"]), result["params"], output)
 
 
@@ -136,6 +142,12 @@ def _check(
     else:
         raise unusable("image: give an image id or a session_id, or upload a file.")
     return _Wanted({**options, "model": model, "image": image}, source, request_id)
+
+
+def note_model(report: Mapping[str, Any]) -> None:
+    """Let the audit log say by which model a result was made, and as what it was kept."""
+    model = report.get("model", {})
+    note(model=model.get("name"), sha256=model.get("sha256"), stored_as=report.get("stored_as"))
 
 
 def _of_session(served: Services, session_id: str) -> Path:

@@ -15,6 +15,7 @@ from srcyc.files import sha256, written
 from srcyc.inference.model_file import SUFFIX
 from srcyc_app.app import NAME
 from srcyc_app.refusals import conflict, forbidden, refusing
+from srcyc_app.server.audit import note
 from srcyc_app.server.routes.datastore import Binary
 from srcyc_app.server.services import Served, Services
 from srcyc_app.server.uploads import save
@@ -57,7 +58,9 @@ def upload(served: Served, model: str, file: Annotated[UploadFile, File()]) -> d
             while block := source.read(1 << 20):
                 stream.write(block)
     _log.info("%s: uploaded", target)
-    return _state(target)
+    state = _state(target)
+    note(sha256=state["checksum"].removeprefix("SHA256:"))
+    return state
 
 
 @router.delete("/{model}", summary="Take a retrained model off the shelf")

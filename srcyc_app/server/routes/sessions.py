@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 
 from srcyc_app.archives import MOST_MEMBERS, pack_folder
 from srcyc_app.refusals import Refusal, not_found, unusable
+from srcyc_app.server.audit import note
 from srcyc_app.server.replies import FileOnce
 from srcyc_app.server.services import Served, Services
 from srcyc_app.server.uploads import save_all
@@ -108,6 +109,7 @@ def _create(served: Services, files: list[UploadFile], uncompress: bool, expiry:
         folder = room / "scan"
         folder.mkdir()
         session_id, session = _sessions(served).add_session(str(save_all(files, folder)), expiry, uncompress)
+    note(session=session_id)
     return {"session_id": session_id, "session_info": session.to_json()}
 
 
