@@ -62,6 +62,10 @@ class PatchConfig(Schema):
     )
     spoil: SpoilConfig = SpoilConfig()
     random_contrast: bool = True
+    soft_chance: float = Field(
+        default=0.0, ge=0, le=1, description="share of patches made softer, as other scanners' images are"
+    )
+    softness: float = Field(default=2.2, ge=0, description="largest FWHM of that blur, voxels")
     least_persons: int = Field(
         default=2, ge=1, description="HR persons needed; 1: one is enough, then nobody can be held back"
     )

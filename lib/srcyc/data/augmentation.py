@@ -1,4 +1,4 @@
-"""Augmentation of patches: orientation, and contrast so that one model serves T1, T2 and FLAIR."""
+"""Augmentation of patches: orientation, contrast so that one model serves T1, T2 and FLAIR, and sharpness."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import gaussian_filter
+
+from srcyc.acquisition import FWHM_PER_SIGMA
 
 Array = npt.NDArray[np.float32]
 
 #: Chances of leaving the contrast, of a gamma curve, and (the rest) of a random curve.
 _KEEP, _GAMMA = 0.6, 0.2
 _KNOTS = 6
+#: Shares of soft images that are much less so along one axis, and along the last alone.
+_LESS_ALONG_ONE, _LAST_ALONE = 0.4, 0.2
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,25 @@ def draw_contrast(rng: np.random.Generator) -> ContrastCurve | None:
         values = np.concatenate([[0], np.cumsum(slopes * np.diff(knots))])
         values = np.abs(values)
     return ContrastCurve(tuple(map(float, knots)), tuple(map(float, values)))
+
+
+def draw_softness(rng: np.random.Generator, largest: float) -> Array:
+    """Draw how much softer another scanner's images are: FWHM of a Gaussian along each axis, voxels, ``(3,)``.
+
+    Nearly the same along all axes, or much less along one, or along the last alone.
+    """
+    width = rng.uniform(0, largest) * rng.uniform(0.8, 1.2, 3)
+    kind = rng.random()
+    if kind < _LESS_ALONG_ONE:
+        width[rng.integers(3)] *= rng.uniform(0, 0.6)
+    elif kind < _LESS_ALONG_ONE + _LAST_ALONE:
+        width[:2] = 0
+    return width.astype(np.float32)
+
+
+def soften(image: Array, width: Array) -> Array:
+    """Blur ``(C, I, J, K)`` by a Gaussian of the given FWHM along each axis, voxels; its outer voxels continue."""
+    return np.asarray(gaussian_filter(image, (0, *(width / FWHM_PER_SIGMA)), mode="nearest"), np.float32)
 
 
 def draw_orientation(rng: np.random.Generator) -> tuple[tuple[bool, ...], bool]:

@@ -19,7 +19,14 @@ from torch.utils.data import Dataset
 
 from srcyc.acquisition import AxisAcquisition
 from srcyc.config import PatchConfig
-from srcyc.data.augmentation import ContrastCurve, draw_contrast, draw_orientation, orient
+from srcyc.data.augmentation import (
+    ContrastCurve,
+    draw_contrast,
+    draw_orientation,
+    draw_softness,
+    orient,
+    soften,
+)
 from srcyc.data.pairs import Placement, gain_of_pair
 from srcyc.data.spoiling import draw_slices
 from srcyc.data.store import Array, TrainingScan
@@ -214,6 +221,8 @@ class SimulatedPatches(Patches):
         margin = math.ceil(_MARGIN_SLICES * factor)
         low, high = max(0, start[2] - margin), min(image.shape[2], start[2] + fine + margin)
         patch = cut(image, (*start[:2], low), (config.size, config.size, high - low))
+        if config.soft_chance > 0 and rng.random() < config.soft_chance:
+            patch = soften(patch, draw_softness(rng, config.softness))
         # The contrast is changed before the acquisition: slices are means of what is there.
         curve = draw_contrast(rng) if config.random_contrast else None
         flips, transpose = draw_orientation(rng)

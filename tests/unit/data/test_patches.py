@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import pickle
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from srcyc.acquisition import AxisAcquisition
 from srcyc.config import PatchConfig, SpoilConfig
-from srcyc.data.augmentation import draw_contrast, orient
+from srcyc.data.augmentation import draw_contrast, draw_softness, orient, soften
 from srcyc.data.patches import (
     AlignedPatches,
     Batch,
@@ -42,7 +43,8 @@ LR = [
 CLEAN = SpoilConfig(chance=0, told_chance=0, profile_chance=0)
 PLAIN = PatchConfig(size=32, slices=(4, 6), batch_size=2, random_contrast=False, gap_chance=0, spoil=CLEAN)
 #: All that is random is on.
-VARIED = PatchConfig(size=24, slices=(4, 8), batch_size=4)
+VARIED = PatchConfig(size=24, slices=(4, 8), batch_size=4, soft_chance=0.5)
+SOFT = PLAIN.model_copy(update={"soft_chance": 1.0})
 KINDS = ["simulated", "aligned", "unpaired"]
 WHOLE = Share()
 
@@ -174,8 +176,13 @@ def test_one_slice_at_either_end_does_not_count(fine: int, slices: int, planes: 
 
 @pytest.mark.parametrize(
     "config",
-    [PLAIN, PLAIN.model_copy(update={"gap_chance": 1.0}), PLAIN.model_copy(update={"random_contrast": True})],
-    ids=["contiguous", "gaps", "contrast"],
+    [
+        PLAIN,
+        PLAIN.model_copy(update={"gap_chance": 1.0}),
+        PLAIN.model_copy(update={"random_contrast": True}),
+        SOFT,
+    ],
+    ids=["contiguous", "gaps", "contrast", "soft"],
 )
 def test_without_spoiling_the_slices_are_the_truth_as_the_operator_sees_it(config: PatchConfig) -> None:
     """METHOD 3.15: nothing is shifted, however a patch is turned and recoloured; ends know what lies beyond."""
@@ -314,6 +321,27 @@ def test_spoiling_changes_the_slices_and_never_the_truth() -> None:
         assert off_by(one) < 1e-5 < 3e-3 < off_by(other)
 
 
+def test_soft_patches_are_soft_in_truth_and_slices_alike() -> None:
+    """Another scanner's image, not another acquisition: the operator told still makes the slices of the truth."""
+
+    def detail(batch: Batch) -> float:
+        return float(sum(image.diff(dim=-1).square().mean() for image in batch.real_hr))
+
+    noisy = [
+        TrainingScan(
+            "noisy", np.random.default_rng(0).uniform(0.2, 1, (60, 60, 70)).astype(np.float32), (1, 1, 1)
+        )
+    ]
+    sharp, soft = (
+        SimulatedPatches(noisy, config.model_copy(update={"slices": (6, 6)}), 0, 12)
+        for config in (PLAIN, SOFT)
+    )
+    ratios = [detail(soft[step]) / detail(sharp[step]) for step in range(12)]
+    assert min(ratios) < 0.1
+    assert sum(ratios) / len(ratios) < 0.6
+    assert max(off_by(soft[step]) for step in range(12)) < 1e-5
+
+
 def test_spoiling_sets_in_with_the_steps() -> None:
     spoil = SpoilConfig(begin=10, full=20, chance=1, jitter_chance=1, told_chance=0, profile_chance=0)
     data = SimulatedPatches(HR, PLAIN.model_copy(update={"spoil": spoil, "slices": (6, 8)}), 0, 40)
@@ -396,6 +424,21 @@ def test_contrast_curves_keep_background_and_carry_bright_voxels() -> None:
         mapped = curve(values)
         assert mapped[0] == pytest.approx(0, abs=1e-6)
         assert mapped[2] - mapped[1] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_softness_is_a_gaussian_of_the_width_drawn() -> None:
+    point = np.zeros((1, 25, 25, 25), np.float32)
+    point[0, 12, 12, 12] = 1
+    soft = soften(point, np.array([0, 2.0, 4.0], np.float32))[0]
+    assert soft.sum() == pytest.approx(1, abs=1e-4)
+    for axis, width in enumerate((0, 2.0, 4.0)):
+        along = soft.sum(axis=tuple(other for other in range(3) if other != axis))
+        spread = math.sqrt((along * (np.arange(25) - 12) ** 2).sum())
+        assert spread * 2.3548 == pytest.approx(width, rel=0.05, abs=1e-6)
+    rng = np.random.default_rng(0)
+    drawn = np.array([draw_softness(rng, 2.0) for _ in range(300)])
+    assert drawn.max() <= 2.4 and drawn.min() == 0
+    assert 0.1 < (drawn[:, :2] == 0).all(axis=1).mean() < 0.3
 
 
 def test_orientation_keeps_the_thick_axis_last() -> None:
