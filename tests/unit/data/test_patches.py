@@ -338,7 +338,7 @@ def test_soft_patches_are_soft_in_truth_and_slices_alike() -> None:
     )
     ratios = [detail(soft[step]) / detail(sharp[step]) for step in range(12)]
     assert min(ratios) < 0.1
-    assert sum(ratios) / len(ratios) < 0.6
+    assert sum(ratios) / len(ratios) < 0.8
     assert max(off_by(soft[step]) for step in range(12)) < 1e-5
 
 
