@@ -367,6 +367,9 @@ def _summarise(console: Console, outcomes: list[Outcome], left_out: list[LeftOut
         reason = f": {outcome.message}" if outcome.status in (Status.REFUSED, Status.FAILED) else ""
         console.say(f"{outcome.status.value:8} {outcome.input}{where}{reason}")
     for one in left_out:
+        if one.series and len(one.files) > 1:
+            console.say(f"left out {one.files[0]} and {len(one.files) - 1} more of its series, {one.reason}")
+            continue
         for file in one.files[:_TOLD]:
             console.say(f"left out {file}: {one.reason}")
         if len(one.files) > _TOLD:

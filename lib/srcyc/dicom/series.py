@@ -101,7 +101,7 @@ class Listing:
     def told(self) -> list[LeftOut]:
         """Give all that is no scan, with its reason."""
         return [
-            LeftOut(series.files, f"{series.label}: {series.unfit}") for series in self.unfit
+            LeftOut(series.files, f"{series.label}: {series.unfit}", series=True) for series in self.unfit
         ] + self.left_out
 
 
@@ -174,5 +174,11 @@ def meant(scans: Iterable[DicomSeries], folder: Path) -> list[DicomSeries]:
 
 
 def _list(series: Sequence[DicomSeries]) -> str:
-    more = f"; {len(series) - _LISTED} more" if len(series) > _LISTED else ""
-    return "; ".join(one.describe() for one in series[:_LISTED]) + more
+    """List series for a sentence; the UID tells those of one label apart."""
+    labels = [one.label for one in series]
+    texts = [
+        one.describe() + (f", UID {one.uid}" if labels.count(one.label) > 1 else "")
+        for one in series[:_LISTED]
+    ]
+    texts += [f"{len(series) - _LISTED} more"] if len(series) > _LISTED else []
+    return "; ".join(texts)

@@ -36,10 +36,17 @@ class Image:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Files that are no part of any scan, and why: a clause."""
+    """Files that are no part of any scan, and why: a clause.
+
+    Attributes:
+        files: sorted.
+        reason: a clause.
+        series: they are one series, which its reason names.
+    """
 
     files: tuple[Path, ...]
     reason: str
+    series: bool = False
 
 
 @dataclass

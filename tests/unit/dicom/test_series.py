@@ -145,6 +145,26 @@ def test_two_studies_with_the_same_numbers_and_descriptions(tmp_path: Path) -> N
     addresses = find_volumes(tmp_path / "two")
     assert [path.name for path in addresses] == ["5_t1-tra", "6_t1-tra_1.2.3.4.6", "6_t1-tra_1.2.3.4.6.9"]
     assert [read_volume(path).series for path in addresses] == ["1.2.3.4", "1.2.3.4.6", "1.2.3.4.6.9"]
+    with pytest.raises(VolumeError, match=r"2 series.*UID 1\.2\.3\.4\.6;.*UID 1\.2\.3\.4\.6\.9"):
+        read_volume(tmp_path / "two", series="6")
+
+
+@pytest.mark.parametrize("again", [1, 2])
+def test_copies_of_an_enhanced_file(tmp_path: Path, again: int) -> None:
+    folder = save(tmp_path / "series", [make_enhanced()], ["one.dcm"])
+    for number in range(again):
+        shutil.copy(folder / "one.dcm", folder / f"one ({number + 1}).dcm")
+    volume = read_volume(folder)
+    np.testing.assert_array_equal(volume.data[0], expected_voxels() * 2 - 1)
+    assert "exact copies" in "".join(volume.warnings)
+
+
+@pytest.mark.parametrize("again", [2, 5])
+def test_a_slice_copied_more_than_once(tmp_path: Path, again: int) -> None:
+    folder = save(tmp_path / "series", make_series(), names("IM"))
+    for number in range(again):
+        shutil.copy(folder / "IM2", folder / f"IM2 ({number + 1})")
+    np.testing.assert_array_equal(read_volume(folder).data[0], expected_voxels())
 
 
 def test_a_name_that_is_taken(two: Path) -> None:
