@@ -200,3 +200,25 @@ def test_domains_lists_every_series(srcyc, study):
     scans = srcyc("domains", study, "--json").json
     assert [Path(scan["path"]).name for scan in scans] == ["5_t1-tra", "7_t2-tra"]
     assert {scan["domain"] for scan in scans} == {"LR"}
+
+
+def test_halves_of_a_series_as_two_inputs(srcyc, tiny_model, series, tmp_path):
+    for half, names in (
+        ("one", ("IM0000.dcm", "IM0001.dcm", "IM0002.dcm")),
+        ("two", ("IM0003.dcm", "IM0004.dcm")),
+    ):
+        (tmp_path / "study" / half).mkdir(parents=True)
+        for name in names:
+            (series / name).rename(tmp_path / "study" / half / name)
+    halves = [tmp_path / "study" / half for half in ("one", "two")]
+    ran = srcyc("infer", *halves, "-o", tmp_path / "out", "--model", tiny_model)
+    assert ran.code == 2
+    assert f"{halves[0]}: holds a part of a series that goes on in {halves[1]}" in ran.err
+    assert not (tmp_path / "out").exists()
+    assert srcyc("infer", tmp_path / "study", "-o", tmp_path / "out", "--model", tiny_model).code == 0
+
+
+def test_the_same_series_in_two_inputs_is_no_part(srcyc, tiny_model, series, tmp_path):
+    shutil.copytree(series, tmp_path / "again")
+    ran = srcyc("infer", series, tmp_path / "again", "-o", tmp_path / "out", "--model", tiny_model)
+    assert ran.code == 0

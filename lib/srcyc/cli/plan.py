@@ -101,7 +101,25 @@ def find_sources(inputs: Sequence[Path], series: Sequence[str] = ()) -> Sources:
                     sources.roots[path] = given
             elif os.path.abspath(first) != os.path.abspath(path):
                 sources.left_out.append(LeftOut((path,), f"the same file as {first}"))
+    if len(inputs) > 1:
+        _refuse_parts(sources)
     return sources
+
+
+def _refuse_parts(sources: Sources) -> None:
+    """Refuse inputs that hold a part of a series each: of one folder they would be one scan."""
+    from srcyc.dicom import is_series_address, parts_of_one_series
+
+    for parts in parts_of_one_series(
+        path for path in sources.scans if path.is_dir() or is_series_address(path)
+    ):
+        for path in parts:
+            other = next(part for part in parts if part != path)
+            sources.scans.remove(path)
+            problem = (
+                f"{path}: holds a part of a series that goes on in {other}; give one folder that holds both."
+            )
+            sources.bad.append((path, InputError(problem)))
 
 
 def _volumes(given: Path, series: Sequence[str]) -> tuple[list[Path], list[LeftOut]]:

@@ -7,7 +7,13 @@ where MONAI Label holds 2.
 
 from srcyc.dicom.files import is_dicom_file, is_directory_file
 from srcyc.dicom.listing import is_series_address, list_series, listing_of
-from srcyc.dicom.reader import files_of, is_dicom_folder, read_dicom_folder, read_dicom_header
+from srcyc.dicom.reader import (
+    files_of,
+    is_dicom_folder,
+    parts_of_one_series,
+    read_dicom_folder,
+    read_dicom_header,
+)
 from srcyc.dicom.series import DicomSeries, Listing, choose
 from srcyc.dicom.tree import LeftOut
 
@@ -23,6 +29,7 @@ __all__ = [
     "is_series_address",
     "list_series",
     "listing_of",
+    "parts_of_one_series",
     "read_dicom_folder",
     "read_dicom_header",
 ]

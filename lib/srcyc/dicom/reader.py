@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from srcyc.dicom.listing import listing_of
 from srcyc.dicom.pixels import read_voxels
 from srcyc.dicom.repeats import without_copies
 from srcyc.dicom.series import DicomSeries, Listing, the_one
-from srcyc.dicom.stack import Stack
+from srcyc.dicom.stack import Stack, repeated
 from srcyc.dicom.tree import has_dicom
 from srcyc.errors import VolumeError
 from srcyc.formats.raw import RawVolume, require_room
@@ -103,6 +105,32 @@ def files_of(path: Path) -> tuple[Path, ...]:
         OSError: the folder cannot be listed.
     """
     return _found(path, None)[0].files
+
+
+def parts_of_one_series(paths: Iterable[Path]) -> list[list[Path]]:
+    """Find scans that are parts of one stack: of one series, parallel, sampled alike, at different places.
+
+    Args:
+        paths: as for :func:`read_dicom_folder`; others, and those that cannot be read, are no parts.
+
+    Returns:
+        groups of at least two paths.
+    """
+    groups: dict[str, list[tuple[Path, DicomSeries]]] = defaultdict(list)
+    for path in paths:
+        try:
+            found = _found(path, None)[0]
+        except (VolumeError, OSError):
+            continue
+        if found.uid and found.problem is None:
+            groups[found.uid].append((path, found))
+    return [[path for path, _ in group] for group in groups.values() if _is_one_stack([s for _, s in group])]
+
+
+def _is_one_stack(parts: Sequence[DicomSeries]) -> bool:
+    frames = [frame for part in parts for frame in part.frames]
+    alike = all(frame.lies_as(frames[0]) and frame.sampled_as(frames[0]) for frame in frames)
+    return len(parts) > 1 and alike and not repeated(frames)
 
 
 def _found(path: Path, series: str | DicomSeries | None) -> tuple[DicomSeries, Listing | None]:
