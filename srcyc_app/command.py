@@ -76,6 +76,15 @@ def serve(
         int,
         typer.Option(min=1, max=10_000, metavar="N", help="Older files of it, of 10 MB each, that are kept."),
     ] = 50,
+    user_queue: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Inferences that one user may have waiting or running.")
+    ] = 4,
+    user_sessions: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Scans that one user may send for some time.")
+    ] = 20,
+    user_storage: Annotated[
+        float, typer.Option(min=0.001, metavar="GB", help="Those, and the scans that one user may add.")
+    ] = 100.0,
 ) -> None:
     """Serve scans, super-resolution and training to MONAI Label's clients.
 
@@ -105,6 +114,9 @@ def serve(
             audit_log=audit_log,
             audit_format=audit_format.value,
             audit_keep=audit_keep,
+            user_queue=user_queue,
+            user_sessions=user_sessions,
+            user_storage_gb=user_storage,
         ),
         console.say,
         console.warn,

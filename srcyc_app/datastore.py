@@ -27,6 +27,7 @@ from srcyc_app.labels import FINAL, LabelledFolder
 from srcyc_app.placing import brought, clear_leftovers, put, remove_scan
 from srcyc_app.refusals import conflict, not_found, refusing
 from srcyc_app.server.decoding import InPlace, Reading
+from srcyc_app.server.limits import OWNER
 from srcyc_app.state import STATE_FILE, file_name
 from srcyc_app.watching import LABELS, Poller, mark_of
 
@@ -256,6 +257,21 @@ class StudiesFolder(LabelledFolder):
             refuse_detached(source, image_id + suffix)
             grid = self._reading.check(source)
         return self._add(image_id, source, suffix, {**info, **place_of(grid)}, overwrite in ("true", "1"))
+
+    def set_owner(self, image_id: str, user: str) -> None:
+        """Remember who added an image.
+
+        Raises:
+            Refusal: 404.
+        """
+        with self._changing() as model:
+            self._find(image_id, model).image.info[OWNER] = user
+
+    def of_owner(self, user: str) -> list[Path]:
+        """List the files and folders of the images that somebody added."""
+        with self._state.lock:
+            objects = self._now().objects.items()
+            return [self._path(key, image) for key, image in objects if image.image.info.get(OWNER) == user]
 
     def store_result(self, image_id: str, file: Path, report: dict[str, Any]) -> str:
         """Keep a copy of a result beside its scan, in the domain SR; an older one of the same scan is replaced.

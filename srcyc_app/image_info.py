@@ -25,6 +25,7 @@ RESERVED = frozenset(
         "domain_tag",
         "made_from",
         "report",
+        "added_by",
     )
 )
 _RESERVED_OF_LABELS = frozenset(("name", "ts", "path"))

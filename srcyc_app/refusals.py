@@ -31,11 +31,13 @@ class Refusal(HTTPException, InputError):
     Args:
         status: HTTP status, 4xx; 5xx where the server is to blame and the client can do something.
         sentence: names what was asked for, what is wrong with it, and what to do.
+        retry_after: seconds after which it may be sent again.
     """
 
-    def __init__(self, status: int, sentence: str) -> None:
+    def __init__(self, status: int, sentence: str, *, retry_after: int | None = None) -> None:
         InputError.__init__(self, sentence)
-        HTTPException.__init__(self, status_code=status, detail=sentence)
+        headers = None if retry_after is None else {"Retry-After": str(retry_after)}
+        HTTPException.__init__(self, status_code=status, detail=sentence, headers=headers)
 
     def __str__(self) -> str:
         return str(self.detail)

@@ -21,6 +21,7 @@ from srcyc_app.archives import refuse_detached, refuse_programs, unpack_zip
 from srcyc_app.identifiers import is_plain_component, is_session_id
 from srcyc_app.placing import remove_path
 from srcyc_app.refusals import unusable
+from srcyc_app.server.limits import OWNER
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +68,12 @@ class ScanSessions(Sessions):
             return info
 
     def add_session(
-        self, data_file: str, expiry: int = 0, uncompress: bool = False, session_id: str | None = None
+        self,
+        data_file: str,
+        expiry: int = 0,
+        uncompress: bool = False,
+        session_id: str | None = None,
+        owner: str | None = None,
     ) -> tuple[str, SessionInfo]:
         """Move a file, or a folder of files, into a new session. On failure it is removed, as on success.
 
@@ -76,6 +82,7 @@ class ScanSessions(Sessions):
             expiry: seconds, at most that of all sessions; 0: that.
             uncompress: unpack it, a zip archive.
             session_id: default: a new random one.
+            owner: who sent it.
 
         Returns:
             The id, and what is known of the session.
@@ -104,6 +111,7 @@ class ScanSessions(Sessions):
                 shutil.move(source, image)
             refuse_detached(image)
             info = self._info(session_id, folder, image.name, expiry)
+            info.meta = {} if owner is None else {OWNER: owner}
             write_text(coming / _META, info.to_str())
             coming.rename(folder)
         except OSError as error:
@@ -155,6 +163,15 @@ class ScanSessions(Sessions):
                     remove_path(path)
                     count += 1
         return count
+
+    def of_owner(self, user: str) -> list[SessionInfo]:
+        """List the sessions that somebody made."""
+        try:
+            names = [path.name for path in Path(self.store_path).iterdir()]
+        except OSError:
+            return []
+        found = [self.get_session(name, update_ts=False) for name in names]
+        return [info for info in found if info is not None and info.meta.get(OWNER) == user]
 
     def _read(self, session_id: str) -> SessionInfo | None:
         """Read what a session says of itself; None if it is not what :meth:`add_session` wrote."""

@@ -18,6 +18,7 @@ from srcyc._version import __version__
 from srcyc_app.server.access import Access, Rules
 from srcyc_app.server.audit import Audit
 from srcyc_app.server.failures import PROBLEMS, Failures, add_handlers
+from srcyc_app.server.limits import Limits
 from srcyc_app.server.middleware import Journal, KnownHosts, KnownOrigins, SecureHeaders, UploadLimit
 from srcyc_app.server.replies import Json
 from srcyc_app.server.routes import background, compare, datastore, general, infer, models, sessions
@@ -30,7 +31,10 @@ _TIDY = 300.0
 
 
 def create_app(
-    allowed_hosts: Sequence[str] = (), cors_origins: Sequence[str] = (), rules: Rules | None = None
+    allowed_hosts: Sequence[str] = (),
+    cors_origins: Sequence[str] = (),
+    rules: Rules | None = None,
+    limits: Limits | None = None,
 ) -> FastAPI:
     """Make the application for the app and the studies that MONAI Label's settings name.
 
@@ -40,6 +44,7 @@ def create_app(
         allowed_hosts: names by which the server may be called, besides this machine's own.
         cors_origins: pages elsewhere that may use it, as ``https://host[:port]``.
         rules: who is who; default: nobody needs to say.
+        limits: what one user may take.
     """
     rules = rules or Rules()
 
@@ -47,7 +52,7 @@ def create_app(
     async def life(app: FastAPI) -> AsyncIterator[None]:
         instance = app_instance()
         instance.server_mode(True)
-        services = Services.of(instance)
+        services = Services.of(instance, limits)
         app.state.services = services
         tidying = asyncio.create_task(_tidy(instance))
         try:

@@ -22,6 +22,9 @@ _REMEMBERED = 256
 #: Seconds between two looks at whether the client is still there.
 _LOOK = 0.25
 
+#: Seconds after which a refused request may be sent again.
+RETRY_AFTER = 15
+
 #: Told the share done, 0 to 1.
 Tell = Callable[[float], None]
 
@@ -63,14 +66,24 @@ class Job(Generic[T]):
 
     Attributes:
         progress: how far it is; lives longer than the job.
+        owner: who asked for it; None: nobody knows.
+        number: in the order in which they came.
         future: its result.
     """
 
-    def __init__(self, work: Callable[[Tell], T], discard: Callable[[T], None], progress: Progress) -> None:
+    def __init__(
+        self,
+        work: Callable[[Tell], T],
+        discard: Callable[[T], None],
+        progress: Progress,
+        owner: str | None = None,
+    ) -> None:
         self._work = work
         self._discard = discard
         self._given_up = threading.Event()
         self.progress = progress
+        self.owner = owner
+        self.number = 0
         self.future: Future[T] = Future()
 
     def run(self) -> T:
@@ -147,9 +160,16 @@ class Line:
         self._active: set[Job] = set()
         self._known: OrderedDict[str, Progress] = OrderedDict()
         self._closed = False
+        self._count = 0
 
     def submit(
-        self, work: Callable[[Tell], T], *, discard: Callable[[T], None], request_id: str | None = None
+        self,
+        work: Callable[[Tell], T],
+        *,
+        discard: Callable[[T], None],
+        request_id: str | None = None,
+        owner: str | None = None,
+        most: int | None = None,
     ) -> Job[T]:
         """Put a job at the end of the line.
 
@@ -157,13 +177,18 @@ class Line:
             work: is given the function to tell its progress to, from which an exception comes when it is given up.
             discard: takes care of a result that nobody waits for any more.
             request_id: under which its progress can be asked for.
+            owner: who asks for it.
+            most: jobs that an owner may have.
 
         Raises:
-            Refusal: 503, too many are waiting, or the server is ending; 409, another job has this id.
+            Refusal: 503, too many are waiting, or the server is ending; 429, the owner has too many; 409, another job
+                has this id.
         """
         with self._lock:
-            self._check()
-            job = Job(work, discard, self._remember(request_id))
+            self._check(owner, most)
+            job = Job(work, discard, self._remember(request_id), owner)
+            self._count += 1
+            job.number = self._count
             self._active.add(job)
         job.future = self._executor.submit(job.run)
         job.future.add_done_callback(lambda future: self._over(job))
@@ -179,6 +204,13 @@ class Line:
             if request_id not in self._known:
                 raise not_found(f"request {request_id!r} is unknown, or was over long ago.")
             return self._known[request_id]
+
+    def position(self, progress: Progress) -> int:
+        """Count the jobs that come before one that waits: 0, it is the next when the one that runs is over."""
+        with self._lock:
+            waiting = [job for job in self._active if job.progress.state is State.QUEUED]
+            number = next((job.number for job in waiting if job.progress is progress), 0)
+            return sum(job.number < number for job in waiting)
 
     def close(self) -> None:
         """Give up all jobs and take no more; returns at once, though what is being computed may take a while to end."""
@@ -196,12 +228,25 @@ class Line:
             time.sleep(0.05)
         return not self._active
 
-    def _check(self) -> None:
+    def _check(self, owner: str | None, most: int | None) -> None:
         if self._closed:
-            raise Refusal(503, "the server is ending; send the request again when it is back.")
+            raise Refusal(
+                503, "the server is ending; send the request again when it is back.", retry_after=RETRY_AFTER
+            )
         waiting = sum(job.progress.state is State.QUEUED for job in self._active)
         if waiting >= self._longest:
-            raise Refusal(503, f"{waiting} inferences are waiting already; send the request again later.")
+            raise Refusal(
+                503,
+                f"{waiting} inferences are waiting already; send the request again later.",
+                retry_after=RETRY_AFTER,
+            )
+        own = sum(job.owner == owner for job in self._active)
+        if owner is not None and most is not None and own >= most:
+            raise Refusal(
+                429,
+                f"{own} inferences of yours wait or run already, as many as may; send the request again later.",
+                retry_after=RETRY_AFTER,
+            )
 
     def _remember(self, request_id: str | None) -> Progress:
         progress = Progress()

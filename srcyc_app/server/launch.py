@@ -46,6 +46,7 @@ class Options:
         audit_log: None: beside the log.
         audit_format: a line of words, or of JSON.
         audit_keep: older audit logs that are kept.
+        user_queue, user_sessions, user_storage_gb: what one user may take at a time.
     """
 
     studies: str
@@ -62,6 +63,9 @@ class Options:
     audit_log: Path | None = None
     audit_format: Literal["text", "json"] = "text"
     audit_keep: int = 50
+    user_queue: int = 4
+    user_sessions: int = 20
+    user_storage_gb: float = 100.0
 
 
 def run(options: Options, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
@@ -113,6 +117,7 @@ def _serve(options: Options, rules: Rules, listener: socket.socket, ready: Calla
     from monailabel.interfaces.utils.app import app_instance
 
     from srcyc_app.server.application import create_app
+    from srcyc_app.server.limits import Limits
 
     class Server(uvicorn.Server):
         """Says when it is ready, and lets long work end before it waits for the replies."""
@@ -127,7 +132,8 @@ def _serve(options: Options, rules: Rules, listener: socket.socket, ready: Calla
 
     # Loaded before the web server runs: what is wrong with it is then said in one sentence.
     app_instance()
-    application = create_app([options.host, *options.allowed_hosts], options.cors_origins, rules)
+    limits = Limits(options.user_queue, options.user_sessions, int(options.user_storage_gb * 1e9))
+    application = create_app([options.host, *options.allowed_hosts], options.cors_origins, rules, limits)
     config = uvicorn.Config(
         application,
         log_config=None,

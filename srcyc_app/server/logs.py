@@ -6,8 +6,8 @@ import logging
 import logging.config
 import logging.handlers
 import os
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO
 
 from srcyc.errors import OutputError
 
@@ -50,12 +50,9 @@ class LogFile(logging.handlers.RotatingFileHandler):
             self._complained = True
             _log.critical("%s: the log cannot be written; see to its disk.", self.baseFilename)
 
-    def _open(self) -> TextIO:
+    def _open(self) -> TextIOWrapper:
         return open(
-            self.baseFilename,
-            self.mode,
-            encoding=self.encoding,
-            opener=lambda p, flags: os.open(p, flags, 0o600),
+            self.baseFilename, "a", encoding="utf-8", opener=lambda p, flags: os.open(p, flags, 0o600)
         )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 
 from srcyc_app.server.jobs import Line
+from srcyc_app.server.limits import Limits
 from srcyc_app.server.processes import Background
 from srcyc_app.server.scratch import Scratch
 
@@ -29,6 +30,7 @@ class Services:
         training: trainings.
         batch: batch inferences.
         scratch: temporary files.
+        limits: what one user may take.
     """
 
     app: SRCycApp
@@ -36,10 +38,11 @@ class Services:
     training: Background
     batch: Background
     scratch: Scratch
+    limits: Limits = field(default_factory=Limits)
     _closed: bool = field(default=False, init=False)
 
     @classmethod
-    def of(cls, app: SRCycApp) -> Services:
+    def of(cls, app: SRCycApp, limits: Limits | None = None) -> Services:
         """Begin to serve an app."""
         scratch = Scratch()
         app.scratch = scratch.folder
@@ -50,6 +53,7 @@ class Services:
             Background("train", app.model_dir),
             Background("batch_infer", app.model_dir, scratch=scratch),
             scratch,
+            limits or Limits(),
         )
 
     def halt(self) -> None:

@@ -46,7 +46,7 @@ def guarded(
         "srcyc",
         studies_of("nifti", "nrrd"),
         *("--users", str(tokens[0]), "--trusted-proxy", "127.0.0.1", "--audit-format", "json"),
-        "--allow-model-files",
+        *("--allow-model-files", "--user-sessions", "2", "--user-storage", "0.002"),
         model=tiny_model,
         wait=False,
     )
@@ -169,6 +169,29 @@ def test_a_scripted_session_and_what_the_log_says_of_it(
     assert "Mueller" not in text, "a file's name is no id"
     assert not any(token in text + guarded.log for token in own.values())
     assert (guarded.model_dir / "logs" / "audit.log").stat().st_mode & 0o777 == 0o600
+
+
+def test_one_user_does_not_take_all_the_room(
+    guarded: Any, tokens: tuple[Path, dict[str, str]], scans: Any, refused: Callable[..., str]
+) -> None:
+    own, small = tokens[1], {"files": ("x.nii.gz", scans.nifti.read_bytes())}
+    sessions = [
+        ask(guarded, own["otto"], "PUT", "/session/", files=small).json()["session_id"] for _ in range(2)
+    ]
+    refused(ask(guarded, own["otto"], "PUT", "/session/", files=small), 429, says="2 sessions")
+    mine = ask(guarded, own["tina"], "PUT", "/session/", files=small)
+    assert mine.status_code == 200, "others are not hindered"
+    for session in (*sessions, mine.json()["session_id"]):
+        assert ask(guarded, own["otto"], "DELETE", f"/session/{session}").status_code == 200
+    large = {"files": ("x.nii", bytes(1_500_000))}
+    kept = ask(guarded, own["otto"], "PUT", "/session/", files=large).json()["session_id"]
+    refused(ask(guarded, own["otto"], "PUT", "/session/", files=large), 413, says="GB")
+    refused(
+        ask(guarded, own["otto"], "PUT", "/datastore/?image=more", files={"file": ("x.nii", bytes(900_000))}),
+        413,
+        says="GB",
+    )
+    assert ask(guarded, own["otto"], "DELETE", f"/session/{kept}").status_code == 200
 
 
 def test_a_proxy_says_for_whom_it_asks(guarded: Any, tokens: tuple[Path, dict[str, str]]) -> None:

@@ -11,7 +11,8 @@ from srcyc_app.app import NAME
 from srcyc_app.batch import check_images
 from srcyc_app.infers.options import Options
 from srcyc_app.refusals import Refusal, not_found, unusable
-from srcyc_app.server.access import Role, current, require
+from srcyc_app.server.access import current, require
+from srcyc_app.server.actions import Role
 from srcyc_app.server.audit import note
 from srcyc_app.server.processes import Background
 from srcyc_app.server.services import Served

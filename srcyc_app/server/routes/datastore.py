@@ -11,9 +11,11 @@ from fastapi.responses import FileResponse, Response
 from monailabel.interfaces.datastore import Datastore
 from monailabel.utils.others.generic import file_checksum
 
+from srcyc_app.datastore import StudiesFolder
 from srcyc_app.identifiers import check_image_id, check_tag
 from srcyc_app.refusals import not_found, unusable
-from srcyc_app.server.access import Role, require
+from srcyc_app.server.access import current, require
+from srcyc_app.server.actions import Role
 from srcyc_app.server.audit import note
 from srcyc_app.server.replies import FileOnce
 from srcyc_app.server.routes.sessions import send_scan
@@ -64,7 +66,11 @@ def add_image(
         scan = unpacked(save(file, room), served.app.max_upload)
         if str(info.get("overwrite", False)).lower() in ("true", "1"):
             require(Role.ADMIN, "to replace a scan")
-        added = served.app.datastore().add_image(image or "", str(scan), info)
+        served.limits.check_storage(served.app, scan)
+        datastore, user = served.app.datastore(), current().name
+        added = datastore.add_image(image or "", str(scan), info)
+        if user is not None and isinstance(datastore, StudiesFolder):
+            datastore.set_owner(added, user)
         note(image=added, replaced=True if info.get("overwrite") else None)
         return {"image": added}
 

@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from srcyc_app.identifiers import check_request_id
 from srcyc_app.refusals import Refusal, not_found
 from srcyc_app.server.audit import note
+from srcyc_app.server.jobs import State
 from srcyc_app.server.services import Served
 from srcyc_app.server.uploads import check_object, first
 
@@ -57,9 +58,13 @@ def info(served: Served) -> dict[str, Any]:
 
 @router.get("/progress/{request_id}", tags=["Infer"], summary="How far an inference is")
 def progress(served: Served, request_id: str) -> dict[str, Any]:
-    """``state`` (queued, running, done, failed, cancelled) and ``share`` of an inference sent with ``request_id``."""
+    """``state`` (queued, running, done, failed, cancelled) and ``share`` of an inference sent with ``request_id``.
+
+    ``position``: how many are before it in the queue.
+    """
     found = served.line.progress(check_request_id(request_id))
-    return {"state": found.state.value, "share": round(found.share, 4)}
+    told = {"state": found.state.value, "share": round(found.share, 4)}
+    return {**told, "position": served.line.position(found)} if found.state is State.QUEUED else told
 
 
 @router.post("/activelearning/{strategy}", tags=["ActiveLearning"], summary="The next sample")

@@ -16,6 +16,7 @@ from srcyc_app.app import NAME
 from srcyc_app.identifiers import check_request_id
 from srcyc_app.infers.options import Options
 from srcyc_app.refusals import Refusal, not_found, unusable
+from srcyc_app.server.access import current
 from srcyc_app.server.audit import note
 from srcyc_app.server.jobs import Cancelled
 from srcyc_app.server.replies import FileOnce, Json, MultipartOnce
@@ -100,6 +101,8 @@ async def infer(
             ),
             discard=lambda result: Path(result["file"]).unlink(missing_ok=True),
             request_id=wanted.request_id,
+            owner=current().name,
+            most=served.limits.queue,
         )
         try:
             result = await job.wait(request.is_disconnected)

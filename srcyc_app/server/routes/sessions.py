@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 
 from srcyc_app.archives import MOST_MEMBERS, pack_folder
 from srcyc_app.refusals import Refusal, not_found, unusable
+from srcyc_app.server.access import current
 from srcyc_app.server.audit import note
 from srcyc_app.server.replies import FileOnce
 from srcyc_app.server.services import Served, Services
@@ -108,7 +109,12 @@ def _create(served: Services, files: list[UploadFile], uncompress: bool, expiry:
     with served.scratch.room() as room:
         folder = room / "scan"
         folder.mkdir()
-        session_id, session = _sessions(served).add_session(str(save_all(files, folder)), expiry, uncompress)
+        served.limits.check_sessions(served.app)
+        scan = save_all(files, folder)
+        served.limits.check_storage(served.app, scan)
+        session_id, session = _sessions(served).add_session(
+            str(scan), expiry, uncompress, owner=current().name
+        )
     note(session=session_id)
     return {"session_id": session_id, "session_info": session.to_json()}
 

@@ -79,6 +79,25 @@ def test_jobs_are_done_one_after_the_other(line):
     assert asyncio.run(job.wait(never_gone)) == "result"
 
 
+def test_one_user_does_not_fill_the_line(line):
+    work = Work()
+    line.submit(work, discard=work.discarded.append, owner="otto", most=1)
+    with pytest.raises(Refusal, match="yours") as caught:
+        line.submit(work, discard=work.discarded.append, owner="otto", most=1)
+    assert caught.value.status_code == 429
+    assert int(caught.value.headers["Retry-After"]) > 0
+    # Others, and those who are not known, are not hindered.
+    assert work.begun.wait(PATIENCE)
+    first = line.submit(work, discard=work.discarded.append, owner="anna", most=1, request_id="request-3")
+    second = line.submit(work, discard=work.discarded.append, request_id="request-4")
+    assert [line.position(job.progress) for job in (first, second)] == [0, 1]
+    with pytest.raises(Refusal, match="waiting") as caught:
+        line.submit(work, discard=work.discarded.append)
+    assert caught.value.status_code == 503
+    assert int(caught.value.headers["Retry-After"]) > 0
+    work.may_end.set()
+
+
 def test_a_running_job_ends_within_a_second_of_its_client_hanging_up(line):
     work = Work()
     job = line.submit(work, discard=work.discarded.append)
