@@ -24,7 +24,7 @@ _NAME = re.compile(r"[\w+-]+|[\w+-]*\d+(\.\d+){2,}[\w+-]*")
 #: Characters of a description in the name of an output.
 _LONGEST_NAME = 60
 #: The last folder listed, with the state it was in: the series of a medium are read one by one.
-_last: dict[Path, tuple[object, Listing]] = {}
+_last: dict[tuple[str, str], tuple[object, Listing]] = {}
 #: Files that changed less than so many ns ago may change again within their time stamp.
 _SETTLED = 2 * 10**9
 
@@ -43,13 +43,14 @@ def list_series(path: Path) -> Listing:
     with disable_value_validation():
         if not path.is_dir():
             return _listing(path, Tree([Image(path, _frames_header(path))]))
-        state = _state(path)
-        if state is not None and _last.get(path) and _last[path][0] == state:
-            return _last[path][1]
+        key, state = (os.path.abspath(path), str(path)), _state(path)
+        kept = _last.get(key)
+        if kept is not None and state is not None and kept[0] == state:
+            return kept[1]
         listing = _listing(path, read_tree(path))
     _last.clear()
     if state is not None:
-        _last[path] = state, listing
+        _last[key] = state, listing
     return listing
 
 
