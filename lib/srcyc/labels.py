@@ -29,6 +29,8 @@ _WIDEST = 1e6
 _SLICES = 16
 #: Voxels around a label in which its distances are computed.
 _MARGIN = 2
+#: Distance of slices, mm, by which no voxel of another slice is the nearest.
+_APART = 1e5
 #: Distance of what no label reaches.
 _OUTSIDE = -1e30
 #: Share of the neighbours within slices, off the background, that are equal in a label map.
@@ -131,25 +133,45 @@ def _interpolated(data: _Array, own: Grid, wanted: Grid) -> _Array:
     step = np.linalg.inv(own.affine) @ wanted.affine  # index of the result -> index of the label map
     best = np.full(wanted.shape, _OUTSIDE, np.float32)
     found = np.zeros(wanted.shape, np.float32)
-    values = np.unique(data)
-    for value in values:
+    axis = thick_axis(own)
+    for value in np.unique(data):
         inside = data == value
         box = _box(inside)
         target = _reached(box, step, wanted.shape)
         if any(part.stop <= part.start for part in target):
             continue
-        image = sitk.GetImageFromArray(np.ascontiguousarray(inside[box].T).astype(np.uint8))
-        image.SetSpacing(own.spacing)
-        distance = sitk.SignedMaurerDistanceMap(
-            image, insideIsPositive=True, squaredDistance=False, useImageSpacing=True
+        distance = sitk.GetImageFromArray(
+            np.ascontiguousarray(_signed_distance(inside[box], own.spacing, axis).T)
         )
-        if values.size == 1:
-            distance = sitk.Cast(image, sitk.sitkFloat32)
+        distance.SetSpacing(own.spacing)
         here = _sampled(distance, step, [part.start for part in box], target)
         wins = here > best[target]
         best[target][wins] = here[wins]
         found[target][wins] = value
     return found
+
+
+def _signed_distance(inside: npt.NDArray[np.bool_], spacing: tuple[float, float, float], axis: int) -> _Array:
+    """Give the distance within slices to the nearest voxel outside a label, minus that to the nearest inside it, mm.
+
+    Towards a slice without any of it, or without anything else, a label ends half way, as it is.
+    """
+    signed = _distance_to(~inside, spacing, axis) - _distance_to(inside, spacing, axis)
+    slices, marked = np.moveaxis(signed, axis, 0), np.moveaxis(inside, axis, 0)
+    mixed = [k for k, part in enumerate(marked) if part.any() and not part.all()]
+    for k, part in enumerate(marked):
+        if k not in mixed:
+            like = np.abs(slices[min(mixed, key=lambda other: abs(other - k))]) if mixed else spacing[axis]
+            slices[k] = like if part.all() else -like
+    return signed
+
+
+def _distance_to(places: npt.NDArray[np.bool_], spacing: tuple[float, float, float], axis: int) -> _Array:
+    """Give the distance within slices to the nearest of the voxels marked, mm."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(places.T).astype(np.uint8))
+    image.SetSpacing([_APART if other == axis else step for other, step in enumerate(spacing)])
+    signed = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
+    return np.maximum(sitk.GetArrayFromImage(signed).T, 0)
 
 
 def _box(inside: npt.NDArray[np.bool_]) -> tuple[slice, slice, slice]:
@@ -227,7 +249,7 @@ def _flatness(volume: Volume, background: float) -> float:
     equal = pairs = 0
     for image in slices[:: max(1, len(slices) // _SLICES)]:
         for first, second in ((image[:-1], image[1:]), (image[:, :-1], image[:, 1:])):
-            inside = (first != background) | (second != background)
+            inside = ((first != background) | (second != background)) & ~np.isnan(first + second)
             pairs += int(np.count_nonzero(inside))
             equal += int(np.count_nonzero(inside & (first == second)))
     return equal / pairs if pairs else 0.0
