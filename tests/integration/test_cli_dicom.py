@@ -12,7 +12,9 @@ import pydicom
 import pytest
 
 from factories import make_head, save_series
-from srcyc.volume import Volume
+from srcyc.data.store import ScanStore
+from srcyc.errors import VolumeError
+from srcyc.volume import Volume, find_volumes
 
 SHAPE = (16, 18, 6)
 
@@ -222,3 +224,14 @@ def test_the_same_series_in_two_inputs_is_no_part(srcyc, tiny_model, series, tmp
     shutil.copytree(series, tmp_path / "again")
     ran = srcyc("infer", series, tmp_path / "again", "-o", tmp_path / "out", "--model", tiny_model)
     assert ran.code == 0
+
+
+def test_a_training_keeps_every_series_of_a_folder_apart(study, tmp_path):
+    store = ScanStore(tmp_path / "store")
+    first, second = (store.get(path) for path in find_volumes(study))
+    assert [first.name, second.name] == ["5_t1-tra", "7_t2-tra"]
+    assert len(list((tmp_path / "store").glob("*.npy"))) == 2
+    assert store.get(study / "7_t2-tra").name == "7_t2-tra"
+    assert len(list((tmp_path / "store").glob("*.npy"))) == 2
+    with pytest.raises(VolumeError):
+        store.get(study / "absent")
