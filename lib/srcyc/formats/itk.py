@@ -182,6 +182,11 @@ def _read(path: Path, image_io: str) -> tuple[sitk.ImageFileReader, Header]:
     """Read and check a header; give the reader, ready for the voxels, too."""
     with path.open("rb"):  # a permission problem gets its own sentence; ITK would call it an unknown format
         pass
+    data = _data_of(path, image_io)
+    if data is not None and not data.is_file():
+        raise VolumeError(
+            f"{path}: its data file {data.name!r} is not there", remedy="copy it to where the header says"
+        )
     reader = sitk.ImageFileReader()
     reader.SetImageIO(image_io)
     reader.SetFileName(str(path))
@@ -196,7 +201,7 @@ def _read(path: Path, image_io: str) -> tuple[sitk.ImageFileReader, Header]:
     pixel = reader.GetPixelIDValue()
     complex_ = pixel in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
     require_scalar(path, complex_=complex_, components=1 if complex_ else int(reader.GetNumberOfComponents()))
-    _require_data(path, image_io, text, math.prod(shape) * _itemsize(reader))
+    _require_data(path, data, image_io, text, math.prod(shape) * _itemsize(reader))
     axes = len(reader.GetSize())
     direction = np.array(reader.GetDirection(), dtype=np.float64).reshape(axes, axes)
     affine = np.eye(4)
@@ -235,18 +240,19 @@ def _require_spacing(text: _Text, path: Path) -> None:
         )
 
 
-def _require_data(path: Path, image_io: str, text: _Text, needed: int) -> None:
-    """Refuse a header whose data file is not there, or smaller than it promises; several data files are left to ITK."""
+def _data_of(path: Path, image_io: str) -> Path | None:
+    """Give the one file with the voxels; None if there are several, which are left to ITK."""
     name = detached_data(path, image_io)
-    start, data = text.end, path
-    if name is not None:
-        start, data = 0, path.parent / name
-        if name.upper().startswith("LIST") or "%" in name or name == "unknown":
-            return
-        if not data.is_file():
-            raise VolumeError(
-                f"{path}: its data file {name!r} is not there", remedy="copy it to where the header says"
-            )
+    if name is None:
+        return path
+    return None if name.upper().startswith("LIST") or "%" in name or name == "unknown" else path.parent / name
+
+
+def _require_data(path: Path, data: Path | None, image_io: str, text: _Text, needed: int) -> None:
+    """Refuse a header that promises more than its data file holds."""
+    if data is None:
+        return
+    start = text.end if data == path else 0
     encoding = text.get("encoding") if image_io == NRRD else text.get("compresseddata")
     packed = encoding not in _PLAIN if image_io == NRRD else encoding == "true"
     if encoding in _PLAIN[1:]:  # text: a digit and a blank for each voxel at least; ITK counts them

@@ -17,6 +17,8 @@ from srcyc.formats.gzipped import is_packed, read_into, read_start
 from srcyc.formats.raw import Header, RawVolume, require_bytes, require_room, volume_shape
 
 _HEADER_BYTES = 284
+#: Where the header tells whether it tells the place (goodRASFlag).
+_PLACE_TOLD = slice(28, 30)
 #: Voxel types that the format has.
 TYPES = ("uint8", "int16", "int32", "float32")
 
@@ -71,7 +73,8 @@ def _read(path: Path) -> tuple[Header, np.dtype[Any]]:
         ) from error
     shape = volume_shape(tuple(int(n) for n in fields["dims"]), path)
     require_bytes(path, path, _HEADER_BYTES, math.prod(shape) * dtype.itemsize, packed=is_packed(path))
-    if int(fields["goodRASFlag"]) > 0:
+    # nibabel sets it when it fills the place in.
+    if int.from_bytes(raw[_PLACE_TOLD], "big", signed=True) > 0:
         return Header(shape, affine), dtype
     warning = (
         "its header says nothing of its orientation (goodRASFlag is not set): which side is left is unknown, and taken "
