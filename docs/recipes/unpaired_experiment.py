@@ -15,7 +15,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from srcyc.acquisition import ASSUMED_THICKNESS
 from srcyc.simulation import Spoiling, simulate_thick
 from srcyc.volume import read_volume, write_volume
 

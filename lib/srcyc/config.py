@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from srcyc.losses import LossWeights
+from srcyc.losses import GeneratorObjective, LossWeights
 from srcyc.networks import (
     AnyGeneratorConfig,
     DegradationNetConfig,
@@ -209,7 +209,7 @@ class TrainingConfig(Schema):
     )
     perceptual: PerceptualConfig = PerceptualConfig()
     degradation_first: int = Field(
-        default=0, ge=0, description="steps at the start in which only G_LR and D_LR learn, of each other"
+        default=0, ge=0, description="steps at the start in which only G_LR learns, and D_LR with it"
     )
     pool_size: int = Field(default=50, ge=0, description="earlier fakes shown to the discriminators")
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -243,16 +243,13 @@ class TrainingConfig(Schema):
         return self
 
     @model_validator(mode="after")
-    def _an_adversary_teaches_the_degradation(self) -> TrainingConfig:
-        weights = self.losses
-        lr = (
-            weights.lambda_adversarial
-            if weights.lambda_adversarial_lr is None
-            else weights.lambda_adversarial_lr
-        )
-        if self.degradation_first and (self.mode != "unpaired" or not lr):
+    def _something_teaches_the_degradation(self) -> TrainingConfig:
+        objective = GeneratorObjective(self.losses)
+        taught = self.mode == "unpaired" and objective.is_active("adversarial_lr", "spectrum_lr")
+        if self.degradation_first and not taught:
             raise ValueError(
-                "degradation_first: only in mode unpaired G_LR can learn alone, by losses.lambda_adversarial_lr"
+                "degradation_first: G_LR learns alone in mode unpaired only, by losses.lambda_spectrum or "
+                "losses.lambda_adversarial_lr"
             )
         return self
 

@@ -205,7 +205,7 @@ def test_blur_spreads_a_point_within_its_slice(axis: int) -> None:
     clean, _ = simulate_thick(volume, 4.0, axis=axis)
     blurred, _ = simulate_thick(volume, 4.0, axis=axis, spoiling=Spoiling(blur=2.0))
     before, after = (np.moveaxis(x.data[0].astype(float), axis, 2) for x in (clean, blurred))
-    # Brightness stays in its slice, and spreads with the variance of the Gaussian, and of the voxels it is averaged over.
+    # Brightness stays in its slice, and spreads with the variance of the Gaussian, and of the voxels averaged over.
     np.testing.assert_allclose(after.sum(axis=(0, 1)), before.sum(axis=(0, 1)), rtol=1e-4, atol=1e-4)
     image = after.sum(axis=2)
     for along in (0, 1):

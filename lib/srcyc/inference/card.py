@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from srcyc.networks import AnyGeneratorConfig
+from srcyc.networks import AnyGeneratorConfig, Degradation
 from srcyc.schema import Limits, Schema
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -59,6 +59,7 @@ class Training(Schema):
         seconds: of training until then, earlier runs it started from not counted; None if not known.
         started_from: the model it started from.
         validation: how it did on the people held back.
+        degradation: what G_LR found out about the LR scans; None without a G_LR that does.
     """
 
     mode: str
@@ -66,6 +67,7 @@ class Training(Schema):
     seconds: float | None = Field(default=None, ge=0)
     started_from: Origin | None = None
     validation: ValidationScore | None = None
+    degradation: Degradation | None = None
 
 
 class ScanScore(Schema):

@@ -50,6 +50,8 @@ def training_text(training: Training | None) -> list[str]:
         clauses.append(f"{training.seconds / 3600:.1f} hours")
     if training.started_from is not None:
         clauses.append(f"started from {training.started_from.name} ({training.started_from.sha256[:12]})")
+    if training.degradation is not None:
+        clauses.append(f"found of the LR scans: {training.degradation}")
     held_back = training.validation
     if held_back is not None:
         known = [

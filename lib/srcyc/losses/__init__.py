@@ -6,6 +6,7 @@ from srcyc.losses.adversarial import AdversarialCriterion, AdversarialLoss
 from srcyc.losses.objective import GeneratorObjective, GeneratorTerm, LossWeights
 from srcyc.losses.perceptual import PerceptualLoss
 from srcyc.losses.reconstruction import ReconstructionLoss, RelativeLoss
+from srcyc.losses.spectrum import SpectrumLoss
 from srcyc.losses.total_variation import TotalVariationLoss
 from srcyc.losses.vgg import VGGFeatures
 
@@ -18,6 +19,7 @@ __all__ = [
     "PerceptualLoss",
     "ReconstructionLoss",
     "RelativeLoss",
+    "SpectrumLoss",
     "TotalVariationLoss",
     "VGGFeatures",
 ]

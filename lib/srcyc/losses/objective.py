@@ -22,6 +22,7 @@ GeneratorTerm = Literal[
     "content",
     "perceptual",
     "total_variation",
+    "spectrum_lr",
 ]
 
 
@@ -41,6 +42,9 @@ class LossWeights(Schema):
     lambda_content: float = Field(default=0.0, ge=0)
     lambda_perceptual: float = Field(default=0.0, ge=0)
     lambda_tv: float = Field(default=0.0, ge=0)
+    lambda_spectrum: float = Field(
+        default=0.0, ge=0, description="of fake_lr's power spectrum against real_lr's"
+    )
 
 
 #: Which weight a term has; the HR and the LR term of one kind share theirs, if no other is set.
@@ -54,6 +58,7 @@ _WEIGHT_NAMES: dict[str, str] = {
     "content": "lambda_content",
     "perceptual": "lambda_perceptual",
     "total_variation": "lambda_tv",
+    "spectrum_lr": "lambda_spectrum",
 }
 
 
@@ -74,8 +79,8 @@ class GeneratorObjective:
     """Weighted sum of the generators' loss terms, each given as a function that computes it.
 
     loss_G = λ_adv (adv_HR + adv_LR) + λ_cyc (cyc_HR + cyc_LR) + λ_id (id_HR + id_LR) + λ_content · content
-    + λ_perc · perceptual + λ_tv · TV. The function of a term with weight 0 is never called, so neither the
-    loss nor the network pass inside it happens.
+    + λ_perc · perceptual + λ_tv · TV + λ_spectrum · spectrum_LR. The function of a term with weight 0 is never
+    called, so neither the loss nor the network pass inside it happens.
 
     Args:
         weights: the λ of every term.

@@ -23,7 +23,7 @@ class DegradationNetConfig(Schema):
 
     spatial_dims: Literal[2, 3] = 3
     in_channels: int = Field(default=1, ge=1)
-    features: int = Field(default=16, ge=1)
+    features: int = Field(default=16, ge=0)
     blocks: int = Field(default=4, ge=0)
     head_kernel: Literal[3, 5, 7] = 5
     skip: Skip = "profile"
@@ -61,7 +61,7 @@ class DegradationNet(nn.Module):
     Args:
         spatial_dims: 2 or 3.
         in_channels: image channels.
-        features: feature channels.
+        features: feature channels; 0: nothing but the skip.
         blocks: residual blocks at LR.
         head_kernel: edge length of the first convolution (7 in the paper).
         skip: what the network's own part is added to: ``"profile"`` (Gaussian slice profile of the width told),
@@ -85,23 +85,30 @@ class DegradationNet(nn.Module):
         super().__init__()
         self.spatial_dims = check_dims(spatial_dims)
         self.skip = skip
-        self.head = nn.Sequential(
-            Convolution(spatial_dims, in_channels, features, head_kernel, weight_norm=False),
-            nn.LeakyReLU(0.2),
-        )
-        self.body = nn.Sequential(
-            *(_Block(spatial_dims, features, norm=norm) for _ in range(blocks)),
-            Convolution(spatial_dims, features, features, 3, weight_norm=False),
-            nn.LeakyReLU(0.2),
-            Convolution(spatial_dims, features, in_channels, head_kernel, weight_norm=False),
-        )
-        if skip != "none":
-            tail: Convolution = self.body[-1]  # type: ignore[assignment]
-            tail.scale_weight(0.0 if skip == "learned" else 0.01)
+        if features == 0 and skip == "none":
+            raise ConfigError("a G_LR without features and without a skip has nothing", remedy="choose one")
+        self.head: nn.Module | None = None
+        self.body: nn.Sequential | None = None
+        if features:
+            self.head = nn.Sequential(
+                Convolution(spatial_dims, in_channels, features, head_kernel, weight_norm=False),
+                nn.LeakyReLU(0.2),
+            )
+            self.body = nn.Sequential(
+                *(_Block(spatial_dims, features, norm=norm) for _ in range(blocks)),
+                Convolution(spatial_dims, features, features, 3, weight_norm=False),
+                nn.LeakyReLU(0.2),
+                Convolution(spatial_dims, features, in_channels, head_kernel, weight_norm=False),
+            )
+            if skip != "none":
+                tail: Convolution = self.body[-1]  # type: ignore[assignment]
+                tail.scale_weight(0.0 if skip == "learned" else 0.01)
         learns = skip == "learned"
         self.acquisition = LearnedAcquisition() if learns else None
         self.noise_head = (
-            Convolution(spatial_dims, in_channels, features, 3, weight_norm=False) if learns else None
+            Convolution(spatial_dims, in_channels, features, 3, weight_norm=False)
+            if learns and features
+            else None
         )
 
     @classmethod
@@ -141,15 +148,23 @@ class DegradationNet(nn.Module):
             raise ConfigError(
                 f"size {tuple(size)} for an image of {hr.ndim - 2} axes", remedy="give one value per axis"
             )
+        skipped = self._skipped(hr, size, thickness_ratio, noise)
+        if self.head is None or self.body is None:
+            return skipped
         features = resample(self.head(hr), size, "area")
         if self.noise_head is not None and noise is not None:
             features = features + self.noise_head(noise)
-        degraded: Tensor = self.body(features)
-        if self.skip == "none":
-            return degraded
-        if self.skip == "area":
-            return resample(hr, size, "area") + degraded
+        return skipped + self.body(features)  # type: ignore[no-any-return]
+
+    def _skipped(
+        self, hr: Tensor, size: Sequence[int], thickness_ratio: float, noise: Tensor | None
+    ) -> Tensor:
+        """Give what the network's own part is added to."""
         if self.acquisition is not None:
-            acquired = self.acquisition(hr, size=size, thickness_ratio=thickness_ratio, noise=noise)
-            return acquired + degraded  # type: ignore[no-any-return]
-        return Acquisition(tuple(hr.shape[2:]), tuple(size), thickness_ratio).apply(hr) + degraded
+            acquired: Tensor = self.acquisition(hr, size=size, thickness_ratio=thickness_ratio, noise=noise)
+            return acquired
+        if self.skip == "none":
+            return hr.new_zeros(())
+        if self.skip == "area":
+            return resample(hr, size, "area")
+        return Acquisition(tuple(hr.shape[2:]), tuple(size), thickness_ratio).apply(hr)

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from srcyc.acquisition import FWHM_PER_SIGMA, LARGEST_THICKNESS, Acquisition
 from srcyc.resampling import apply_along
+from srcyc.schema import Schema
 
 #: A parameter p stands for start * exp(_GAIN p): Adam moves every parameter by its learning rate a step, whatever the
-#: gradient, and at 2e-4 this is half a per cent of the value.
-_GAIN = 25.0
+#: gradient, and at 2e-4 this is two per cent of the value.
+_GAIN = 100.0
 #: In-plane blur at the start, FWHM in voxels: hardly any, but enough for a gradient.
 _BLUR = 0.8
 #: Noise at the start, normalised intensity.
 _NOISE = 0.01
 
 
-@dataclass(frozen=True)
-class Degradation:
+class Degradation(Schema):
     """What a degradation generator found out about the scans of the LR domain.
 
     Attributes:
@@ -31,13 +31,20 @@ class Degradation:
         noise: standard deviation, normalised intensity.
     """
 
-    width: float
-    blur: float
-    noise: float
+    width: float = Field(gt=0)
+    blur: float = Field(ge=0)
+    noise: float = Field(ge=0)
 
     def as_row(self) -> dict[str, float]:
         """Give the values by the names that they have in ``history.csv``."""
         return {"profile_width": self.width, "blur": self.blur, "noise": self.noise}
+
+    def __str__(self) -> str:
+        """Say it."""
+        return (
+            f"slice profiles {self.width:.2f} times as wide as told, blur within the slices {self.blur:.2f} voxels "
+            f"(FWHM), noise {100 * self.noise:.1f} %"
+        )
 
 
 class LearnedAcquisition(nn.Module):
@@ -63,9 +70,9 @@ class LearnedAcquisition(nn.Module):
     def learned(self) -> Degradation:
         """The values that the parameters stand for."""
         return Degradation(
-            math.exp(_GAIN * float(self.width.detach())),
-            _BLUR * math.exp(_GAIN * float(self.blur.detach())),
-            _NOISE * math.exp(_GAIN * float(self.noise.detach())),
+            width=math.exp(_GAIN * float(self.width.detach())),
+            blur=_BLUR * math.exp(_GAIN * float(self.blur.detach())),
+            noise=_NOISE * math.exp(_GAIN * float(self.noise.detach())),
         )
 
     def forward(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from srcyc.config import TrainingConfig
-from srcyc.networks import DegradationNet, Generator, PatchDiscriminator, build_generator
+from srcyc.networks import Degradation, DegradationNet, Generator, PatchDiscriminator, build_generator
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,14 @@ class Networks:
     ema_lr: AveragedModel | None
     d_hr: PatchDiscriminator | None
     d_lr: PatchDiscriminator | None
+
+    @property
+    def degradation(self) -> Degradation | None:
+        """What the moving average of G_LR has found out about the LR scans; None without a G_LR that does."""
+        if self.ema_lr is None:
+            return None
+        g_lr: DegradationNet = self.ema_lr.module  # type: ignore[assignment]
+        return g_lr.learned
 
     def named(self) -> Iterator[tuple[str, nn.Module]]:
         """Give the networks there are, with the names of their fields."""

@@ -13,6 +13,7 @@ from srcyc.data.store import TrainingScan
 from srcyc.evaluation.metrics import Quality
 from srcyc.inference.card import ModelCard, Origin, ScanScore, Training, ValidationScore, contrast_of
 from srcyc.inference.model_file import PublishedModel, load_model, publish_model
+from srcyc.networks import Degradation
 from srcyc.training.validation import Case, Score, Validator
 from srcyc.volume import volume_stem
 
@@ -27,6 +28,7 @@ def make_card(
     *,
     scores: Sequence[ScanScore] = (),
     seconds: float | None = None,
+    degradation: Degradation | None = None,
 ) -> ModelCard:
     """Say what a model is: what it was trained on, in which range, and how it did on held-back persons.
 
@@ -39,6 +41,7 @@ def make_card(
         score: means over the people held back.
         scores: of each of their scans.
         seconds: the training took so far.
+        degradation: what G_LR has found out about the LR scans.
     """
     sizes = [min(scan.spacing) for scan in hr]
     factors = [scan.factor for scan in lr] or list(config.data.factor_range)
@@ -60,6 +63,7 @@ def make_card(
             seconds=seconds,
             started_from=None if initial is None else Origin(name=initial.card.name, sha256=initial.sha256),
             validation=None if score is None else validation_score(score.as_row()),
+            degradation=degradation,
         ),
         scores=tuple(scores),
         licence=config.card.licence,

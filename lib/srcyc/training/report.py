@@ -19,6 +19,7 @@ from srcyc.errors import OutputError
 from srcyc.evaluation.figure import Panel, comparison_figure, save_figure
 from srcyc.evaluation.metrics import Truth
 from srcyc.files import write_text
+from srcyc.networks import Degradation
 from srcyc.training.recorder import HISTORY_NAME, read_history
 from srcyc.training.run_folder import MODEL_NAME
 from srcyc.training.validation import Picture, Score
@@ -45,10 +46,17 @@ _REAL = {
 }
 #: What a network is compared with, and how it is called.
 _BASELINES = {"cubic": "cubic B-spline", "classical": "classical inverse"}
+#: What G_LR has found out about the LR scans.
+_DEGRADATION = {
+    "profile_width": "profile width over the one told",
+    "blur": "blur within the slices, FWHM in voxels",
+    "noise": "noise, normalised intensity",
+}
 _NOT_LOSSES = {
     *("step", "seconds", "learning_rate"),
     *(prefix + m for prefix in ("", *(f"{b}_" for b in _BASELINES)) for m in _METRICS),
     *_REAL,
+    *_DEGRADATION,
 }
 
 Row = Mapping[str, float]
@@ -162,6 +170,9 @@ def _facts(folder: Path, config: TrainingConfig, history: Sequence[Row], best: _
             f"- best model: of step {best.step}, by {metric.upper()} {abs(gain):{digits}}{unit} {word} than the "
             "classical inverse, which needs no network"
         )
+    if all(name in last for name in _DEGRADATION):
+        found = Degradation(width=last["profile_width"], blur=last["blur"], noise=last["noise"])
+        facts.append(f"- G_LR found of the LR scans: {found}")
     if (folder / MODEL_NAME).exists():
         facts.append(f"- model file: `{MODEL_NAME}` in the run's folder")
     facts.append(f"- all numbers: `{HISTORY_NAME}` in the run's folder")
@@ -265,6 +276,12 @@ def _charts(history: Sequence[Row]) -> list[_Chart]:
             "Coming back to held-back LR scans (less is better)",
             "relative or normalised error",
             [_curve(history, name, heading) for name, (heading, _) in _REAL.items()],
+            logarithmic=True,
+        ),
+        _Chart(
+            "What G_LR found of the LR scans",
+            "value",
+            [_curve(history, name, heading) for name, heading in _DEGRADATION.items()],
             logarithmic=True,
         ),
         _Chart(

@@ -139,7 +139,17 @@ def train(
     def publish(network: Generator, step: int, score: Score | None) -> None:
         scores = held_back_scores(validator.simulated, **validator.qualities) if score is not None else ()
         seconds = round(trainer.state.seconds, 1)
-        card = make_card(config, initial, hr, lr, step, score, scores=scores, seconds=seconds)
+        card = make_card(
+            config,
+            initial,
+            hr,
+            lr,
+            step,
+            score,
+            scores=scores,
+            seconds=seconds,
+            degradation=networks.degradation,
+        )
         publish_model(network, card, run.model, overwrite=True)
 
     trainer = Trainer(

@@ -23,6 +23,7 @@ from srcyc.losses import (
     PerceptualLoss,
     ReconstructionLoss,
     RelativeLoss,
+    SpectrumLoss,
     TotalVariationLoss,
 )
 from srcyc.resampling import apply_along
@@ -46,6 +47,7 @@ class TrainingStep:
         forward:  real_lr -> G_HR -> fake_hr ~ real_hr (judged by D_HR) -> G_LR -> fake_lr ~ real_lr (judged by D_LR)
     generator-only: the content (and perceptual, total variation) terms of paired alone.
     identity: G_HR(real_hr) at factor 1 ~ real_hr, G_LR(real_lr) at factor 1 ~ real_lr
+    spectrum: fake_lr is as sharp and as noisy as real_lr, whoever is in them
 
     A term of weight 0 is not computed, nor any pass that only it needs, and its discriminator does not learn; what
     several terms look at is computed once. A random G_LR makes noise where D_LR looks; where its result is compared
@@ -73,6 +75,7 @@ class TrainingStep:
         self.reconstruction = ReconstructionLoss()
         self.relative = RelativeLoss() if config.content == "relative" else None
         self.total_variation = TotalVariationLoss(3)
+        self.spectrum = SpectrumLoss()
         self.perceptual = PerceptualLoss(
             3,
             backbone=config.perceptual.backbone,
@@ -106,14 +109,14 @@ class TrainingStep:
         Args:
             batch: of the step.
             scale: multiplies the learning rates.
-            degradation_alone: only G_LR and D_LR learn, of each other.
+            degradation_alone: only G_LR learns (and D_LR, where it judges).
         """
         passes = _passes(self.networks, batch)
         self._judged(False)
         with self._autocast():
             possible = self._terms(passes, batch)
             if degradation_alone:
-                possible = {"adversarial_lr": possible["adversarial_lr"]}
+                possible = {name: possible[name] for name in ("adversarial_lr", "spectrum_lr")}
             loss, terms = self.objective.total(possible)
         self.generators.minimise(loss, scale)
         if self.discriminators is None:
@@ -174,6 +177,7 @@ class TrainingStep:
             "cycle_lr": lambda: same(passes.rec_lr(), batch.real_lr),
             "identity_hr": lambda: _mean(same, *passes.identity_hr()),
             "identity_lr": lambda: same(passes.identity_lr(), batch.real_lr),
+            "spectrum_lr": lambda: self.spectrum(passes.fake_lr(), batch.real_lr),
         }
         if not batch.aligned:
             terms["cycle_hr"] = lambda: _mean(same, passes.rec_hr(), real_hr)

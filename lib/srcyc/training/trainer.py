@@ -20,7 +20,7 @@ from srcyc.config import TrainingConfig
 from srcyc.data.patches import Batch
 from srcyc.device import precision_name
 from srcyc.errors import ConfigError, DataError, StoppedError
-from srcyc.networks import Degradation, Generator
+from srcyc.networks import Generator
 from srcyc.training.checkpoint import Checkpoints
 from srcyc.training.distributed import Processes
 from srcyc.training.networks import Networks
@@ -283,7 +283,7 @@ class Trainer:
             return
         score, best = self._validate(recorder) if due else (None, False)
         rate = scale * self.config.optimiser.learning_rate
-        recorder.report(state.done, state.seconds, means, rate, score, degradation=self._degradation())
+        recorder.report(state.done, state.seconds, means, rate, score, degradation=self.networks.degradation)
         self.report(Progress(state.done, self.config.steps, means, score, best, state.seconds, remaining))
 
     def _score_the_start(self, recorder: Recorder) -> None:
@@ -308,11 +308,6 @@ class Trainer:
             self.on_best(g_hr, state.done, score)
             recorder.pictures(state.done, self.validator.pictures(g_hr))
         return score, best
-
-    def _degradation(self) -> Degradation | None:
-        """What the moving average of G_LR has found out about the LR scans."""
-        average = self._averages()[1]
-        return None if average is None else average.learned  # type: ignore[no-any-return]
 
     def _averages(self) -> tuple[Generator, Any]:
         averages = self.networks.ema_lr

@@ -18,6 +18,7 @@ ALL_ON = LossWeights(
     lambda_content=2,
     lambda_perceptual=0.5,
     lambda_tv=0.25,
+    lambda_spectrum=0.125,
 )
 
 
@@ -46,6 +47,7 @@ def test_the_total_is_the_weighted_sum_of_every_term() -> None:
         + 2 * values["content"]
         + 0.5 * values["perceptual"]
         + 0.25 * values["total_variation"]
+        + 0.125 * values["spectrum_lr"]
     )
     assert float(total) == pytest.approx(expected)
     assert {name: float(value) for name, value in terms.items()} == values
