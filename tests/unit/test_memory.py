@@ -1,0 +1,41 @@
+"""What does not fit is refused before it is tried."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from srcyc import memory
+from srcyc.errors import VolumeError
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows is not asked")
+def test_there_is_some_memory() -> None:
+    available = memory.available_memory()
+    assert available is not None and available > 1e6
+
+
+def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    for name, text in (
+        ("max", "1000000\n"),
+        ("current", "700000\n"),
+        ("stat", "anon 1\ninactive_file 200000\n"),
+    ):
+        (tmp_path / f"memory.{name}").write_text(text)
+    if not Path("/proc/self/cgroup").is_file():
+        pytest.skip("no control groups here")
+    assert memory.available_memory() == 500_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available_memory() != 500_000
+
+
+def test_too_much_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 10**9)
+    memory.require_memory(10**9, "scan.nii")
+    with pytest.raises(VolumeError, match=r"scan\.nii: its voxels need 2 GB of memory and 1 GB are free"):
+        memory.require_memory(2 * 10**9, "scan.nii")
+    monkeypatch.setattr(memory, "available_memory", lambda: None)
+    memory.require_memory(10**18, "scan.nii")
