@@ -109,12 +109,12 @@ def test_a_blank_slice_is_contained_and_told(infer, clean, tmp_path):
 
 @pytest.mark.parametrize("option", ["--n4", "--denoise"])
 def test_preparation_does_not_depend_on_unit_and_offset(infer, tmp_path, option):
-    ramp = np.linspace(0.6, 1.4, 24)[:, None, None]
-    reference, sidecar = infer(nifti(tmp_path / "a.nii", HEAD * ramp), option)
+    head = make_head((60, 64, 16)).data[0, :, :, 4:12] * np.linspace(0.6, 1.4, 60)[:, None, None]
+    reference, sidecar = infer(nifti(tmp_path / "a.nii", head), option)
     assert len(sidecar["preprocessing"]) == 1
-    shifted, _ = infer(nifti(tmp_path / "b.nii", HEAD * ramp - 350), option)
-    scaled, _ = infer(nifti(tmp_path / "c.nii", 1e-6 * HEAD * ramp), option)
-    plain, _ = infer(nifti(tmp_path / "a.nii", HEAD * ramp))
+    shifted, _ = infer(nifti(tmp_path / "b.nii", head - 350), option)
+    scaled, _ = infer(nifti(tmp_path / "c.nii", 1e-6 * head), option)
+    plain, _ = infer(nifti(tmp_path / "a.nii", head))
     effect = np.abs(plain - reference)
     assert effect.max() > 5
     # N4 fits step by step, so rounding grows.
