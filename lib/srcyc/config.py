@@ -231,11 +231,8 @@ class TrainingConfig(Schema):
 
     @model_validator(mode="after")
     def _no_adversary_in_the_baseline(self) -> TrainingConfig:
-        used = [
-            n
-            for n in ("adversarial", "adversarial_lr", "cycle", "identity")
-            if getattr(self.losses, f"lambda_{n}")
-        ]
+        terms = ("adversarial", "adversarial_lr", "cycle", "identity", "spectrum")
+        used = [n for n in terms if getattr(self.losses, f"lambda_{n}")]
         if self.mode == "generator-only" and used:
             raise ValueError(
                 f"mode generator-only has G_HR alone: set losses.lambda_{used[0]} to 0, or choose mode paired"

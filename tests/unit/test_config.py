@@ -128,6 +128,20 @@ def test_naming_one_key_of_a_section_leaves_its_other_defaults() -> None:
     assert changed.d_hr.model_dump() == default.d_hr.model_dump() | {"features": 8}
 
 
+def test_the_degradation_learns_alone_only_where_something_teaches_it() -> None:
+    taught = {"degradation_first": 10, "losses": {"lambda_spectrum": 1.0, "lambda_adversarial": 0.0}}
+    assert TrainingConfig.model_validate(taught).degradation_first == 10
+    for change in ({"losses": {"lambda_adversarial": 0.0}}, {"mode": "paired"}):
+        with pytest.raises(ValidationError, match="degradation_first"):
+            TrainingConfig.model_validate({**taught, **change})
+
+
+@pytest.mark.parametrize("weight", ["lambda_spectrum", "lambda_adversarial_lr"])
+def test_the_baseline_has_nothing_that_needs_g_lr(weight: str) -> None:
+    with pytest.raises(ValidationError, match=weight):
+        TrainingConfig.model_validate({"mode": "generator-only", "losses": {weight: 1.0}})
+
+
 def test_the_formulas_weights_are_the_default_but_for_the_adversary() -> None:
     formula, ours = LossWeights(), TrainingConfig().losses
     assert (formula.lambda_adversarial, formula.lambda_cycle, formula.lambda_identity) == (1.0, 10.0, 5.0)

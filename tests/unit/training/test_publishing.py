@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from srcyc.config import CardConfig, TrainingConfig, ValidationConfig
 from srcyc.data.store import TrainingScan
 from srcyc.evaluation.metrics import Quality
+from srcyc.inference.card_page import training_text
 from srcyc.inference.model_file import ModelCard, load_model, publish_model
-from srcyc.networks import Generator, SliceResDNet
+from srcyc.networks import Degradation, Generator, SliceResDNet
 from srcyc.training.publishing import held_back_scores, make_card, publish_if_better, validation_score
 from srcyc.training.validation import simulated_cases
 
@@ -109,6 +111,15 @@ def test_a_card_says_where_training_began_and_how_far_it_came(tmp_path, phantom)
     assert card.scores == ()
     assert card.network == initial.card.network
     assert (card.name, card.contrasts, card.spacing_range) == ("mine", ("T1w",), (0.5, 2.0))
+
+
+def test_a_card_says_what_g_lr_found(tmp_path) -> None:
+    found = Degradation(width=0.8, blur=1.8, noise=0.03)
+    thin = TrainingScan("thin", np.zeros((8, 8, 8), np.float32), (1.0, 1.0, 1.0))
+    card = make_card(TrainingConfig(), None, [thin], [], 40, None, degradation=found)
+    assert card.training is not None and card.training.degradation == found
+    assert ModelCard.model_validate_json(card.model_dump_json()) == card
+    assert any("0.80 times as wide" in clause for clause in training_text(card.training))
 
 
 def test_a_validation_is_told_by_its_gains() -> None:

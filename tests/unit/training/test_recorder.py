@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from srcyc.errors import OutputError
 from srcyc.geometry import Grid
+from srcyc.networks import Degradation
 from srcyc.training.recorder import HISTORY_NAME, Recorder, montage, read_history
 from srcyc.training.validation import Picture, Score
 
@@ -194,3 +195,14 @@ def test_a_damaged_history_is_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / HISTORY_NAME).write_text(text, encoding="latin-1")
     with pytest.raises(OutputError, match="no history"):
         Recorder(tmp_path, resume_step=5)
+
+
+def test_what_g_lr_found_is_recorded(tmp_path: Path) -> None:
+    found = Degradation(width=0.75, blur=1.8, noise=0.03)
+    recorder = Recorder(tmp_path)
+    recorder.report(10, 1.0, {"content": 0.5}, 1e-3, degradation=found)
+    recorder.close()
+    assert read_history(tmp_path)[-1] == {
+        **{"step": 10, "seconds": 1.0, "learning_rate": 1e-3, "content": 0.5},
+        **found.as_row(),
+    }

@@ -11,6 +11,7 @@ import pytest
 from srcyc.config import TrainingConfig, ValidationConfig
 from srcyc.errors import OutputError
 from srcyc.geometry import Grid
+from srcyc.networks import Degradation
 from srcyc.training.recorder import Recorder
 from srcyc.training.report import write_report
 from srcyc.training.validation import Picture, Score
@@ -143,3 +144,15 @@ def test_an_unwritable_place_and_a_missing_history_are_one_sentence(tmp_path: Pa
     (other / "report").write_text("")
     with pytest.raises(OutputError, match="report: cannot be created"):
         write_report(other, config(), [])
+
+
+def test_what_g_lr_found_is_told_and_drawn(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    for step in (50, 100):
+        found = Degradation(width=0.8, blur=1 + step / 100, noise=0.03)
+        recorder.report(step, 1.0, {"content": 0.5}, 1e-3, degradation=found)
+    recorder.close()
+    report = write_report(tmp_path, config(), [])
+    text = report[0].read_text()
+    assert "0.80 times as wide as told" in text and "2.00 voxels" in text and "3.0 %" in text
+    assert tmp_path / "report" / "curves.png" in report
