@@ -62,9 +62,10 @@ def _series_of(where: Path, images: Sequence[Image], unfit: str | None) -> list[
         frames = [frame for image in images for frame in _frames_of(image)]
     except VolumeError as error:
         return [replace(whole_series, frames=_placeless(files), problem=error)]
-    parts = _parts(frames, folder)
-    if isinstance(parts, VolumeError):
-        return [replace(whole_series, frames=tuple(frames), problem=parts)]
+    try:
+        parts = _parts(frames, folder)
+    except VolumeError as error:
+        return [replace(whole_series, frames=tuple(frames), problem=error)]
     scans = [part for part in parts if len(part[1]) > 1]
     if len(parts) > 1 and not scans:
         no_stack = (
@@ -107,8 +108,12 @@ def _folder_of(files: Sequence[Path], where: Path) -> Path:
     return where if where in files else Path(os.path.commonpath([file.parent for file in files]))
 
 
-def _parts(frames: Sequence[Frame], where: Path) -> list[tuple[str, list[Frame]]] | VolumeError:
-    """Split the frames of a series into stacks; an error where that leaves stacks with holes."""
+def _parts(frames: Sequence[Frame], where: Path) -> list[tuple[str, list[Frame]]]:
+    """Split the frames of a series into stacks.
+
+    Raises:
+        VolumeError: that leaves stacks with holes, or pixels that have to be compared cannot be read.
+    """
     planes: list[list[Frame]] = []
     for frame in frames:
         for plane in planes:
@@ -124,7 +129,7 @@ def _parts(frames: Sequence[Frame], where: Path) -> list[tuple[str, list[Frame]]
             parts.append((", ".join(text for text in (name, label) if text), members))
     # A slice that was turned or resized by mistake leaves a hole: that series is damaged, not two.
     if len(planes) > 1 and any(len(members) > 1 and not _regular(members, where) for _, members in parts):
-        return _directions(frames, where)
+        raise _directions(frames, where)
     return parts
 
 

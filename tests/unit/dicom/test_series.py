@@ -374,6 +374,32 @@ def test_a_few_slices_acquired_again_are_no_second_scan(tmp_path: Path) -> None:
         read_volume(folder)
 
 
+def test_interleaved_acquisitions_with_a_slice_twice(tmp_path: Path) -> None:
+    """Odd and even slices are no two scans because one of them was acquired again."""
+    slices = make_series(8)
+    for index, data in enumerate(slices):
+        data.AcquisitionNumber = 1 + index % 2
+    again = make_slice(3)
+    again.AcquisitionNumber, again.PixelData = 1, pixels(77).tobytes()
+    folder = save(tmp_path / "study", [*slices, again])
+    assert find_volumes(folder) == [folder]
+    with pytest.raises(VolumeError, match=r"IM0008\.dcm"):
+        read_volume(folder)
+
+
+def test_many_time_points_are_refused(tmp_path: Path) -> None:
+    slices = []
+    for time in range(20):
+        for data in other_series(5, "fmri", seed=100 * time):
+            data.SeriesInstanceUID, data.TemporalPositionIdentifier = "1.2.3.4", time
+            data.SOPInstanceUID += f".{time}"
+            slices.append(data)
+    folder = save(tmp_path / "study", slices)
+    assert find_volumes(folder) == [folder]
+    with pytest.raises(VolumeError, match="time points"):
+        read_volume(folder)
+
+
 def test_one_uid_for_two_scans_in_folders_of_their_own(tmp_path: Path) -> None:
     """Bad anonymisation gives all series one UID."""
     second = other_series()
@@ -383,6 +409,39 @@ def test_one_uid_for_two_scans_in_folders_of_their_own(tmp_path: Path) -> None:
     save(tmp_path / "two", second)
     assert find_volumes(tmp_path) == [tmp_path / "one", tmp_path / "two"]
     np.testing.assert_array_equal(read_volume(tmp_path / "two").data[0, :, :, 0], pixels(50).T)
+
+
+def test_folders_of_one_name_are_told_apart_too(tmp_path: Path) -> None:
+    second = other_series()
+    for data in second:
+        data.SeriesInstanceUID = "1.2.3.4"
+    for name, slices in (("one", make_series()), ("two", second)):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / "DICOM", slices)
+    assert find_volumes(tmp_path) == [tmp_path / "one" / "DICOM", tmp_path / "two" / "DICOM"]
+
+
+def test_echoes_with_an_equal_slice_each(tmp_path: Path) -> None:
+    """Blank slices at the end of two echoes are no copies."""
+    slices = make_series() + other_series(5, "t1 tra")
+    for index, data in enumerate(slices):
+        data.SeriesInstanceUID, data.EchoTime = "1.2.3.4", 20.0 if index < SLICES else 80.0
+    slices[0].PixelData = slices[SLICES].PixelData = bytes(len(slices[0].PixelData))
+    assert len(find_volumes(save(tmp_path / "study", slices))) == 2
+
+
+def test_copies_whose_pixels_cannot_be_compared(tmp_path: Path) -> None:
+    slices = make_series()
+    for data in slices:
+        data.compress("1.2.840.10008.1.2.5")
+    save(tmp_path / "series", slices, names("a"))
+    for data in slices:
+        data.PixelData = data.PixelData[:16] + bytes(len(data.PixelData) - 16)
+    (tmp_path / "series" / "more").mkdir()
+    save(tmp_path / "series" / "more", slices, names("a"))
+    (series,) = list_series(tmp_path).series
+    with pytest.raises(VolumeError):
+        read_volume(series.address)
 
 
 def test_two_persons_in_one_series(tmp_path: Path) -> None:
