@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 import SimpleITK as sitk
+from pydicom.config import disable_value_validation
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from srcyc.dicom.codestreams import claimed_sizes
@@ -95,7 +96,8 @@ def _stored_pixels(file: Path) -> bytes:
         VolumeError: they cannot be read.
     """
     try:
-        header = pydicom.dcmread(file, force=True, specific_tags=list(_PIXEL_KEYS))
+        with disable_value_validation():
+            header = pydicom.dcmread(file, force=True, specific_tags=list(_PIXEL_KEYS))
         data = next((header[key].value for key in _PIXEL_KEYS if key in header), b"")
     except OSError as error:
         raise unreadable(file, error) from error
@@ -211,7 +213,8 @@ def _write_inflated(file: Path, plain: Path) -> None:
 def _rewrite(file: Path, plain: Path, named: Path, *, without: Sequence[str]) -> None:
     """Write a file without some elements, of the image or of its frames' headers."""
     try:
-        image = pydicom.dcmread(file, force=True)
+        with disable_value_validation():
+            image = pydicom.dcmread(file, force=True)
         groups = [*(image.get("SharedFunctionalGroupsSequence") or ())]
         groups += image.get("PerFrameFunctionalGroupsSequence") or ()
         measures = [item for group in groups for item in group.get("PixelMeasuresSequence") or ()]
