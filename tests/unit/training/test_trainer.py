@@ -120,8 +120,8 @@ class Watched:
     def __init__(self, step: TrainingStep, after: Callable[[int], object]) -> None:
         self.step, self.after, self.done = step, after, 0
 
-    def __call__(self, batch: Any, scale: float) -> Any:
-        terms = self.step(batch, scale)
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        terms = self.step(*arguments, **options)
         self.done += 1
         self.after(self.done)
         return terms
@@ -161,6 +161,36 @@ def test_resuming_equals_never_having_stopped_at_any_step(
         for name, value in expected.items():
             assert torch.equal(value, found[name]), (at, name)
         assert rows_of(folder) == rows_of(tmp_path / "straight"), at
+
+
+def test_the_degradation_learns_first_and_a_resumed_run_is_the_same(scans: Scans, tmp_path: Path) -> None:
+    losses = {"adversarial": 0, "cycle": 0, "identity": 0, "content": 1, "spectrum": 1}
+    settings = config(
+        "unpaired",
+        degradation_first=4,
+        g_lr=DegradationNetConfig(skip="learned", features=0),
+        losses={f"lambda_{name}": weight for name, weight in losses.items()},
+    )
+    straight = Run(settings, scans, tmp_path / "straight").go()
+    rows = rows_of(tmp_path / "straight")
+    assert [bool(row["content"]) for row in rows if row["spectrum_lr"]] == [False, False, True]
+    assert rows[-1]["blur"] != rows[1]["blur"] and rows[-1]["noise"] != rows[1]["noise"]
+    for at in (2, 5):
+        folder, stop = tmp_path / str(at), StopRequest()
+        stopped = Run(settings, scans, folder)
+        untrained = {
+            name: value.clone() for name, value in stopped.weights.items() if name.startswith("g_hr")
+        }
+        stopped.step = Watched(stopped.step, lambda done, at=at, stop=stop: done == at and stop.stop())
+        with pytest.raises(StoppedError):
+            stopped.go(stop)
+        same = all(torch.equal(value, stopped.weights[name]) for name, value in untrained.items())
+        assert same == (at <= settings.degradation_first)
+        resumed = Run(settings, scans, folder)
+        resumed.resume(pytest.fail)
+        resumed.go()
+        for name, value in straight.weights.items():
+            assert torch.equal(value, resumed.weights[name]), (at, name)
 
 
 def test_a_seed_gives_the_same_run_and_another_seed_another(scans: Scans, tmp_path: Path) -> None:
