@@ -46,7 +46,7 @@ def test_slices_can_be_spoiled_and_any_axis_made_thick(srcyc, fine_file, tiny_mo
     clean = srcyc(*arguments, "--axis", "0,2", "-o", tmp_path / "clean").json
     spoiled = srcyc(
         *(*arguments, "--axis", "0", "--jitter", "0.05", "--noise", "0.03", "--told-ratio", "0.8"),
-        *("--no-figures", "-o", tmp_path / "spoiled"),
+        *("--blur", "1.5", "--box", "0.7", "--no-figures", "-o", tmp_path / "spoiled"),
     ).json
     assert clean["figures"] == ["head_3mm_axis0.png", "head_3mm_axis2.png"]
     assert [score["axis"] for score in clean["scores"]] == [0] * 4 + [2] * 4
@@ -54,12 +54,16 @@ def test_slices_can_be_spoiled_and_any_axis_made_thick(srcyc, fine_file, tiny_mo
         assert worse["psnr"] < score["psnr"]
         assert (worse["jitter"], worse["noise"], worse["told_ratio"]) == (0.05, 0.03, 0.8)
         assert (score["jitter"], score["noise"], score["told_ratio"]) == (0, 0, 1)
+        assert (worse["blur"], worse["box"], score["blur"], score["box"]) == (1.5, 0.7, 0, 0)
     assert clean["means"][0]["rows"] == 2
 
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--axis", "3"), ("--axis", "S"), ("--jitter", "2"), ("--noise", "-1"), ("--told-ratio", "5")],
+    [
+        *(("--axis", "3"), ("--axis", "S"), ("--jitter", "2"), ("--noise", "-1"), ("--told-ratio", "5")),
+        *(("--blur", "-1"), ("--box", "1.5")),
+    ],
 )
 def test_impossible_simulations_are_a_sentence(srcyc, fine_file, tmp_path, option, value):
     ran = srcyc("evaluate", "--hr", fine_file, "--thickness", "3", option, value, "-o", tmp_path / "out")

@@ -91,20 +91,23 @@ def test_several_thicknesses_have_a_mean_over_all(rows):
     assert all(mean.thickness == 3.0 for mean in means_of(rows))
 
 
-def test_spoiled_slices_are_averaged_apart(rows):
-    spoiled = [row.model_copy(update={"jitter": 0.03, "psnr": 0.0}) for row in rows]
+@pytest.mark.parametrize("fault", ["jitter", "noise", "blur", "box"])
+def test_spoiled_slices_are_averaged_apart(rows, fault):
+    spoiled = [row.model_copy(update={fault: 0.03, "psnr": 0.0}) for row in rows]
     means = means_of([*rows, *spoiled])
-    assert [(mean.jitter, mean.rows) for mean in means] == [(0.0, 2)] * 3 + [(0.03, 2)] * 3
+    assert [(getattr(mean, fault), mean.rows) for mean in means] == [(0.0, 2)] * 3 + [(0.03, 2)] * 3
     assert means[0].psnr == means_of(rows)[0].psnr
     assert means[-1].psnr == 0
 
 
 def test_a_row_says_how_its_slices_were_made(phantom):
     scan = Volume(phantom((24, 24, 30)), np.eye(4))
-    simulation = Simulation(3.0, gap=0.5, axis=1, spoiling=Spoiling(jitter=0.03, noise=0.02), told_ratio=0.7)
+    spoiling = Spoiling(jitter=0.03, noise=0.02, blur=1.2, box=0.5)
+    simulation = Simulation(3.0, gap=0.5, axis=1, spoiling=spoiling, told_ratio=0.7)
     row = rows_of(compare(scan, simulation, {}), scan="x_FLAIR")[0]
     assert (row.thickness, row.gap, row.axis, row.told_ratio) == (3.0, 0.5, 1, 0.7)
-    assert (row.jitter, row.noise, row.contrast) == (0.03, 0.02, "FLAIR")
+    assert (row.jitter, row.noise, row.blur, row.box) == (0.03, 0.02, 1.2, 0.5)
+    assert row.contrast == "FLAIR"
 
 
 def test_a_method_s_rows_become_the_scores_of_a_card(rows):
