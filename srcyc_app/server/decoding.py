@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ import numpy as np
 import srcyc.errors
 from srcyc.errors import ModelError, OutputError, SRCycError, VolumeError
 from srcyc.geometry import Grid
+from srcyc.image_files import Orientation, Scaling
 from srcyc.volume import Volume, read_grid, read_volume, write_volume
 
 #: Bytes for a header, whatever it says.
@@ -46,6 +47,9 @@ _SECONDS, _PATIENCE = {"grid": 20, "volume": 120, "check": 120, "nifti": 240, "m
 #: Voxel types that are sent as they are; float32, as which scans are read, holds every value of theirs.
 _KEPT = frozenset(np.dtype(name) for name in ("int8", "uint8", "int16", "uint16"))
 
+
+#: What a volume consists of besides plain values.
+_PARTS: dict[str, Callable[..., Any]] = {"Orientation": Orientation, "Scaling": Scaling}
 
 #: What a process says first.
 _BEGUN = b"+"
@@ -272,19 +276,24 @@ def _grid_of(value: Mapping[str, Any]) -> Grid:
     return Grid(tuple(value["shape"]), np.array(value["affine"], np.float64))
 
 
-def _volume_of(value: Mapping[str, Any], folder: Path) -> Volume:
-    arguments: dict[str, Any] = {}
-    for name, (kind, what) in value.items():
-        if kind == "array":
-            # Copied when written to, as an array of this process's own.
-            arguments[name] = np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
-        elif kind == "dtype":
-            arguments[name] = np.dtype(what)
-        elif kind == "path":
-            arguments[name] = Path(what)
-        else:
-            arguments[name] = tuple(what) if isinstance(what, list) else what
-    return Volume(**arguments)
+def _volume_of(told: Mapping[str, Any], folder: Path) -> Volume:
+    return Volume(**{name: _meant(value, folder) for name, value in told.items()})
+
+
+def _meant(told: Mapping[str, Any], folder: Path) -> Any:
+    """Give the value that :func:`_told` has said."""
+    if "array" in told:
+        # Copied when written to, as an array of this process's own.
+        return np.load(folder / f"{told['array']}.npy", mmap_mode="c", allow_pickle=False)
+    if "dtype" in told:
+        return np.dtype(told["dtype"])
+    if "path" in told:
+        return Path(told["path"])
+    if "tuple" in told:
+        return tuple(_meant(part, folder) for part in told["tuple"])
+    if "fields" in told:
+        return _PARTS[told["kind"]](**{name: _meant(value, folder) for name, value in told["fields"].items()})
+    return told["plain"]
 
 
 # -- the other side ----------------------------------------------------------------------------------------------------
@@ -413,22 +422,29 @@ def _place(grid: Grid) -> dict[str, Any]:
 
 def _volume(request: Mapping[str, Any]) -> dict[str, Any]:
     _header(request)
-    volume, folder = read_volume(request["path"]), Path(request["target"])
-    told: dict[str, Any] = {}
-    for field in fields(volume):
-        value = getattr(volume, field.name)
-        if isinstance(value, np.ndarray):
-            # A file's: the server maps it, and holds in memory only what it looks at.
-            with _explained(folder):
-                np.save(folder / f"{field.name}.npy", value, allow_pickle=False)
-            told[field.name] = ("array", None)
-        elif isinstance(value, np.dtype):
-            told[field.name] = ("dtype", value.str)
-        elif isinstance(value, Path):
-            told[field.name] = ("path", str(value))
-        else:
-            told[field.name] = ("plain", value)
-    return told
+    return _told(read_volume(request["path"]), "", Path(request["target"]))["fields"]
+
+
+def _told(value: Any, name: str, folder: Path) -> dict[str, Any]:
+    """Say a value in JSON; arrays go into files."""
+    if isinstance(value, np.ndarray):
+        # A file's: the server maps it, and holds in memory only what it looks at.
+        with _explained(folder):
+            np.save(folder / f"{name}.npy", value, allow_pickle=False)
+        return {"array": name}
+    if isinstance(value, np.dtype):
+        return {"dtype": value.str}
+    if isinstance(value, Path):
+        return {"path": str(value)}
+    if isinstance(value, tuple):
+        return {"tuple": [_told(part, f"{name}.{number}", folder) for number, part in enumerate(value)]}
+    if is_dataclass(value):
+        told = {
+            field.name: _told(getattr(value, field.name), f"{name}.{field.name}", folder)
+            for field in fields(value)
+        }
+        return {"kind": type(value).__name__, "fields": told}
+    return {"plain": value}
 
 
 def _nifti(request: Mapping[str, Any]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from hostile_files import HARMLESS, HOSTILE, SERIES
 
 from factories import OBLIQUE_AXES, make_affine, make_head, save_model, save_series
 from srcyc.errors import ModelError, OutputError, SRCycError, VolumeError
+from srcyc.image_files import Orientation, Scaling
 from srcyc.volume import Volume, read_volume, write_volume
 from srcyc_app.server import decoding
 from srcyc_app.server.decoding import Apart, InPlace, reading
@@ -73,6 +76,23 @@ def test_padding_and_warnings_come_along(
     np.testing.assert_array_equal(again.padding, padding)  # type: ignore[arg-type]
     assert again.warnings == ("a", "b")
     assert again.slice_thickness == 3.0
+
+
+def test_place_scaling_and_files_come_along(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place, scaling = Orientation(4, 1, np.diag([1.0, 2, 3, 1])), Scaling(np.dtype(np.int16), 2.0, 1.0)
+    head = read_volume(files[".nii"])
+    told = replace(
+        head, orientation=place, scaling=scaling, labels="so", files=(Path("/a"), Path("/b")), series="1.2"
+    )
+    monkeypatch.setattr(decoding, "read_volume", lambda path: told)
+    value = decoding._volume({"path": files[".nii"], "target": tmp_path, "most": MOST, "memory": 10**12})
+    again = decoding._volume_of(json.loads(json.dumps(value)), tmp_path)
+    assert again.orientation is not None
+    assert (again.orientation.sform_code, again.orientation.qform_code) == (4, 1)
+    np.testing.assert_array_equal(again.orientation.to_second, place.to_second)
+    assert (again.scaling, again.labels, again.files, again.series) == (scaling, "so", told.files, "1.2")
 
 
 def test_integers_stay_integers_for_the_compare_page(
