@@ -31,6 +31,7 @@ __all__ = [
     "header_file",
     "is_written",
     "known_suffixes",
+    "parts_of",
     "quiet_itk",
     "require_writable",
     "volume_suffix",
@@ -183,6 +184,13 @@ def require_writable(path: Path, dtype: npt.DTypeLike = np.float32, scaling: Sca
         )
     if scaling is not None and not can_scale(path):
         raise OutputError(f"{path}: the format has no scaled integers", remedy="write float32, or NIfTI")
+
+
+def parts_of(path: Path) -> tuple[Path, ...]:
+    """Give the files that a volume's file consists of: header and voxels; empty if it is one file."""
+    header = header_file(path)
+    data = data_file(header)
+    return () if data is None else (header, data)
 
 
 def decode(path: Path) -> RawVolume:

@@ -7,7 +7,7 @@ import errno
 import os
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from srcyc.image_files import (
     encode,
     header_file,
     known_suffixes,
+    parts_of,
     require_writable,
     volume_suffix,
 )
@@ -134,7 +135,7 @@ def read_volume(
         if _is_dicom(path, series):
             raw = read_dicom_folder(path, series=series, fill_gaps=fill_gaps)
         else:
-            raw = decode(header_file(path))
+            raw = replace(decode(header_file(path)), files=parts_of(path))
         grid = _checked_grid(raw.voxels.shape, raw.affine, path)
         thickness, warnings = raw.slice_thickness, raw.warnings
         if thickness is None and not path.is_dir():

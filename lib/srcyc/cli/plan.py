@@ -372,9 +372,10 @@ def _other_input(sidecar: dict[str, Any], source: Path) -> str | None:
 def _digest(source: Path) -> str | None:
     """Hash a scan's files as its sidecar would; None where they cannot be told, which its reader will say."""
     from srcyc.dicom import files_of
+    from srcyc.image_files import parts_of
 
     try:
-        return sha256(source) if source.is_file() else sha256(source, files_of(source))
+        return sha256(source, parts_of(source) if source.is_file() else files_of(source))
     except (InputError, OSError):
         return None
 

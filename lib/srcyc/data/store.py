@@ -16,6 +16,7 @@ from srcyc.dicom import is_series_address
 from srcyc.errors import DataError, OutputError, VolumeError
 from srcyc.files import write_text, written
 from srcyc.geometry import Grid
+from srcyc.image_files import parts_of
 from srcyc.labels import require_scan
 from srcyc.missing import Missing
 from srcyc.slice_profile import estimate_profile
@@ -210,7 +211,4 @@ def _files_of(path: Path) -> list[Path]:
         # DICOM: a series may go on in subfolders, and one of several is named as if it were a file of their folder.
         folder = path if path.is_dir() else path.parent
         return sorted(file for file in folder.rglob("*") if file.is_file())
-    if path.suffix.lower() == ".mhd":
-        # MetaImage keeps the voxels in a file beside the header.
-        return [path, *sorted(file for file in path.parent.glob(f"{path.stem}.*raw"))]
-    return [path]
+    return list(parts_of(path) or (path,))

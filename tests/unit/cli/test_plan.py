@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from srcyc.cli.plan import find_sources, plan_jobs, prepare_folder, remove_empty, unique_names
 from srcyc.errors import OutputError
+from srcyc.files import sha256
 from srcyc.volume import Volume, write_volume
 
 
@@ -208,3 +209,15 @@ def test_a_folder_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="choose another folder"):
         prepare_folder(tmp_path / "file" / "out")
+
+
+def test_a_pair_whose_voxels_changed_is_another_scan(tmp_path):
+    nib.save(nib.Nifti1Pair(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / "a.img")
+    scan, out = tmp_path / "a.hdr", _scan(tmp_path / "b.nii.gz")
+    made_of = {"name": "a.hdr", "sha256": sha256(scan, (scan, tmp_path / "a.img"))}
+    (tmp_path / "b.json").write_text(
+        json.dumps({"software": "srcyc 0.1.0", "output": "b.nii.gz", "input": made_of})
+    )
+    assert _plan([scan], out)[0].done
+    (tmp_path / "a.img").write_bytes(bytes(range(128)))
+    assert "another a.hdr" in str(_plan([scan], out)[0].problem)
