@@ -29,6 +29,8 @@ _Voxels = TypeVar("_Voxels", _Array, _Mask)
 _BLANK = 0.02
 #: Slices that hold less than this share of what the fullest one does are no evidence of what a blank one lacks.
 _HOLDING = 0.2
+#: Lines of a slice, and their share, that hold nothing where both neighbours hold something: a part of it is lost.
+_LEAST_LINES, _CUT = 3, 0.08
 #: Slices in a row that are replaced; across more nothing is known of what lay between.
 _MOST_LOST = 3
 #: Slice distances beyond which no voxel matters to a measured one.
@@ -48,6 +50,7 @@ class Missing:
         axis: of the slices.
         lost: indices of slices that hold nothing and are replaced by what lies around them.
         blank: indices of slices that hold nothing and stay so.
+        cut: ``(I, J, K)``, True where a slice was cut off on the way: replaced by what lies around it.
     """
 
     valueless: _Mask
@@ -56,6 +59,7 @@ class Missing:
     axis: int
     lost: tuple[int, ...]
     blank: tuple[int, ...]
+    cut: _Mask
 
     @classmethod
     def of(cls, volume: Volume) -> Missing:
@@ -69,12 +73,14 @@ class Missing:
         measured &= ~padding
         axis = thick_axis(volume.grid)
         lost, blank = _blank_slices(data, measured & ~absurd, axis)
-        return cls(valueless, padding, absurd, axis, lost, blank)
+        kept = ~measured | absurd
+        cut = _cut_slices(np.moveaxis(data, axis, 0), {*lost, *blank}) & np.moveaxis(~kept, axis, 0)
+        return cls(valueless, padding, absurd, axis, lost, blank, np.moveaxis(cut, 0, axis))
 
     @property
     def any(self) -> bool:
         """Whether anything is missing."""
-        return bool(self.kept.any() or self.lost)
+        return bool(self.kept.any() or self.lost or self.cut.any())
 
     @property
     def kept(self) -> _Mask:
@@ -87,7 +93,7 @@ class Missing:
     @property
     def measured(self) -> _Mask:
         """``(I, J, K)``, True where a voxel says something of the anatomy."""
-        measured = ~self.kept
+        measured = ~(self.kept | self.cut)
         if self.lost:
             np.moveaxis(measured, self.axis, 0)[list(self.lost)] = False
         return measured
@@ -97,8 +103,7 @@ class Missing:
         if not self.any:
             return volume
         data = _filled(volume.data[0], self.kept, self.measured, volume.spacing)
-        if self.lost:
-            _interpolate(np.moveaxis(data, self.axis, 0), self.lost)
+        _interpolate(np.moveaxis(data, self.axis, 0), self.lost, np.moveaxis(self.cut, self.axis, 0))
         return replace(volume, data=data[None], padding=None)
 
     def put_back(self, result: _Array, scan: _Array) -> None:
@@ -136,8 +141,12 @@ class Missing:
         """
         count = self.absurd.shape[self.axis]
         holding = [k for k in range(count) if k not in (*self.lost, *self.blank)]
-        if slices := sorted(k for k in (*self.lost, *self.blank) if holding[0] < k < holding[-1]):
-            raise VolumeError(f"{name}: {_slices(slices, count)} blank", remedy="give the whole scan")
+        cut = {k for k, part in enumerate(np.moveaxis(self.cut, self.axis, 0)) if part.any()}
+        lacking = {k for k in (*self.lost, *self.blank) if holding[0] < k < holding[-1]}
+        if slices := sorted(lacking | cut):
+            raise VolumeError(
+                f"{name}: {_slices(slices, count)} blank, or in part", remedy="give the whole scan"
+            )
 
     def warnings(self, scan: _Array) -> tuple[str, ...]:
         """Tell in sentences what was found."""
@@ -159,6 +168,10 @@ class Missing:
         if self.lost:
             told.append(
                 f"{_slices(self.lost, slices)} blank: taken as lost; what the result shows there is interpolated."
+            )
+        if cut := [k for k, part in enumerate(np.moveaxis(self.cut, self.axis, 0)) if part.any()]:
+            told.append(
+                f"{_slices(cut, slices)} blank in part: taken as cut off; what the result shows there is interpolated."
             )
         if self.blank:
             told.append(f"{_slices(self.blank, slices)} blank: left out, and blank in the result.")
@@ -188,6 +201,37 @@ def _blank_slices(data: _Array, measured: _Mask, axis: int) -> tuple[tuple[int, 
     return tuple(lost), tuple(sorted(blank))
 
 
+def _cut_slices(slices: _Array, empty: set[int]) -> _Mask:
+    """Mark parts of slices ``(S, I, J)`` from a border on that hold one value where both neighbours hold something."""
+    cut = np.zeros(slices.shape, bool)
+    for turned, marked in ((slices, cut), (slices.transpose(0, 2, 1), cut.transpose(0, 2, 1))):
+        for image, mark in ((turned, marked), (turned[:, ::-1], marked[:, ::-1])):
+            runs = np.array([_constant_lines(part) for part in image])
+            least = max(_LEAST_LINES, _CUT * image.shape[1])
+            around = np.maximum(runs[:-2], runs[2:])
+            for k in 1 + np.flatnonzero((runs[1:-1] - around >= least) & (runs[1:-1] < image.shape[1])):
+                if {k - 1, k, k + 1} & empty:
+                    continue
+                if all(_holding_lines(image[other], runs[k]) >= least for other in (k - 1, k + 1)):
+                    mark[k, : runs[k]] = True
+    return cut
+
+
+def _constant_lines(image: _Array) -> int:
+    """Give how many lines ``(I, J)`` from the first one on hold one value."""
+    for count, line in enumerate(image):
+        if not (line == image[0, 0]).all():
+            return count
+    return len(image)
+
+
+def _holding_lines(image: _Array, count: int) -> int:
+    """Give how many of the first lines ``(I, J)`` vary as lines of this slice do."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = image.std(axis=1)
+        return int(np.count_nonzero(spread[:count] > _HOLDING * spread.max()))
+
+
 def _ends(spread: npt.NDArray[np.float64]) -> list[tuple[list[int], list[int]]]:
     """Give the slices at either end that are constant, and those behind them, from that end on."""
     found = []
@@ -214,15 +258,23 @@ def _filled(data: _Array, kept: _Mask, measured: _Mask, spacing: Sequence[float]
     return data
 
 
-def _interpolate(slices: _Array, lost: Sequence[int]) -> None:
-    """Replace slices ``(S, ...)`` by the polynomial through the two nearest on either side, in place."""
-    good = [k for k in range(len(slices)) if k not in lost]
-    for k in lost:
+def _interpolate(slices: _Array, lost: Sequence[int], cut: _Mask) -> None:
+    """Replace slices, and parts of slices, by the polynomial through the two nearest on either side, in place.
+
+    Args:
+        slices: ``(S, ...)``.
+        lost: those that hold nothing.
+        cut: ``(S, ...)``, the parts of others that hold nothing.
+    """
+    parts = [k for k in range(len(slices)) if cut[k].any()]
+    good = [k for k in range(len(slices)) if k not in lost and k not in parts]
+    for k in (*lost, *parts):
         nodes = [*[g for g in good if g < k][-2:], *[g for g in good if g > k][:2]]
         weights = [
             math.prod((k - other) / (node - other) for other in nodes if other != node) for node in nodes
         ]
-        slices[k] = np.tensordot(np.array(weights, np.float32), slices[nodes], axes=1)
+        between = np.tensordot(np.array(weights, np.float32), slices[nodes], axes=1)
+        slices[k] = np.where(cut[k], between, slices[k]) if k in parts else between
 
 
 def _nearest(image: _Voxels, shape: Sequence[int]) -> _Voxels:

@@ -165,6 +165,32 @@ def test_a_blank_slice_is_replaced_by_what_lies_around_it(axis: int, value: floa
         missing.require_whole("scan.nii")
 
 
+@pytest.mark.parametrize("part", [np.s_[12:, :, 4], np.s_[:15, :, 4], np.s_[:, 10:, 4], np.s_[:, :20, 3]])
+@pytest.mark.parametrize("value", [0.0, 50.0])
+def test_a_slice_that_was_cut_off_is_replaced_from_there_on(part: tuple, value: float) -> None:
+    clean = head()
+    volume = spoiled(clean, part, value)
+    missing = Missing.of(volume)
+    expected = np.zeros(clean.shape, bool)
+    expected[part] = True
+    # Lines of air before the cut hold as little.
+    assert np.array_equal(missing.cut | expected, missing.cut) and not missing.cut[~expected].any()
+    assert (missing.lost, missing.blank) == ((), ())
+    filled = missing.filled(volume).data[0]
+    assert np.array_equal(filled[~expected], clean.data[0][~expected])
+    assert np.abs(filled - clean.data[0])[part].mean() < 0.5 * np.abs(clean.data[0] - value)[part].mean()
+    assert any("in part" in sentence for sentence in missing.warnings(volume.data[0]))
+    with pytest.raises(VolumeError, match="in part"):
+        missing.require_whole("scan.nii")
+
+
+def test_a_masked_head_that_narrows_and_widens_is_not_cut() -> None:
+    data = head().data.copy()
+    data[data < 300] = 0
+    data[:, :3, :, 4] = 0
+    assert not Missing.of(replace(head(), data=data)).any
+
+
 @pytest.mark.parametrize(
     ("slices", "lost", "blank"),
     [
