@@ -18,7 +18,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from srcyc._version import __version__
-from srcyc.errors import ConfigError
+from srcyc.errors import ConfigError, OutputError
 from srcyc_app.archives import refuse_detached
 from srcyc_app.batch import BatchSuperResolution
 from srcyc_app.datastore import StudiesFolder
@@ -125,6 +125,10 @@ class SRCycApp(MONAILabelApp):
         super().server_mode(mode)
         if mode:
             close_import_paths(self._client_folders())
+            try:
+                self.shelf.settle()
+            except OutputError as error:
+                _log.warning("%s The model in use is the newest one until somebody chooses another.", error)
             if not isinstance(self.reading, InPlace):
                 prepare()
 

@@ -24,66 +24,120 @@ def serve(
     studies: Annotated[
         str,
         typer.Option(
+            envvar="SRCYC_STUDIES",
             metavar="DIR|URL",
             help="Folder of the scans; may be empty. Or the address of a DICOMweb server.",
             show_default=False,
         ),
     ],
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="0: any that is free.")] = 8000,
+    host: Annotated[
+        str, typer.Option(envvar="SRCYC_HOST", metavar="ADDRESS", help="Address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(envvar="SRCYC_PORT", min=0, max=65535, metavar="N", help="0: any that is free.")
+    ] = 8000,
     model_dir: Annotated[
         Path | None,
         typer.Option(
+            envvar="SRCYC_MODEL_DIR",
             metavar="DIR",
             help="Retrained models, training runs and the log; default: `model` in the app's own folder.",
         ),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Another name by which the server may be called; may be repeated."),
+        typer.Option(
+            envvar="SRCYC_ALLOWED_HOST",
+            metavar="NAME",
+            help="Another name by which the server may be called; may be repeated.",
+        ),
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="URL", help="Web pages from elsewhere that may use the server; may be repeated."
+            envvar="SRCYC_CORS_ORIGIN",
+            metavar="URL",
+            help="Web pages from elsewhere that may use the server; may be repeated.",
         ),
     ] = None,
     allow_model_files: Annotated[
-        bool, typer.Option("--allow-model-files", help="Send, take and remove model files too.")
+        bool,
+        typer.Option(
+            "--allow-model-files",
+            envvar="SRCYC_ALLOW_MODEL_FILES",
+            help="Send, take and remove model files too.",
+        ),
     ] = False,
-    max_upload: Annotated[float, typer.Option(metavar="GB", help="Largest upload.")] = 4.0,
+    max_upload: Annotated[
+        float, typer.Option(envvar="SRCYC_MAX_UPLOAD", metavar="GB", help="Largest upload.")
+    ] = 4.0,
     users: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Who may use the server, as what, by which token; default: everybody."
+            envvar="SRCYC_USERS",
+            metavar="FILE",
+            help="Who may use the server, as what, by which token; default: everybody.",
         ),
     ] = None,
     trusted_proxy: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ADDRESS", help="Reverse proxy that says for whom a request is; may be repeated."
+            envvar="SRCYC_TRUSTED_PROXY",
+            metavar="ADDRESS",
+            help="Reverse proxy that says for whom a request is; may be repeated.",
         ),
     ] = None,
     user_header: Annotated[
-        str, typer.Option(metavar="NAME", help="Header in which the proxy says so.")
+        str,
+        typer.Option(envvar="SRCYC_USER_HEADER", metavar="NAME", help="Header in which the proxy says so."),
     ] = "X-Remote-User",
     audit_log: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Who did what; default: logs/audit.log in the model folder."),
+        typer.Option(
+            envvar="SRCYC_AUDIT_LOG",
+            metavar="FILE",
+            help="Who did what; default: logs/audit.log in the model folder.",
+        ),
     ] = None,
-    audit_format: Annotated[AuditFormat, typer.Option(help="Of its lines.")] = AuditFormat.TEXT,
+    audit_format: Annotated[
+        AuditFormat, typer.Option(envvar="SRCYC_AUDIT_FORMAT", help="Of its lines.")
+    ] = AuditFormat.TEXT,
     audit_keep: Annotated[
         int,
-        typer.Option(min=1, max=10_000, metavar="N", help="Older files of it, of 10 MB each, that are kept."),
+        typer.Option(
+            envvar="SRCYC_AUDIT_KEEP",
+            min=1,
+            max=10_000,
+            metavar="N",
+            help="Older files of it, of 10 MB each, that are kept.",
+        ),
     ] = 50,
     user_queue: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Inferences that one user may have waiting or running.")
+        int,
+        typer.Option(
+            envvar="SRCYC_USER_QUEUE",
+            min=1,
+            metavar="N",
+            help="Inferences that one user may have waiting or running.",
+        ),
     ] = 4,
     user_sessions: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Scans that one user may send for some time.")
+        int,
+        typer.Option(
+            envvar="SRCYC_USER_SESSIONS",
+            min=1,
+            metavar="N",
+            help="Scans that one user may send for some time.",
+        ),
     ] = 20,
     user_storage: Annotated[
-        float, typer.Option(min=0.001, metavar="GB", help="Those, and the scans that one user may add.")
+        float,
+        typer.Option(
+            envvar="SRCYC_USER_STORAGE",
+            min=0.001,
+            metavar="GB",
+            help="Those, and the scans that one user may add.",
+        ),
     ] = 100.0,
 ) -> None:
     """Serve scans, super-resolution and training to MONAI Label's clients.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from srcyc.inference.model_file import (
 from srcyc.inference.super_resolver import SuperResolver
 from srcyc_app.identifiers import check_name, is_plain_component
 from srcyc_app.refusals import conflict, not_found, refusing
+from srcyc_app.server.activation import Activation, Activations
 
 _log = logging.getLogger(__name__)
 
@@ -35,11 +36,13 @@ class Shelf:
     """What lies on the shelf at one moment, the default model first.
 
     Attributes:
+        active: name -> file of the model in use; empty if none was chosen, or its file was taken away.
         retrained: name -> file, newest first.
         packaged: name -> file, the package's default first.
         damaged: name -> file that cannot be read; nobody gets it who does not ask for it.
     """
 
+    active: dict[str, Path]
     retrained: dict[str, Path]
     packaged: dict[str, Path]
     damaged: dict[str, Path]
@@ -47,13 +50,15 @@ class Shelf:
     @property
     def all(self) -> dict[str, Path]:
         """Name -> file."""
-        return {**self.retrained, **self.packaged, **self.damaged}
+        return {**self.active, **self.retrained, **self.packaged, **self.damaged}
 
 
 class ModelShelf:
     """Finds models by name; a file that appears, changes or goes is noticed at the next request.
 
-    Retrained models come first: training publishes none that is worse than the default.
+    The model in use is the one that somebody chose (:mod:`srcyc_app.server.activation`), as it was then: another file
+    of its name is another model, ``NAME@`` and the beginning of its SHA-256. Where nobody chose one, retrained models
+    come first: training publishes none that is worse than the default.
 
     Args:
         folder: where retrained models are published, ``NAME.safetensors`` each; need not exist.
@@ -63,6 +68,7 @@ class ModelShelf:
     def __init__(self, folder: Path, *, with_packaged: bool = True) -> None:
         self.folder = folder
         self._with_packaged = with_packaged
+        self.activations = Activations(folder)
         self._lock = threading.Lock()
         self._cards: dict[_State, dict[str, Any]] = {}
         self._ready: OrderedDict[tuple[_State, str, str], SuperResolver] = OrderedDict()
@@ -83,7 +89,59 @@ class ModelShelf:
         newest_first = {path.stem: path for _, path in sorted(found, reverse=True)}
         damaged = {name: path for name, path in newest_first.items() if "error" in self._card(path)}
         retrained = {name: path for name, path in newest_first.items() if name not in damaged}
-        return Shelf(retrained, {**first, **packaged}, damaged)
+        active = self._active(retrained, packaged)
+        for name in active:
+            for others in (retrained, packaged):
+                if name in others and (other := self._digest(others.pop(name))) != self._digest(active[name]):
+                    others[f"{name}@{other[:8]}"] = (
+                        self.folder / f"{name}{SUFFIX}" if others is retrained else packaged_models()[name]
+                    )
+        return Shelf(active, retrained, {**first, **packaged} if not active else packaged, damaged)
+
+    def activate(self, name: str, by: str | None) -> Activation:
+        """Take a model into use, for whoever asks for none.
+
+        Raises:
+            Refusal: 404, there is no such model; 422, it is damaged.
+            OutputError: the choice cannot be written.
+        """
+        path = self.find(name)
+        with refusing(path, path.name):
+            load_model(path)
+        return self.activations.choose(name.partition("@")[0], path, by)
+
+    def roll_back(self, by: str | None) -> Activation:
+        """Take the model that was in use before into use again.
+
+        Raises:
+            Refusal: 409, there was none, or its copy is gone.
+            OutputError: the choice cannot be written.
+        """
+        before = self.activations.previous()
+        if before is None:
+            raise conflict("no other model was in use before; name one to activate.")
+        copy = self.activations.copy_of(before)
+        if not copy.exists():
+            raise conflict(f"model {before.name!r}: its copy is gone; name another one to activate.")
+        return self.activations.choose(before.name, copy, by)
+
+    def settle(self) -> None:
+        """Write down which model is in use, if nobody chose one yet: from now on it changes only if somebody does.
+
+        Raises:
+            OutputError: the choice cannot be written.
+        """
+        if self.activations.current is None and (name := self.default) is not None:
+            self.activations.choose(name, self.find(name), None)
+
+    def activation_of(self, digest: str) -> dict[str, Any] | None:
+        """Give the activation of a model by its SHA-256; None if it is not the one in use."""
+        current = self.activations.current
+        return asdict(current) if current is not None and current.sha256 == digest else None
+
+    def incumbent(self) -> Path | None:
+        """Give the model that a new one has to beat: the one in use, or what would be."""
+        return next(iter(self.look().all.values()), None)
 
     def names(self) -> list[str]:
         """List the models, the default first."""
@@ -98,12 +156,17 @@ class ModelShelf:
         """Give the file of a model; default: the default one.
 
         Raises:
-            Refusal: 404, there is no such model, or none at all.
+            Refusal: 404, there is no such model, or none at all; 409, the one in use was taken away.
         """
         models = self.look().all
         if not models:
             raise not_found(
                 f"no published model is on this server; train one, or put a {SUFFIX} file into its model folder."
+            )
+        current = self.activations.current
+        if name is None and current is not None and current.name not in models:
+            raise conflict(
+                f"model {current.name!r}, which is in use, was taken away; put it back, or activate another one."
             )
         chosen = name or next(iter(models))
         if chosen not in models:
@@ -123,11 +186,13 @@ class ModelShelf:
 
     def cards(self) -> dict[str, dict[str, Any]]:
         """Give the card of every model as JSON, with ``sha256`` and ``origin``; an unreadable one has an ``error``."""
-        shelf = self.look()
+        shelf, packaged = self.look(), packaged_models() if self._with_packaged else {}
         cards = {}
         for name, path in shelf.all.items():
-            origin = "packaged" if name in shelf.packaged else "retrained"
+            origin = "packaged" if name.partition("@")[0] in packaged else "retrained"
             cards[name] = {**self._card(path), "origin": origin}
+            if name in shelf.active:
+                cards[name]["activation"] = asdict(self.activations.current or Activation("", "", ""))
         return cards
 
     def resolver(self, name: str | None = None, *, device: str, precision: str) -> SuperResolver:
@@ -146,6 +211,19 @@ class ModelShelf:
             while len(self._ready) > _READY:
                 self._ready.popitem(last=False)
             return self._ready[key]
+
+    def _active(self, retrained: dict[str, Path], packaged: dict[str, Path]) -> dict[str, Path]:
+        """Give the model in use, as it was when it was chosen."""
+        current = self.activations.current
+        if current is None or (current.name not in retrained and current.name not in packaged):
+            return {}
+        copy = self.activations.copy_of(current)
+        # The folder may be another machine's, without the copies.
+        same = next((s[current.name] for s in (retrained, packaged) if current.name in s), copy)
+        return {current.name: copy if copy.exists() or self._digest(same) != current.sha256 else same}
+
+    def _digest(self, path: Path) -> str:
+        return str(self._card(path).get("sha256", ""))
 
     def _card(self, path: Path) -> dict[str, Any]:
         try:

@@ -102,7 +102,10 @@ class ScanSessions(Sessions):
                 raise unusable(f"session id {session_id[:60]!r}: give a UUID that no session has.")
             if not uncompress or source.is_dir():
                 refuse_programs(source)
-            coming.mkdir(parents=True)
+            store.mkdir(parents=True, exist_ok=True)
+            # Scans of patients: not for other users of the machine.
+            store.chmod(0o700)
+            coming.mkdir(mode=0o700)
             image = coming / _kept_name(source, uncompress)
             if uncompress and source.is_file():
                 unpack_zip(source, image, self._max_bytes)

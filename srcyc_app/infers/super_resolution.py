@@ -124,6 +124,8 @@ class SuperResolutionTask(InferTask):
             written = write_result(made, scan, place, dtype=options.result_dtype, sidecar=False, private=True)
         params = written.sidecar
         params["input"]["name"] = shown
+        # None: not the model in use, but one that was asked for by name.
+        params["activation"] = self._shelf.activation_of(params["model"]["sha256"])
         params["output"] = f"{stem(shown)}_sr{options.result_extension}"
         for key in written.maps:
             # Where it can be had is said by whoever hands it over.

@@ -19,9 +19,17 @@ from srcyc_app.server.access import Access, Rules
 from srcyc_app.server.audit import Audit
 from srcyc_app.server.failures import PROBLEMS, Failures, add_handlers
 from srcyc_app.server.limits import Limits
-from srcyc_app.server.middleware import Journal, KnownHosts, KnownOrigins, SecureHeaders, UploadLimit
+from srcyc_app.server.metrics import Metrics
+from srcyc_app.server.middleware import (
+    HeadAsGet,
+    Journal,
+    KnownHosts,
+    KnownOrigins,
+    SecureHeaders,
+    UploadLimit,
+)
 from srcyc_app.server.replies import Json
-from srcyc_app.server.routes import background, compare, datastore, general, infer, models, sessions
+from srcyc_app.server.routes import background, compare, datastore, general, health, infer, models, sessions
 from srcyc_app.server.services import Services
 
 _log = logging.getLogger(__name__)
@@ -54,12 +62,15 @@ def create_app(
         instance.server_mode(True)
         services = Services.of(instance, limits)
         app.state.services = services
+        metrics.watch(services)
         tidying = asyncio.create_task(_tidy(instance))
         try:
             yield
         finally:
             tidying.cancel()
             await run_in_threadpool(services.close)
+
+    metrics = Metrics()
 
     def largest() -> int:
         services: Services = app.state.services
@@ -85,18 +96,20 @@ def create_app(
         lifespan=life,
         middleware=[
             Middleware(Journal),
-            Middleware(Audit, rules=rules),
+            Middleware(Audit, rules=rules, observe=metrics.observe),
             Middleware(SecureHeaders),
             Middleware(KnownHosts, hosts=allowed_hosts),
             Middleware(KnownOrigins, origins=cors_origins),
             *([cors] if cors_origins else []),
             Middleware(Access, rules=rules),
+            Middleware(HeadAsGet),
             Middleware(UploadLimit, limit=largest),
             Middleware(Failures),
         ],
     )
+    app.state.metrics = metrics
     add_handlers(app)
-    for area in (general, infer, sessions, datastore, background, models, compare):
+    for area in (health, general, infer, sessions, datastore, background, models, compare):
         app.include_router(area.router)
     return app
 

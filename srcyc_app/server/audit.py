@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
@@ -49,11 +49,15 @@ class Audit:
 
     Args:
         rules: tell who asks.
+        observe: told action, outcome and seconds of every request.
     """
 
-    def __init__(self, app: ASGIApp, rules: Rules) -> None:
+    def __init__(
+        self, app: ASGIApp, rules: Rules, observe: Callable[[str, str, float], None] = lambda *_: None
+    ) -> None:
         self._app = app
         self._rules = rules
+        self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,7 +76,8 @@ class Audit:
             await self._app(scope, receive, noted)
         finally:
             _notes.reset(before)
-            action = action_of(scope["method"], scope["path"])
+            action, seconds = action_of(scope["method"], scope["path"]), time.perf_counter() - start
+            self._observe(action.name, outcome_of(status), seconds)
             if action.logged or status in _REFUSED:
                 person = self._rules.who(scope)
                 _write(
@@ -84,7 +89,7 @@ class Audit:
                         **notes,
                         "outcome": outcome_of(status),
                         "status": status or None,
-                        "seconds": round(time.perf_counter() - start, 3),
+                        "seconds": round(seconds, 3),
                     }
                 )
 

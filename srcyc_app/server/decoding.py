@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import json
 import math
 import os
@@ -430,7 +431,7 @@ def _told(value: Any, name: str, folder: Path) -> dict[str, Any]:
     if isinstance(value, np.ndarray):
         # A file's: the server maps it, and holds in memory only what it looks at.
         with _explained(folder):
-            np.save(folder / f"{name}.npy", value, allow_pickle=False)
+            _save(folder / f"{name}.npy", value)
         return {"array": name}
     if isinstance(value, np.dtype):
         return {"dtype": value.str}
@@ -455,6 +456,22 @@ def _nifti(request: Mapping[str, Any]) -> None:
 def _model(request: Mapping[str, Any]) -> None:
     _limit_memory(request["memory"])
     InPlace().model(Path(request["path"]))
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """Write an array; of a full disk NumPy says nothing, or not what was wrong."""
+    try:
+        np.save(path, array, allow_pickle=False)
+        np.load(path, mmap_mode="r", allow_pickle=False)
+        complete = True
+    except ValueError:
+        complete = False
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        complete = False
+    if not complete:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @contextlib.contextmanager

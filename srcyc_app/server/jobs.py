@@ -205,6 +205,12 @@ class Line:
                 raise not_found(f"request {request_id!r} is unknown, or was over long ago.")
             return self._known[request_id]
 
+    def counts(self) -> tuple[int, int]:
+        """Count the jobs that wait, and those that run."""
+        with self._lock:
+            states = [job.progress.state for job in self._active]
+        return states.count(State.QUEUED), states.count(State.RUNNING)
+
     def position(self, progress: Progress) -> int:
         """Count the jobs that come before one that waits: 0, it is the next when the one that runs is over."""
         with self._lock:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+#: Connections that wait to be taken on.
+_BACKLOG = 512
+#: Seconds for which an idle connection is kept.
+_KEEP_ALIVE = 15
 #: Seconds that replies under way have at the end.
 _GRACE = 5
 
@@ -96,6 +100,8 @@ def run(options: Options, say: Callable[[str], None], warn: Callable[[str], None
         from srcyc_app.server.logs import log_to
         from srcyc_app.server.routes.general import LOG
 
+        for folder in (model_dir / LOG.parent, model_dir / "runs"):
+            _make_private(folder)
         log_to(model_dir / LOG)
         audit_to(
             options.audit_log or model_dir / LOG.with_name("audit.log"),
@@ -118,6 +124,9 @@ def _serve(options: Options, rules: Rules, listener: socket.socket, ready: Calla
 
     from srcyc_app.server.application import create_app
     from srcyc_app.server.limits import Limits
+    from srcyc_app.server.protocol import PatientProtocol, allow_files
+
+    allow_files()
 
     class Server(uvicorn.Server):
         """Says when it is ready, and lets long work end before it waits for the replies."""
@@ -142,6 +151,9 @@ def _serve(options: Options, rules: Rules, listener: socket.socket, ready: Calla
         ws="none",
         # Who is believed about addresses is said by --trusted-proxy.
         proxy_headers=False,
+        http=PatientProtocol,
+        timeout_keep_alive=_KEEP_ALIVE,
+        backlog=_BACKLOG,
         timeout_graceful_shutdown=_GRACE,
     )
     _reopen_logs_on_hangup()
@@ -241,6 +253,21 @@ def _checked_model_dir(folder: Path | None) -> Path:
     return folder.resolve()
 
 
+def _make_private(folder: Path) -> None:
+    """Keep what a training prepares of scans, and the logs, from other users of the machine.
+
+    Raises:
+        OutputError: not allowed.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be made private ({error.strerror}); give another --model-dir."
+        ) from error
+
+
 def _listen(host: str, port: int) -> socket.socket:
     """Take the port, before anything slow happens.
 
@@ -262,7 +289,7 @@ def _listen(host: str, port: int) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         # From now on another server is told that the port is in use.
-        listener.listen(128)
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:

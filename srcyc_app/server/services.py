@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
@@ -55,6 +56,13 @@ class Services:
             scratch,
             limits or Limits(),
         )
+
+    def places(self) -> dict[str, Path]:
+        """Name the folders whose disks may fill up."""
+        found = {"models": self.app.model_dir, "temporary": self.scratch.folder}
+        if not self.app.studies.startswith(("http://", "https://")):
+            found["studies"] = Path(self.app.studies)
+        return found
 
     def halt(self) -> None:
         """Ask everything to end; returns at once."""

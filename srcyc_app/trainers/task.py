@@ -209,17 +209,13 @@ class _OneTraining:
     def publish(self, outcome: Outcome) -> Verdict:
         """Put the best model on the shelf, unless the one in use is better."""
         self.status.update(message="compares its best model with the one in use.")
-        try:
-            incumbent = self.shelf.find()
-        except Refusal:
-            incumbent = None
         verdict = publish_if_better(
             outcome.model,
             self.shelf.target(self.wishes.name),
             outcome.validator,
             self.config.validation.key_metric,
             even_if_worse=self.wishes.publish == "always",
-            incumbent=incumbent,
+            incumbent=self.shelf.incumbent(),
         )
         self.run.remove_prepared_scans()
         return verdict
@@ -329,7 +325,9 @@ def _last_words(run: RunFolder, wishes: Wishes, outcome: Outcome, verdict: Verdi
     if outcome.validator:
         said += f"best after step {outcome.state.best_step}; "
     if verdict.published:
-        return f"{said}published as model {wishes.name!r}: {verdict.reason}."
+        return (
+            f"{said}published as model {wishes.name!r}: {verdict.reason}. It is in use once it is activated."
+        )
     return (
         f"{said}not published: {verdict.reason}; train again with publish: always to publish it all the same, or use "
         f"{run.model.relative_to(run.path.parent.parent)} of the server's model folder."

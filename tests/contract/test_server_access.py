@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from factories import save_model
+
 pytestmark = pytest.mark.slow
 
 ROLES = ("viewer", "operator", "trainer", "admin")
@@ -97,7 +99,7 @@ def test_a_scripted_session_and_what_the_log_says_of_it(
     guarded: Any,
     tokens: tuple[Path, dict[str, str]],
     scans: Any,
-    tiny_model: Path,
+    tmp_path: Path,
     refused: Callable[..., str],
 ) -> None:
     own = tokens[1]
@@ -131,10 +133,18 @@ def test_a_scripted_session_and_what_the_log_says_of_it(
     refused(ask(guarded, own["otto"], "POST", "/train/srcyc", json={}), 403, says="trainer")
     # tina may train, and changes no model by hand.
     refused(ask(guarded, own["tina"], "POST", "/train/srcyc", json={}), 422, says="HR")
-    model = {"file": ("m.safetensors", tiny_model.read_bytes())}
+    model = {"file": ("m.safetensors", save_model(tmp_path / "m.safetensors", seed=5).read_bytes())}
     refused(ask(guarded, own["tina"], "PUT", "/model/other", files=model), 403, says="admin")
     # anna may do everything.
     assert ask(guarded, own["anna"], "PUT", "/model/other", files=model).status_code == 200
+    refused(ask(guarded, own["tina"], "PUT", "/model/active", json={"model": "other"}), 403, says="admin")
+    assert ask(guarded, own["anna"], "PUT", "/model/active", json={"model": "other"}).status_code == 200
+    refused(ask(guarded, own["anna"], "DELETE", "/model/other"), 409, says="in use")
+    reply = ask(guarded, own["otto"], "POST", "/infer/srcyc?image=oblique&output=json")
+    assert reply.json()["activation"]["by"] == "anna"
+    told = ask(guarded, own["anna"], "PUT", "/model/active", json={"rollback": True}).json()
+    assert [entry["name"] for entry in told["history"]] == ["tiny", "other", "tiny"]
+    refused(ask(guarded, own["anna"], "PUT", "/model/active", json={"model": 5}), 422)
     assert ask(guarded, own["anna"], "DELETE", "/model/other").status_code == 200
     assert ask(guarded, own["anna"], "DELETE", "/datastore/image?id=mine").status_code == 200
     assert ask(guarded, None, "GET", "/datastore/image?image=head").status_code == 401
@@ -161,6 +171,11 @@ def test_a_scripted_session_and_what_the_log_says_of_it(
     assert changed == [
         ("tina", "model.add", "refused"),
         ("anna", "model.add", "done"),
+        ("tina", "model.activate", "refused"),
+        ("anna", "model.activate", "done"),
+        ("anna", "model.remove", "refused"),
+        ("anna", "model.activate", "done"),
+        ("anna", "model.activate", "refused"),
         ("anna", "model.remove", "done"),
     ]
     infer = next(line for line in found if line["action"] == "scan.infer" and line["outcome"] == "done")

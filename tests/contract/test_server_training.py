@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,9 +161,20 @@ def test_from_start_to_use(trainer: Any, tiny_training: Tiny) -> None:
     assert load_model(trainer.model_dir / "mine.safetensors").card.name == "mine"
     assert client.datastore()["objects"].keys() == objects.keys(), "training adds nothing to the datastore"
 
+    before = client.info()["models"]["srcyc"]["config"]["weights"][0]
+    assert before != "mine", "training takes nothing into use"
     _, params = client.infer("srcyc", "sub-c_T1w", {"device": "cpu"})
-    assert params["model"]["name"] == "mine", "the newest retrained model is the default"
+    assert params["activation"]["sha256"] == params["model"]["sha256"]
+    _, params = client.infer("srcyc", "sub-c_T1w", {"device": "cpu", "weights": "mine"})
+    assert params["model"]["name"] == "mine", "whoever asks for it gets it"
+    assert params["activation"] is None
+    command = [sys.executable, "-m", "srcyc_app.server.activation", str(trainer.model_dir)]
+    subprocess.run([*command, "mine"], check=True, capture_output=True)
+    _, params = client.infer("srcyc", "sub-c_T1w", {"device": "cpu"})
+    assert params["model"]["name"] == "mine", "chosen by whoever may"
     assert client.info()["models"]["srcyc"]["config"]["weights"][0] == "mine"
+    subprocess.run([*command, "--rollback"], check=True, capture_output=True)
+    assert client.info()["models"]["srcyc"]["config"]["weights"][0] == before
     _, params = client.infer("srcyc", "sub-c_T1w", {"device": "cpu", "weights": DEFAULT_MODEL})
     assert params["model"]["name"] == DEFAULT_MODEL, "the one that came with SRCyc can still be chosen"
     (trainer.model_dir / "mine.safetensors").unlink()
@@ -180,7 +193,13 @@ def test_a_worse_model_is_not_published(hardened: Any, tiny_training: Tiny) -> N
         assert told["published"] is False
         assert "not better" in told["message"]
         assert not (hardened.model_dir / "worse.safetensors").exists()
-        assert hardened.infer("sub-c_T1w", output="json").json()["model"]["name"] == DEFAULT_MODEL
+        reply = hardened.infer("sub-c_T1w", output="json")
+        assert reply.status_code == 409, (
+            "the model in use was taken away: no other one takes its place by itself"
+        )
+        assert "tiny" in reply.json()["detail"]
+        reply = hardened.infer("sub-c_T1w", output="json", weights=DEFAULT_MODEL)
+        assert reply.json()["model"]["name"] == DEFAULT_MODEL
     finally:
         shutil.move(hardened.folder / "aside", hardened.model_dir / "tiny.safetensors")
 

@@ -8,21 +8,43 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, UploadFile
+from fastapi import APIRouter, Body, File, UploadFile
 from fastapi.responses import FileResponse, Response
 
 from srcyc.files import sha256, written
 from srcyc.inference.model_file import SUFFIX
 from srcyc_app.app import NAME
-from srcyc_app.refusals import conflict, forbidden, refusing
+from srcyc_app.refusals import conflict, forbidden, refusing, unusable
+from srcyc_app.server.access import current
 from srcyc_app.server.audit import note
 from srcyc_app.server.routes.datastore import Binary
 from srcyc_app.server.services import Served, Services
-from srcyc_app.server.uploads import save
+from srcyc_app.server.uploads import check_object, save
 
 router = APIRouter(prefix="/model", tags=["Model"])
 
 _log = logging.getLogger(__name__)
+
+
+@router.get("/active", summary="Which model is in use, and which were")
+def active(served: Served) -> dict[str, Any]:
+    """``active`` and ``history``: name, SHA-256, time, and who chose it."""
+    return served.app.shelf.activations.as_json()
+
+
+@router.put("/active", summary="Choose the model in use")
+def activate(served: Served, params: Annotated[dict[str, Any] | None, Body()] = None) -> dict[str, Any]:
+    """``{"model": NAME}``, or ``{"rollback": true}`` for the one before. It counts from the next inference on."""
+    wanted, shelf = check_object(params, "params"), served.app.shelf
+    before = shelf.activations.current
+    if wanted.get("rollback") is True:
+        made = shelf.roll_back(current().name)
+    elif isinstance(name := wanted.get("model"), str):
+        made = shelf.activate(name, current().name)
+    else:
+        raise unusable('params: send {"model": NAME} or {"rollback": true}.')
+    note(model=made.name, sha256=made.sha256, before=before.sha256 if before is not None else None)
+    return shelf.activations.as_json()
 
 
 @router.get("/info/{model}", summary="Check sum and card of a model")
@@ -69,6 +91,9 @@ def remove(served: Served, model: str) -> dict[str, Any]:
     _require_allowed(served)
     target = _target(served, model)
     served.app.shelf.find(model)
+    in_use = served.app.shelf.activations.current
+    if in_use is not None and in_use.name == model:
+        raise conflict(f"model {model!r}: is in use; activate another one first.")
     os.replace(target, target.with_name(f"{target.name}.{time.strftime('%Y%m%d_%H%M%S')}.deleted"))
     _log.info("%s: taken off the shelf", target)
     return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from srcyc.errors import ModelError
 from srcyc.inference.model_file import DEFAULT_MODEL, load_model, packaged_models, publish_model
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import Refusal
+from srcyc_app.server import activation
 
 Put = Callable[..., Path]
 
@@ -107,3 +110,106 @@ def test_a_resolver_is_kept_until_its_file_changes(tmp_path: Path, put: Put) -> 
     with pytest.raises(Refusal, match=r"mine\.safetensors") as caught:
         shelf.resolver("mine", device="cpu", precision="fp32")
     assert str(tmp_path) not in str(caught.value)
+
+
+# -- the model in use --------------------------------------------------------------------------------------------------
+
+
+def test_the_model_in_use_changes_only_if_somebody_chooses(tmp_path: Path, put: Put) -> None:
+    put("old", age=100)
+    shelf = ModelShelf(tmp_path)
+    shelf.settle()
+    put("new")
+    assert shelf.names()[:2] == ["old", "new"]
+    assert load_model(shelf.find()).sha256 == load_model(shelf.find("old")).sha256
+    shelf.settle()
+    assert shelf.default == "old", "settled is settled"
+
+    made = shelf.activate("new", "anna")
+    assert (made.name, made.by) == ("new", "anna")
+    assert shelf.default == "new"
+    assert shelf.activation_of(made.sha256)["by"] == "anna"  # type: ignore[index]
+    assert ModelShelf(tmp_path).default == "new", "remembered"
+    assert shelf.cards()["new"]["activation"]["by"] == "anna"
+    assert "activation" not in shelf.cards()["old"]
+
+
+def test_a_model_that_is_replaced_stays_in_use_as_it_was(tmp_path: Path, put: Put) -> None:
+    """Training publishes under the same name again."""
+    path = put("mine")
+    shelf = ModelShelf(tmp_path)
+    first = shelf.activate("mine", None)
+    model = load_model(path)
+    next(model.network.requires_grad_(False).parameters()).mul_(2)
+    publish_model(model.network, model.card, path, overwrite=True)
+    second = load_model(path).sha256
+    assert second != first.sha256
+    assert load_model(shelf.find()).sha256 == first.sha256
+    assert load_model(shelf.find("mine")).sha256 == first.sha256
+    candidate = f"mine@{second[:8]}"
+    assert shelf.names()[:2] == ["mine", candidate]
+    assert shelf.find(candidate) == path
+    assert shelf.cards()[candidate]["origin"] == "retrained"
+    assert shelf.activation_of(second) is None
+
+    assert shelf.activate(candidate, "anna").sha256 == second
+    assert "mine" in shelf.names() and candidate not in shelf.names()
+    back = shelf.roll_back("anna")
+    assert back.sha256 == first.sha256
+    assert load_model(shelf.find()).sha256 == first.sha256
+    assert [entry.sha256 for entry in shelf.activations.history] == [first.sha256, second, first.sha256]
+    assert shelf.roll_back("anna").sha256 == second, "there and back"
+
+
+def test_a_model_in_use_that_was_taken_away_is_not_replaced_by_another(tmp_path: Path, put: Put) -> None:
+    path = put("mine")
+    shelf = ModelShelf(tmp_path)
+    shelf.activate("mine", None)
+    put("other")
+    path.unlink()
+    with pytest.raises(Refusal, match="mine") as caught:
+        shelf.find()
+    assert caught.value.status_code == 409
+    assert shelf.find("other").exists()
+    assert shelf.incumbent() is not None
+    shelf.activate("other", None)
+    assert shelf.default == "other"
+
+
+def test_a_packaged_model_is_in_use_too(tmp_path: Path, put: Put) -> None:
+    shelf = ModelShelf(tmp_path)
+    shelf.settle()
+    put("mine")
+    assert shelf.default == DEFAULT_MODEL
+    assert sorted(shelf.names()) == sorted(["mine", *packaged_models()])
+    assert shelf.cards()[DEFAULT_MODEL]["origin"] == "packaged"
+
+
+def test_choices_that_cannot_be_made(tmp_path: Path, put: Put) -> None:
+    shelf = ModelShelf(tmp_path, with_packaged=False)
+    shelf.settle()
+    assert shelf.activations.as_json() == {"active": None, "history": []}
+    with pytest.raises(Refusal, match="before"):
+        shelf.roll_back(None)
+    with pytest.raises(Refusal):
+        shelf.activate("nobody", None)
+    put("mine").write_bytes(b"damaged")
+    with pytest.raises(Refusal) as caught:
+        shelf.activate("mine", None)
+    assert caught.value.status_code == 422
+    (tmp_path / "active.json").write_text("{")
+    with pytest.raises(ModelError, match=r"active\.json"):
+        shelf.names()
+
+
+def test_the_choice_from_a_command_line(tmp_path: Path, put: Put, capsys: pytest.CaptureFixture[str]) -> None:
+    put("mine")
+    said: list[str] = []
+    assert activation.main([str(tmp_path), "mine"], said.append) == 0
+    assert json.loads(said[-1])["active"]["name"] == "mine"
+    assert activation.main([str(tmp_path), "nobody"], said.append) == 2
+    assert "nobody" in capsys.readouterr().err
+    assert activation.main([str(tmp_path), DEFAULT_MODEL], said.append) == 0
+    assert activation.main([str(tmp_path), "--rollback"], said.append) == 0
+    assert json.loads(said[-1])["active"]["name"] == "mine"
+    assert len(json.loads(said[-1])["history"]) == 3

@@ -1,0 +1,153 @@
+"""Connections that are silent, slow or too many, against uvicorn with our protocol in a thread of this process."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from srcyc_app.server import protocol
+from srcyc_app.server.protocol import PatientProtocol
+
+PATIENCE = 30.0
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """Count the bytes of a body; ``/large`` sends many."""
+    count, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        count += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"x-count", str(count).encode())]})
+    for _ in range(200 if scope["path"] == "/large" else 0):
+        await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+    await send({"type": "http.response.body", "body": b"done"})
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[uvicorn.Server]:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(protocol, "BODY_SECONDS", 1.0)
+    monkeypatch.setattr(protocol, "MOST", 20)
+    config = uvicorn.Config(
+        app, port=0, http=PatientProtocol, lifespan="off", log_config=None, timeout_keep_alive=2, ws="none"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    end = time.monotonic() + PATIENCE
+    while not server.started and time.monotonic() < end:
+        time.sleep(0.01)
+    yield server
+    server.should_exit = True
+    thread.join(PATIENCE)
+
+
+@contextlib.contextmanager
+def connected(server: uvicorn.Server) -> Iterator[socket.socket]:
+    address = server.servers[0].sockets[0].getsockname()
+    with socket.create_connection(address, PATIENCE) as connection:
+        yield connection
+
+
+def closed(connection: socket.socket) -> bool:
+    """Wait until the other side closes."""
+    with contextlib.suppress(ConnectionError):
+        while connection.recv(65536):
+            pass
+    return True
+
+
+def ask(server: uvicorn.Server) -> bytes:
+    with connected(server) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        return connection.recv(4096)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"G", b"GET / HTTP/1.1\r\nHost: x\r\n"], ids=["nothing", "a letter", "half"]
+)
+def test_a_head_that_does_not_come_is_not_waited_for(server: uvicorn.Server, sent: bytes) -> None:
+    with connected(server) as connection:
+        connection.sendall(sent)
+        start = time.monotonic()
+        assert closed(connection)
+        assert time.monotonic() - start < 10
+    assert b"200" in ask(server)
+
+
+def test_a_head_that_drips_is_not_waited_for(server: uvicorn.Server) -> None:
+    with connected(server) as connection:
+        start = time.monotonic()
+        with pytest.raises(OSError):
+            connection.sendall(b"GET / HTTP/1.1\r\n")
+            for _ in range(100):
+                connection.sendall(b"X-A: b\r\n")
+                time.sleep(0.2)
+        assert time.monotonic() - start < 10
+
+
+def test_a_body_that_stalls_is_not_waited_for(server: uvicorn.Server) -> None:
+    with connected(server) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf of it")
+        start = time.monotonic()
+        assert closed(connection)
+        assert time.monotonic() - start < 10
+
+
+def test_a_body_that_goes_on_is(server: uvicorn.Server) -> None:
+    with connected(server) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        for _ in range(10):
+            time.sleep(0.3)
+            connection.sendall(b"x")
+        assert b"x-count: 10" in connection.recv(4096)
+
+
+def test_a_reply_that_nobody_takes_is_given_up(server: uvicorn.Server) -> None:
+    with connected(server) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        end = time.monotonic() + PATIENCE
+        while server.server_state.tasks and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not server.server_state.tasks
+
+
+def test_one_connection_serves_many_requests_and_then_ends(server: uvicorn.Server) -> None:
+    with connected(server) as connection:
+        for _ in range(5):
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            reply = b""
+            while b"done" not in reply:
+                reply += connection.recv(4096)
+            time.sleep(0.4)
+        assert closed(connection)
+
+
+def test_one_too_many_closes_the_idlest(server: uvicorn.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "BODY_SECONDS", 60.0)
+    with contextlib.ExitStack() as stack:
+        busy = stack.enter_context(connected(server))
+        busy.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nab")
+        end = time.monotonic() + PATIENCE
+        while not server.server_state.tasks and time.monotonic() < end:
+            time.sleep(0.05)
+        for _ in range(60):
+            stack.enter_context(connected(server))
+        assert b"200" in ask(server)
+        end = time.monotonic() + PATIENCE
+        while len(server.server_state.connections) > 21 and time.monotonic() < end:
+            time.sleep(0.05)
+        assert len(server.server_state.connections) <= 21
+        busy.sendall(b"cd")
+        assert b"x-count: 4" in busy.recv(4096), "whoever is served is not closed"
