@@ -179,6 +179,13 @@ def _marked(mark: str) -> list[psutil.Process]:
     return found
 
 
+def is_decoder(process: psutil.Process) -> bool:
+    """Tell whether a process is the one in which a server decodes files of strangers."""
+    with contextlib.suppress(psutil.Error, OSError):
+        return "srcyc_app.server.decoding" in " ".join(process.cmdline())
+    return False
+
+
 @dataclass
 class Server:
     """One server process with a home, a temporary folder and a working directory of its own.
@@ -320,8 +327,10 @@ class Server:
         return _marked(self.mark)
 
     def children(self) -> list[psutil.Process]:
-        """The same without the server itself."""
-        return [process for process in self.processes() if process.pid != self.running.pid]
+        """The same without the server itself, and while it lives without the process that decodes files for it."""
+        lives = self.running.poll() is None
+        others = [process for process in self.processes() if process.pid != self.running.pid]
+        return [process for process in others if not (lives and is_decoder(process))]
 
     def rss(self) -> int:
         """Bytes of memory that the server's own process holds."""
