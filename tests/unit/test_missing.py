@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factories import make_head
@@ -216,6 +216,7 @@ def test_slices_of_air_above_a_head_are_not_lost() -> None:
     assert not missing.any
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_what_was_measured_is_never_changed(data: st.DataObject) -> None:
     """Whatever is wrong with a scan, and however much of it: no measured voxel is touched, and nothing is left open."""

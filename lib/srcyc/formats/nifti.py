@@ -41,6 +41,8 @@ _MILLIMETRES_PER_UNIT = {1: 1e3, 2: 1.0, 3: 1e-3}  # the spatial codes of xyzt_u
 _LABEL_INTENTS = (1002, 1005)
 #: By how much a quaternion may leave the unit sphere: writers round to float32, and some to fewer digits.
 _QUATERNION_TOLERANCE = 1e-2
+#: By how much its squares have to fall short of 1 to be more than rounding.
+_HALF_TURN = 1e-7
 #: Two forms whose corners differ by less than this share of a voxel say the same.
 _SAME_FORM = 0.01
 
@@ -276,9 +278,10 @@ def _qform(header: nib.Nifti1Header) -> tuple[_Affine | None, str]:
         return None, "its qform is not finite"
     if squares > 1 + _QUATERNION_TOLERANCE:
         return None, f"its quaternion has the length {math.sqrt(squares):.3g}, more than 1"
-    # Within rounding of the unit sphere it is a half turn.
-    scale = 1 / math.sqrt(squares) if squares > 1 else 1.0
-    rotation = quat2mat([math.sqrt(max(0.0, 1 - squares)), scale * b, scale * c, scale * d])
+    # Within rounding of the unit sphere it is a half turn, as the standard's own code has it.
+    half_turn = 1 - squares < _HALF_TURN
+    scale = 1 / math.sqrt(squares) if half_turn else 1.0
+    rotation = quat2mat([0.0 if half_turn else math.sqrt(1 - squares), scale * b, scale * c, scale * d])
     spacing = np.abs(np.array(header["pixdim"][1:4], dtype=np.float64))
     if float(header["pixdim"][0]) < 0:  # qfac
         spacing[2] *= -1

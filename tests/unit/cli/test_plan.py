@@ -6,7 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srcyc.cli.plan import find_sources, plan_jobs, prepare_folder, remove_empty, unique_names
@@ -113,6 +113,7 @@ def test_scans_of_one_stem_get_names_that_differ(names, expected):
     assert len({name.casefold() for name in found}) == len(names)
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.lists(
         st.tuples(

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factories import make_affine, rotation
@@ -193,6 +193,7 @@ def test_a_bad_sform_without_a_qform_is_refused(tmp_path: Path) -> None:
         read_volume(path)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.floats(-1, 1), st.floats(-1, 1), st.floats(-1, 1), st.floats(0, 1e-4))
 def test_quaternions_within_rounding_of_the_unit_sphere(b: float, c: float, d: float, off: float) -> None:
     """Half turns: writers leave the sphere by their rounding."""
@@ -288,6 +289,7 @@ def test_formats_that_always_tell_a_place_tell_the_one_that_itk_has(tmp_path: Pa
     assert image.GetDirection() == scanned.GetDirection()
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.tuples(st.floats(-3, 3), st.floats(-1.5, 1.5), st.floats(-3, 3)),
     st.tuples(*[st.floats(0.3, 9)] * 3),
@@ -305,14 +307,16 @@ def test_nibabel_and_itk_agree_with_us_on_any_place(
     turn = rotation(*angles) @ np.diag([-1 if mirrored else 1, 1, 1])
     affine = make_affine(turn, spacing, (3.0, -20.0, 11.0))
     volume = read_volume(saved(folder, raw_nifti(affine, codes=codes)))
-    np.testing.assert_allclose(volume.affine, affine, atol=1e-4)
+    # A quaternion in float32 tells a half turn from one of 179.96 degrees, no better.
+    rounding = 1e-3 * max(spacing) if codes[1] == 0 else 1e-4
+    np.testing.assert_allclose(volume.affine, affine, atol=rounding)
     out = write_volume(volume, folder / "out.nii")
-    np.testing.assert_allclose(nib.load(out).affine, affine, atol=2e-4)
+    np.testing.assert_allclose(nib.load(out).affine, affine, atol=2 * rounding)
     image = sitk.ReadImage(str(out))
     matrix = np.eye(4)
     matrix[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
     matrix[:3, 3] = image.GetOrigin()
-    np.testing.assert_allclose(LPS @ matrix, affine, atol=1e-3)
+    np.testing.assert_allclose(LPS @ matrix, affine, atol=1e-3 * max(1, *spacing))
 
 
 # -- other fields --------------------------------------------------------------------------------------------
