@@ -305,7 +305,8 @@ class SRCycApp(MONAILabelApp):
         """Tell whether a client may name a path: in the studies folder, of a session, or the stock server's upload."""
         studies = Path(self.studies)
         if studies.is_dir() and is_inside(path, studies):
-            return True
+            # All of the folder is no scan, also where a single series lies somewhere in it.
+            return not studies.samefile(path) if path.exists() else True
         if self._sessions is not None and is_inside(path, Path(self._sessions.store_path)):
             return True
         uploads = Path(tempfile.gettempdir())

@@ -119,6 +119,8 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Scans:
     centre = empty.grid.index_to_world(np.array([11.6, 12.1, 4.4]))
     marker = write_volume(Volume(make_blob(empty.grid, centre, 4.4), oblique), folder / "marker.nrrd")
     checks = np.where(np.indices((24, 26, 8)).sum(0) // 4 % 2, 32767.0, -32768.0)[None]
+    # A little noise towards the middle: two values would be a label map.
+    checks *= 1 - 0.01 * np.random.default_rng(0).uniform(size=checks.shape)
     steep = write_volume(Volume(checks, straight), folder / "steep.nii.gz", dtype=np.int16)
     corrupt = folder / "corrupt.nii.gz"
     corrupt.write_bytes(nifti.read_bytes()[:-2000])
