@@ -71,6 +71,8 @@ def test_padding_and_warnings_come_along(
     padding = head.data[0] < 100
     told = Volume(head.data, head.affine, head.stored_dtype, 3.0, head.source, padding, ("a", "b"))
     monkeypatch.setattr(decoding, "read_volume", lambda path: told)
+    # In this process, which has more to do than this one file.
+    monkeypatch.setattr(decoding, "_limit_memory", lambda more: None)
     value = decoding._volume({"path": files[".nii"], "target": tmp_path, "most": MOST, "memory": 10**12})
     again = decoding._volume_of(value, tmp_path)
     np.testing.assert_array_equal(again.padding, padding)  # type: ignore[arg-type]
@@ -87,6 +89,8 @@ def test_place_scaling_and_files_come_along(
         head, orientation=place, scaling=scaling, labels="so", files=(Path("/a"), Path("/b")), series="1.2"
     )
     monkeypatch.setattr(decoding, "read_volume", lambda path: told)
+    # In this process, which has more to do than this one file.
+    monkeypatch.setattr(decoding, "_limit_memory", lambda more: None)
     value = decoding._volume({"path": files[".nii"], "target": tmp_path, "most": MOST, "memory": 10**12})
     again = decoding._volume_of(json.loads(json.dumps(value)), tmp_path)
     assert again.orientation is not None
