@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -266,22 +264,20 @@ def test_two_trainings_do_not_share_a_folder(training: Make) -> None:
     assert check["steps"] == 5000, "the first one's"
 
 
-def test_a_loss_that_is_no_number_ends_the_run(training: Make, training_scans: Path, tmp_path: Path) -> None:
-    """Really: two voxels of the scan trained on are so large that a patch with them overflows, sooner or later."""
-    shutil.copytree(training_scans / "hr", tmp_path / "hr")
-    scan = nib.load(tmp_path / "hr" / "sub-b_T1w.nii.gz")
-    voxels = scan.get_fdata(dtype=np.float32) / 1000
-    voxels[4, 20, 24:26] = 3e38, -3e38
-    nib.save(nib.Nifti1Image(voxels, scan.affine), tmp_path / "hr" / "sub-b_T1w.nii.gz")
+def test_a_loss_that_is_no_number_ends_the_run(training: Make) -> None:
+    """Really: from the seventh step on, slices are so noisy that their squared error overflows."""
     often = (
         "checkpoint_every=1",
         "validate_every=2",
         "steps=300",
         "data.held_back=[sub-a]",
-        "data.random_contrast=false",
+        "data.spoil.begin=6",
+        "data.spoil.full=7",
+        "data.spoil.chance=1",
+        "data.spoil.noise_chance=1",
+        "data.spoil.noise=1e30",
     )
     run = training("run", "mode=generator-only", *often)
-    run.given[1] = tmp_path / "hr"
     ran = run.run()
     assert ran.code == 1, ran.err
     assert "not finite" in ran.sentence
