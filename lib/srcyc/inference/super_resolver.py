@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ from srcyc.networks import Generator
 from srcyc.noise import estimate_noise
 from srcyc.slice_profile import ProfileEstimate, estimate_profile
 from srcyc.volume import Volume
-from srcyc.working import WorkingOrder, prepare
+from srcyc.working import WorkingOrder, WorkingScan, prepare
 
 #: Tells a scan's slice profile, or None.
 Estimate = Callable[[], ProfileEstimate | None]
@@ -205,13 +206,17 @@ class SuperResolver:
             require_scan(volume)
         missing = Missing.of(volume)
         filled = missing.filled(volume)
-        plan = Plan.of(volume, options, self.model.card, lambda: _profile(filled, missing))
+        # As acquired, before any preprocessing: what the slice profile is told from, and what the network gets
+        # where nothing is changed first.
+        acquired = cache(lambda: prepare(filled, missing))
+        plan = Plan.of(volume, options, self.model.card, lambda: _profile(acquired()))
         tell(0.0)
         prepared, steps, doubts = _prepare(filled, options)
         if float(np.ptp(prepared.data)) == 0.0:
             outcome = _constant(float(prepared.data.flat[0]), plan)
         else:
-            outcome = self._compute(prepared, missing, plan, options, tell)
+            working = acquired() if prepared is filled else prepare(prepared, missing)
+            outcome = self._compute(working, plan, options, tell)
         missing.put_back(outcome.data, volume.data[0])
         result = replace(
             volume,
@@ -231,15 +236,11 @@ class SuperResolver:
             spread = replace(result, data=outcome.spread[None], stored_dtype=fp32)
         if options.correction_map:
             correction = replace(
-                volume,
+                result,
                 data=outcome.correction[None],
                 affine=plan.sliced.affine,
-                source=None,
+                slice_thickness=volume.slice_thickness,
                 stored_dtype=fp32,
-                padding=None,
-                warnings=(),
-                series=None,
-                files=(),
             )
         report = Report(
             software=f"srcyc {__version__}",
@@ -266,9 +267,8 @@ class SuperResolver:
 
     @torch.inference_mode()
     def _compute(
-        self, scan: Volume, missing: Missing, plan: Plan, options: InferenceOptions, tell: Progress
+        self, working: WorkingScan, plan: Plan, options: InferenceOptions, tell: Progress
     ) -> _Outcome:
-        working = prepare(scan, missing)
         y = torch.from_numpy(working.image)
         scaling, back = working.scaling, working.order.undo
         sigma = float(estimate_noise(y[None, None], 3, ignore_empty=True))
@@ -502,9 +502,8 @@ def _prepare(volume: Volume, options: InferenceOptions) -> tuple[Volume, tuple[s
     return volume, tuple(done), tuple(doubts)
 
 
-def _profile(filled: Volume, missing: Missing) -> ProfileEstimate | None:
-    """Tell the slice profile from the scan as it was acquired, before any preprocessing."""
-    scan = prepare(filled, missing)
+def _profile(scan: WorkingScan) -> ProfileEstimate | None:
+    """Tell the slice profile from a scan."""
     return estimate_profile(scan.image, scan.grid.spacing)
 
 
