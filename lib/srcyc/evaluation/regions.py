@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from srcyc.errors import DataError
-from srcyc.evaluation.metrics import Image, Mask, bounding_box
+from srcyc.evaluation.metrics import Image, Mask
 from srcyc.geometry import Grid
 from srcyc.labels import resample_labels
 from srcyc.volume import Volume
@@ -78,15 +78,17 @@ class Regions:
         large: list[_Region] = []
         small: list[_Region] = []
         for number, place in enumerate(ndimage.find_objects(numbered), start=1):
-            own = np.zeros(marked.shape, dtype=bool)
-            own[place] = numbered[place] == number
-            box = bounding_box(own, margin=_RING[1] + 1, least=1)
-            ring = ndimage.binary_dilation(own[box], within, iterations=_RING[1]) & free[box]
+            box = tuple(
+                slice(max(0, part.start - _RING[1]), min(n, part.stop + _RING[1]))
+                for part, n in zip(place, marked.shape, strict=True)
+            )
+            own = numbered[box] == number
+            ring = ndimage.binary_dilation(own, within, iterations=_RING[1]) & free[box]
             if ring.sum() < _LEAST_SURROUND:
                 continue
             inside, around = (
                 tuple(index + part.start for index, part in zip(np.nonzero(where), box, strict=True))
-                for where in (own[box], ring)
+                for where in (own, ring)
             )
             (large if len(inside[0]) >= LARGE else small).append(_Region(inside, around))
         if not large and not small:
