@@ -17,9 +17,10 @@ from srcyc.errors import OutputError
 from srcyc_app.server.access import Rules
 from srcyc_app.server.actions import action_of
 from srcyc_app.server.logs import AUDIT, LogFile
+from srcyc_app.server.replies import Reply
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 Format = Literal["text", "json"]
@@ -63,20 +64,15 @@ class Audit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status, start = 0, time.perf_counter()
+        reply, start = Reply(send), time.perf_counter()
         notes: dict[str, Any] = {}
         before = _notes.set(notes)
-
-        async def noted(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, reply)
         finally:
             _notes.reset(before)
             action, seconds = action_of(scope["method"], scope["path"]), time.perf_counter() - start
+            status = reply.status
             self._observe(action.name, outcome_of(status), seconds)
             if action.logged or status in _REFUSED:
                 person = self._rules.who(scope)

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from srcyc_app.refusals import Refusal
 from srcyc_app.server.failures import problem
 from srcyc_app.server.names import split_host
+from srcyc_app.server.replies import Reply
 
 _log = logging.getLogger(__name__)
 
@@ -63,19 +64,13 @@ class Journal:
         if scope["type"] != "http" or scope["method"] in _HARMLESS:
             await self._app(scope, receive, send)
             return
-        status, start = 0, time.perf_counter()
-
-        async def noted(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
+        reply, start = Reply(send), time.perf_counter()
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, reply)
         finally:
             seconds = time.perf_counter() - start
             path = scope["path"][:200].encode("unicode_escape").decode()
-            _log.info("%s %s: %s, %.2f s", scope["method"], path, status or "no reply", seconds)
+            _log.info("%s %s: %s, %.2f s", scope["method"], path, reply.status or "no reply", seconds)
 
 
 class KnownHosts:

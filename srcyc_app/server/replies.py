@@ -1,4 +1,4 @@
-"""Replies: JSON that can always be sent, and files that are removed once they have been."""
+"""Replies: JSON that can always be sent, files that are removed once they have been, and a watch on the status."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 _BLOCK = 1 << 20
 
@@ -105,3 +105,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     return value
+
+
+class Reply:
+    """Hands the messages of a reply on.
+
+    Attributes:
+        status: of the reply; 0 until there is one.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+
+    async def __call__(self, message: Message) -> None:
+        self.status = message.get("status", self.status)
+        await self._send(message)
