@@ -250,8 +250,15 @@ def test_logs_are_rotated_by_another_program(guarded: Any, tokens: tuple[Path, d
     assert audited(guarded)[-1]["user"] == "vera"
 
 
-def test_the_command_of_the_docs_answers(guarded: Any, repository: Path) -> None:
+def test_the_command_of_the_docs_answers(
+    guarded: Any, tokens: tuple[Path, dict[str, str]], repository: Path
+) -> None:
     """docs/server.md: who saw this patient's scan, who changed the model."""
+    assert ask(guarded, tokens[1]["vera"], "GET", "/datastore/image?image=head").status_code == 200
+    own = {"model": "tiny"}
+    assert ask(guarded, tokens[1]["anna"], "PUT", "/model/active", json=own).status_code == 200
+    # A line is written when the reply is over.
+    guarded.wait_for(lambda: audited(guarded)[-1]["action"] == "model.activate", "log the last request")
     commands = re.findall(r"^grep .*audit\.log.*$", (repository / "docs" / "server.md").read_text(), re.M)
     assert len(commands) == 2
     for command, word in zip(commands, ("vera", "anna"), strict=True):
