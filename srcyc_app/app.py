@@ -19,18 +19,18 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from srcyc._version import __version__
 from srcyc.errors import ConfigError, OutputError
-from srcyc_app.archives import refuse_detached
 from srcyc_app.batch import BatchSuperResolution
-from srcyc_app.datastore import StudiesFolder
-from srcyc_app.identifiers import is_inside, is_plain_component
 from srcyc_app.infers.options import Options
 from srcyc_app.infers.super_resolution import Result, SuperResolutionTask
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import forbidden, not_found, unusable
 from srcyc_app.server.decoding import InPlace, Reading, prepare, reading
 from srcyc_app.server.stock import close_import_paths, guard, is_stock_server
-from srcyc_app.sessions import ScanSessions
 from srcyc_app.strategies import RandomScan
+from srcyc_app.studies.archives import refuse_detached
+from srcyc_app.studies.datastore import StudiesFolder
+from srcyc_app.studies.identifiers import is_inside, is_plain_component
+from srcyc_app.studies.sessions import ScanSessions
 from srcyc_app.trainers.task import UnpairedTraining
 
 _log = logging.getLogger(__name__)

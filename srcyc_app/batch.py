@@ -15,11 +15,11 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferImageType, BatchIn
 from srcyc.errors import InputError, NothingToDoError, StoppedError
 from srcyc.inference.results import MAPS
 from srcyc.training.signals import StopRequest
-from srcyc_app.datastore import StudiesFolder
-from srcyc_app.domains import scans_in
-from srcyc_app.identifiers import check_image_id
 from srcyc_app.infers.options import Options
 from srcyc_app.refusals import not_found, unusable
+from srcyc_app.studies.datastore import StudiesFolder
+from srcyc_app.studies.domains import scans_in
+from srcyc_app.studies.identifiers import check_image_id
 from srcyc_app.trainers.supervision import Asked, background_process, is_background_process, unwinding
 
 _log = logging.getLogger(__name__)

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from srcyc.errors import SRCycError
-from srcyc.inference.model_file import (
+from srcyc.inference.super_resolver import SuperResolver
+from srcyc.models.model_file import (
     DEFAULT_MODEL,
     SUFFIX,
     PublishedModel,
     load_model,
     packaged_models,
 )
-from srcyc.inference.super_resolver import SuperResolver
-from srcyc_app.identifiers import check_name, is_plain_component
 from srcyc_app.refusals import conflict, not_found, refusing
 from srcyc_app.server.activation import Activation, Activations
+from srcyc_app.studies.identifiers import check_name, is_plain_component
 
 _log = logging.getLogger(__name__)
 

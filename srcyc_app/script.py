@@ -107,7 +107,7 @@ def _run(app: SRCycApp, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _infer(app: SRCycApp, request: dict[str, Any], image: str, output: Path) -> dict[str, Any]:
     from srcyc.errors import OutputError
-    from srcyc.image_files import volume_suffix
+    from srcyc.volumes.image_files import volume_suffix
 
     suffix = volume_suffix(output)
     if suffix is None:

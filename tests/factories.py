@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from srcyc.geometry import Grid
-from srcyc.volume import Volume, write_volume
+from srcyc.volumes.geometry import Grid
+from srcyc.volumes.volume import Volume, write_volume
 
 # -- places ----------------------------------------------------------------------------------------------------------
 
@@ -261,7 +261,7 @@ def save_model(path: Path, *, features: int = 8, depth: int = 1, seed: int = 0, 
     """Publish an untrained network: it adds nearly nothing, so its result is nearly the classical inverse."""
     import torch
 
-    from srcyc.inference.model_file import ModelCard, publish_model
+    from srcyc.models.model_file import ModelCard, publish_model
     from srcyc.networks import SliceResDNet
 
     with torch.random.fork_rng(devices=[]), torch.no_grad():

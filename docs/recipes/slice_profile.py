@@ -1,4 +1,4 @@
-"""Makes lib/srcyc/slice_profile.json, the coefficients with which srcyc estimates the width of a scan's slice profile.
+"""Makes lib/srcyc/physics/slice_profile.json: with it srcyc estimates the width of a scan's slice profile.
 
     python docs/recipes/slice_profile.py DATA [--out FILE.json]
 
@@ -26,12 +26,10 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from srcyc import read_volume
-from srcyc.acquisition import FWHM_PER_SIGMA, slice_profile_matrix
 from srcyc.files import write_text
-from srcyc.geometry import world_axes
-from srcyc.intensity import foreground_mask, robust_scaling
-from srcyc.resampling import apply_along, area_matrix
-from srcyc.slice_profile import (
+from srcyc.physics.acquisition import FWHM_PER_SIGMA, slice_profile_matrix
+from srcyc.physics.resampling import apply_along, area_matrix
+from srcyc.physics.slice_profile import (
     COEFFICIENTS,
     ESTIMATED_RANGE,
     LEAST_SLICES,
@@ -39,6 +37,8 @@ from srcyc.slice_profile import (
     ProfileRegression,
     measure,
 )
+from srcyc.volumes.geometry import world_axes
+from srcyc.volumes.intensity import foreground_mask, robust_scaling
 
 Array = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
@@ -92,7 +92,7 @@ class Sample:
         native: whether the contrast is the scan's own.
         factor: slice spacing over in-plane spacing.
         ratio: FWHM of the Gaussian that blurs as much as the profile did, over the slice spacing.
-        measured: what :func:`srcyc.slice_profile.measure` found.
+        measured: what :func:`srcyc.physics.slice_profile.measure` found.
     """
 
     head: str

@@ -17,8 +17,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from srcyc.simulation import Spoiling, simulate_thick
-from srcyc.volume import read_volume, write_volume
+from srcyc.physics.simulation import Spoiling, simulate_thick
+from srcyc.volumes.volume import read_volume, write_volume
 
 #: Slice spacing in mm, and the width of the profile over it.
 SPACING, RATIO = 5.0, 0.75

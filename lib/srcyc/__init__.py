@@ -9,7 +9,7 @@ from srcyc._version import __version__
 
 if TYPE_CHECKING:
     from srcyc.inference.super_resolver import SuperResolution, SuperResolver
-    from srcyc.volume import Volume, read_volume, write_volume
+    from srcyc.volumes.volume import Volume, read_volume, write_volume
 
 __all__ = [
     "SuperResolution",
@@ -23,9 +23,9 @@ __all__ = [
 _HOMES = {
     "SuperResolution": "srcyc.inference.super_resolver",
     "SuperResolver": "srcyc.inference.super_resolver",
-    "Volume": "srcyc.volume",
-    "read_volume": "srcyc.volume",
-    "write_volume": "srcyc.volume",
+    "Volume": "srcyc.volumes.volume",
+    "read_volume": "srcyc.volumes.volume",
+    "write_volume": "srcyc.volumes.volume",
 }
 
 

@@ -3,9 +3,9 @@
 x = M (y + delta) + P R r
 
 with the scan y, the classical inverse M and the null-space projection P of its acquisition operator A
-(:mod:`srcyc.acquisition`), the generator's r and delta (:mod:`srcyc.networks.generator`), and R, the area-resampling
-of r to the planes wanted. A x = y + delta: what the scan says is changed by delta alone, which is told, and r adds only
-what the scan does not see.
+(:mod:`srcyc.physics.acquisition`), the generator's r and delta (:mod:`srcyc.networks.generator`), and R, the
+area-resampling of r to the planes wanted. A x = y + delta: what the scan says is changed by delta alone, which is told,
+and r adds only what the scan does not see.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from srcyc.acquisition import AxisAcquisition
 from srcyc.networks.generator import Estimate, Generator, Sampling
-from srcyc.resampling import apply_along, area_matrix
+from srcyc.physics.acquisition import AxisAcquisition
+from srcyc.physics.resampling import apply_along, area_matrix
 
 Progress = Callable[[float], None]
 

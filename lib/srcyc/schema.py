@@ -23,7 +23,7 @@ def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
 Limits = Annotated[tuple[float, float], AfterValidator(_ordered)]
 #: The same for a factor of the slice spacing, which never is below 1.
 FactorLimits = Annotated[tuple[Annotated[float, Field(ge=1)], float], AfterValidator(_ordered)]
-#: The same for slice thickness over slice spacing, as :class:`srcyc.acquisition.Acquisition` takes it.
+#: The same for slice thickness over slice spacing, as :class:`srcyc.physics.acquisition.Acquisition` takes it.
 RatioLimits = Annotated[
     tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(le=2)]], AfterValidator(_ordered)
 ]

@@ -13,16 +13,16 @@ from typing import Any
 import psutil
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from srcyc.image_files import volume_suffix
 from srcyc.inference.results import write_result
 from srcyc.inference.super_resolver import Plan, SuperResolver
-from srcyc.volume import Volume
-from srcyc_app.archives import unpack_zip
-from srcyc_app.identifiers import is_plain_component
+from srcyc.volumes.image_files import volume_suffix
+from srcyc.volumes.volume import Volume
 from srcyc_app.infers.options import Options, choices, descriptions
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import refusing, unusable
 from srcyc_app.server.decoding import InPlace, Reading
+from srcyc_app.studies.archives import unpack_zip
+from srcyc_app.studies.identifiers import is_plain_component
 
 #: Bytes that a call needs at its peak per voxel of the output: measured 26 (2.19 GB for 512 x 512 x 320).
 _BYTES_PER_VOXEL = 30

@@ -17,7 +17,7 @@ from typing import Any
 
 from srcyc.errors import ModelError, OutputError, SRCycError
 from srcyc.files import sha256, write_text, written
-from srcyc.inference.model_file import SUFFIX
+from srcyc.models.model_file import SUFFIX
 
 _FILE = "active.json"
 #: Copies of what was chosen, each in a folder of the name of its SHA-256.

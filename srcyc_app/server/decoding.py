@@ -28,9 +28,9 @@ import numpy as np
 
 import srcyc.errors
 from srcyc.errors import ModelError, OutputError, SRCycError, VolumeError
-from srcyc.geometry import Grid
-from srcyc.image_files import Orientation, Scaling
-from srcyc.volume import Volume, read_grid, read_volume, write_volume
+from srcyc.volumes.geometry import Grid
+from srcyc.volumes.image_files import Orientation, Scaling
+from srcyc.volumes.volume import Volume, read_grid, read_volume, write_volume
 
 #: Bytes for a header, whatever it says.
 _HEADER_MEMORY = 512_000_000
@@ -92,7 +92,7 @@ class InPlace:
         write_volume(scan, target, dtype=scan.stored_dtype if scan.stored_dtype in _KEPT else np.float32)
 
     def model(self, path: Path) -> None:
-        from srcyc.inference.model_file import load_model
+        from srcyc.models.model_file import load_model
 
         load_model(path)
 

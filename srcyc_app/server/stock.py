@@ -15,10 +15,10 @@ from pathlib import Path
 from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from srcyc_app.identifiers import is_inside
 from srcyc_app.refusals import Refusal, forbidden, not_found, unusable
 from srcyc_app.server.failures import Failures, problem
 from srcyc_app.server.middleware import KnownHosts, KnownOrigins, UploadLimit
+from srcyc_app.studies.identifiers import is_inside
 
 _log = logging.getLogger(__name__)
 

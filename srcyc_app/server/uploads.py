@@ -10,10 +10,10 @@ from typing import Any
 
 from starlette.datastructures import UploadFile
 
-from srcyc.image_files import volume_suffix
-from srcyc_app.archives import unpack_zip
-from srcyc_app.identifiers import is_plain_component
+from srcyc.volumes.image_files import volume_suffix
 from srcyc_app.refusals import unusable
+from srcyc_app.studies.archives import unpack_zip
+from srcyc_app.studies.identifiers import is_plain_component
 
 _ARCHIVE = ".zip"
 

@@ -11,8 +11,8 @@ from monailabel.interfaces.datastore import Datastore
 from srcyc.config import TrainingConfig
 from srcyc.data.domains import Domain, ManifestEntry
 from srcyc.data.gathering import persons_needed
-from srcyc_app.domains import person_in, scans_in, training_scans
 from srcyc_app.refusals import unusable
+from srcyc_app.studies.domains import person_in, scans_in, training_scans
 
 _HOW = "add some to the studies, or tag scans as such (PUT /datastore/image/info?image=ID with the form field info="
 

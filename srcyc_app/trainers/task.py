@@ -19,7 +19,7 @@ from srcyc.config import TrainingConfig
 from srcyc.data.gathering import TrainingSet
 from srcyc.device import resolve_device
 from srcyc.errors import InputError, OutputError, SRCycError, StoppedError
-from srcyc.inference.model_file import load_model
+from srcyc.models.model_file import load_model
 from srcyc.training.distributed import Processes
 from srcyc.training.publishing import Verdict, publish_if_better
 from srcyc.training.recorder import read_history

@@ -199,7 +199,7 @@ def super_resolver(precision: str) -> Callable[[Shape, float], Callable[[], obje
     import numpy as np
 
     from srcyc.inference import SuperResolver
-    from srcyc.volume import Volume
+    from srcyc.volumes.volume import Volume
 
     resolver = SuperResolver.from_pretrained(device="cpu", precision=precision)
 
@@ -262,8 +262,8 @@ def sliding_window(shape: Shape, factor: float) -> Callable[[], object]:
 def whole_volume(network: Any, shape: Shape, factor: float, dtype: Any) -> Callable[[], object]:
     import torch
 
-    from srcyc.acquisition import ASSUMED_THICKNESS, AxisAcquisition
     from srcyc.enhancement import enhance
+    from srcyc.physics.acquisition import ASSUMED_THICKNESS, AxisAcquisition
 
     slices = slices_of(shape, factor)
     scan = torch.rand(1, 1, *shape[:2], slices).to(dtype)
@@ -280,7 +280,7 @@ def whole_volume(network: Any, shape: Shape, factor: float, dtype: Any) -> Calla
 
 def generator() -> Any:
     """Give the packaged default model's network, fp32."""
-    from srcyc.inference.model_file import DEFAULT_MODEL, find_model, load_model
+    from srcyc.models.model_file import DEFAULT_MODEL, find_model, load_model
 
     return load_model(find_model(DEFAULT_MODEL)).network
 

@@ -30,14 +30,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srcyc.acquisition import ASSUMED_THICKNESS, Acquisition, AxisAcquisition
 from srcyc.config import TrainingConfig
 from srcyc.data.image_pool import ImagePool
 from srcyc.data.patches import Batch, SimulatedPatches
 from srcyc.data.store import TrainingScan
 from srcyc.device import precision_name, resolve_precision
 from srcyc.enhancement import enhance
-from srcyc.resampling import resample
+from srcyc.physics.acquisition import ASSUMED_THICKNESS, Acquisition, AxisAcquisition
+from srcyc.physics.resampling import resample
 from srcyc.training.networks import Networks, build_networks
 from srcyc.training.settings import load_settings
 from srcyc.training.step import TrainingStep

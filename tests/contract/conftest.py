@@ -39,7 +39,7 @@ from factories import (
     tiny_words,
 )
 from srcyc.cli import main
-from srcyc.volume import Volume, read_volume, write_volume
+from srcyc.volumes.volume import Volume, read_volume, write_volume
 
 with warnings.catch_warnings():
     # It needs `cgi`, which Python 3.13 lacks.

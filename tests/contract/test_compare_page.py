@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from srcyc.volume import Volume, read_volume, write_volume
+from srcyc.volumes.volume import Volume, read_volume, write_volume
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="drives the browser; comes with the test extra"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from monailabel.config import settings
 
-from srcyc.volume import Volume, read_volume, write_volume
+from srcyc.volumes.volume import Volume, read_volume, write_volume
 from srcyc_app.script import main
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from monailabel.client.client import MONAILabelClientException
 
-from srcyc.volume import read_volume
+from srcyc.volumes.volume import read_volume
 
 pytestmark = pytest.mark.slow
 

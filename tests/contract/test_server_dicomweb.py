@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import requests
 
-from srcyc.volume import read_volume
+from srcyc.volumes.volume import read_volume
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 

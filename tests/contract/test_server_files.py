@@ -156,7 +156,7 @@ def test_a_model_that_claims_to_be_large(
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    from srcyc.inference.model_file import load_model
+    from srcyc.models.model_file import load_model
 
     model = save_model(tmp_path / "good.safetensors")
     card = load_model(model).card.model_dump(mode="json")

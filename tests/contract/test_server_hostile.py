@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import requests
 
-from srcyc.inference.model_file import DEFAULT_MODEL
+from srcyc.models.model_file import DEFAULT_MODEL
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,8 @@ from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 from requests_toolbelt import MultipartDecoder
 
-from srcyc.inference.model_file import DEFAULT_MODEL
-from srcyc.volume import read_volume
+from srcyc.models.model_file import DEFAULT_MODEL
+from srcyc.volumes.volume import read_volume
 
 pytestmark = pytest.mark.slow
 

@@ -19,8 +19,8 @@ import pytest
 import requests
 from monailabel.client import MONAILabelClient
 
-from srcyc.inference.model_file import DEFAULT_MODEL
-from srcyc.volume import read_volume
+from srcyc.models.model_file import DEFAULT_MODEL
+from srcyc.volumes.volume import read_volume
 
 pytestmark = pytest.mark.slow
 

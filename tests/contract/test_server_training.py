@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from monailabel.client.client import MONAILabelClientException
 
-from srcyc.inference.model_file import DEFAULT_MODEL, load_model
+from srcyc.models.model_file import DEFAULT_MODEL, load_model
 from srcyc.training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow

@@ -86,8 +86,8 @@ def train(studies: str, models: str, request: Mapping[str, Any]) -> int:
     import json
     import logging
 
-    from srcyc_app.datastore import StudiesFolder
     from srcyc_app.models import ModelShelf
+    from srcyc_app.studies.datastore import StudiesFolder
     from srcyc_app.trainers.task import UnpairedTraining
 
     draw_nothing()

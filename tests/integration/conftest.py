@@ -23,7 +23,7 @@ import forks
 from factories import free_port, make_head, save_people, save_tiny_settings
 from srcyc.cli import main
 from srcyc.training.checkpoint import load_checkpoint
-from srcyc.volume import Volume, write_volume
+from srcyc.volumes.volume import Volume, write_volume
 
 
 @dataclass(frozen=True)

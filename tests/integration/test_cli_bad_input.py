@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from srcyc.volume import Volume, write_volume
+from srcyc.volumes.volume import Volume, write_volume
 
 THICK = np.diag([1.0, 1.0, 4.0, 1.0])
 RNG = np.random.default_rng(0)

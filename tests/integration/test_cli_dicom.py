@@ -14,7 +14,7 @@ import pytest
 from factories import make_head, save_series
 from srcyc.data.store import ScanStore
 from srcyc.errors import VolumeError
-from srcyc.volume import Volume, find_volumes
+from srcyc.volumes.volume import Volume, find_volumes
 
 SHAPE = (16, 18, 6)
 

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from srcyc.volume import Volume, read_volume, write_volume
+from srcyc.volumes.volume import Volume, read_volume, write_volume
 
 
 @pytest.fixture

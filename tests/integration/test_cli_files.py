@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from factories import make_head
-from srcyc.volume import Volume, read_volume, write_volume
+from srcyc.volumes.volume import Volume, read_volume, write_volume
 
 AFFINE = np.diag([1.0, 1.0, 4.0, 1.0])
 #: A head of which every slice holds something, in whole numbers.

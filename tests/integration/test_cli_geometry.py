@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from factories import make_affine, make_blob, rotation
-from srcyc.geometry import Grid
-from srcyc.volume import Volume, read_volume, write_volume
+from srcyc.volumes.geometry import Grid
+from srcyc.volumes.volume import Volume, read_volume, write_volume
 
 
 def _turned(*degrees: float) -> np.ndarray:

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from srcyc.acquisition import Acquisition
 from srcyc.inference.super_resolver import SuperResolver
-from srcyc.simulation import simulate_thick
-from srcyc.volume import Volume, read_volume, write_volume
+from srcyc.physics.acquisition import Acquisition
+from srcyc.physics.simulation import simulate_thick
+from srcyc.volumes.volume import Volume, read_volume, write_volume
 
 
 def _names(folder: Path) -> list[str]:

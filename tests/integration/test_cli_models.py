@@ -5,7 +5,7 @@ import json
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from srcyc.inference import model_file
+from srcyc.models import model_file
 
 
 def test_the_card_of_a_file_is_shown_in_full(srcyc, tiny_model):

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from srcyc.inference.model_file import load_model
-from srcyc.volume import Volume, write_volume
+from srcyc.models.model_file import load_model
+from srcyc.volumes.volume import Volume, write_volume
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import yaml
 import forks
 from factories import make_head, save_head, save_tiny_settings
 from srcyc.cli import main
-from srcyc.inference.model_file import load_model
-from srcyc.volume import Volume, write_volume
+from srcyc.models.model_file import load_model
+from srcyc.volumes.volume import Volume, write_volume
 
 Srcyc = Callable[..., Any]
 

@@ -20,12 +20,12 @@ from srcyc.networks import Estimate, EstimateStream, Generator, GeneratorConfig,
 from srcyc.networks import generator as seam
 from srcyc.networks.layers import pad_planes
 from srcyc.networks.streaming import windowed
-from srcyc.simulation import simulate_thick
+from srcyc.physics.simulation import simulate_thick
 from srcyc.training.distributed import Processes
 from srcyc.training.run import Outcome, begin, train
 from srcyc.training.run_folder import RunFolder
 from srcyc.training.settings import load_settings
-from srcyc.volume import Volume, read_volume, write_volume
+from srcyc.volumes.volume import Volume, read_volume, write_volume
 
 
 class OneLayerConfig(GeneratorConfig):

@@ -11,8 +11,8 @@ import nibabel as nib
 import pytest
 
 from srcyc.cli import main
-from srcyc.inference.card_page import card_page
-from srcyc.inference.model_file import DEFAULT_MODEL, load_model, packaged_models
+from srcyc.models.card_page import card_page
+from srcyc.models.model_file import DEFAULT_MODEL, load_model, packaged_models
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 

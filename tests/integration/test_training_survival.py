@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from srcyc.inference import ModelCard
-from srcyc.inference.model_file import load_model
+from srcyc.models.model_file import load_model
 from srcyc.training.checkpoint import load_checkpoint
 
 pytestmark = [

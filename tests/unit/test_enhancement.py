@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from srcyc.acquisition import AxisAcquisition
 from srcyc.enhancement import enhance, enhance_in_slabs
 from srcyc.networks import Estimate, Generator, Sampling, SliceResDNet, SRResDNet
-from srcyc.resampling import apply_along, area_matrix
+from srcyc.physics.acquisition import AxisAcquisition
+from srcyc.physics.resampling import apply_along, area_matrix
 
 KINDS = ("sliceresdnet", "srresdnet")
 #: Even and odd numbers of rows, columns and slices; whole and fractional factors.

@@ -115,7 +115,7 @@ def test_wheel_holds_every_module_model_card_preset_page_and_slicer_module(
 ) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
-    expected = {"srcyc/py.typed", "srcyc/slice_profile.json"}
+    expected = {"srcyc/py.typed", "srcyc/physics/slice_profile.json"}
     for package, source in SOURCES.items():
         root = repository / source
         modules = [path.relative_to(root) for path in root.rglob("*.py")]

@@ -98,7 +98,7 @@ def evaluate(
     scan could not be used, 1 something failed.
     """
     from srcyc.evaluation.report import REPORT_NAME, TABLE_NAME, THICK_TABLE_NAME, report_of, write_report
-    from srcyc.volume import read_volume
+    from srcyc.volumes.volume import read_volume
 
     if not hr and not lr:
         raise ConfigError("no scan is given; give thin-slice scans as --hr, thick ones as --lr, or both.")

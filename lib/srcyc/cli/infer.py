@@ -18,10 +18,10 @@ from srcyc.errors import InputError, LabelMapError
 from srcyc.inference.options import InferenceOptions
 
 if TYPE_CHECKING:
-    from srcyc.dicom import LeftOut
     from srcyc.inference.results import Place
     from srcyc.inference.super_resolver import SuperResolver
-    from srcyc.volume import Volume
+    from srcyc.volumes.dicom import LeftOut
+    from srcyc.volumes.volume import Volume
 
 
 #: Files left out for one reason that the summary names.
@@ -243,7 +243,7 @@ class _Batch:
 
     def _super_resolve(self, job: Job, label: str) -> Outcome:
         from srcyc.inference.results import INPUT_TYPE, LABELS, write_result
-        from srcyc.volume import read_volume
+        from srcyc.volumes.volume import read_volume
 
         start = time.perf_counter()
         scan = read_volume(job.source, fill_gaps=self._request.fill_gaps)
@@ -277,7 +277,7 @@ class _Batch:
         )
 
     def _leave_out(self, path: Path, reason: str) -> None:
-        from srcyc.dicom import LeftOut
+        from srcyc.volumes.dicom import LeftOut
 
         self.left_out.append(LeftOut((path,), reason))
 
@@ -344,8 +344,8 @@ def _read_labels(path: Path, scans: Sequence[Path]) -> Volume:
     Raises:
         InputError: several scans, or no label map.
     """
-    from srcyc.labels import require_labels
-    from srcyc.volume import read_volume
+    from srcyc.volumes.labels import require_labels
+    from srcyc.volumes.volume import read_volume
 
     if not scans:
         raise InputError(f"--labels {path}: is the scan itself; give its label map.")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from srcyc.evaluation.report import Mean, Row, ThickRow
     from srcyc.evaluation.thick_scans import Examination, Model
     from srcyc.inference.super_resolver import SuperResolver
-    from srcyc.volume import Volume
+    from srcyc.volumes.volume import Volume
 
 Thickness = Annotated[
     str, typer.Option(metavar="MM,...", help="Slice thicknesses to simulate, separated by commas.")
@@ -106,7 +106,7 @@ def simulations(
         ConfigError: a value that is none.
     """
     from srcyc.evaluation.benchmark import Simulation
-    from srcyc.simulation import Spoiling
+    from srcyc.physics.simulation import Spoiling
 
     thicknesses = parse_numbers(thickness, option="--thickness", example="3,5")
     if not gap < float("inf"):
@@ -261,7 +261,7 @@ class Measurement:
     def _simulated(self, scan: Volume, name: str, case: Simulation) -> None:
         from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, compare
         from srcyc.evaluation.report import rows_of
-        from srcyc.simulation import CLEAN
+        from srcyc.physics.simulation import CLEAN
 
         axis = "" if case.axis is None else f", axis {case.axis}"
         label = f"{name}, {case.thickness:g} mm{axis}{', spoiled' if case.spoiling != CLEAN else ''}"
@@ -486,9 +486,9 @@ def _read_whole(path: Path) -> Volume:
     Raises:
         VolumeError: it cannot be read, is a label map, or lacks values or slices.
     """
-    from srcyc.labels import require_scan
-    from srcyc.missing import Missing
-    from srcyc.volume import read_volume
+    from srcyc.volumes.labels import require_scan
+    from srcyc.volumes.missing import Missing
+    from srcyc.volumes.volume import read_volume
 
     volume = read_volume(path)
     require_scan(volume)

@@ -9,8 +9,8 @@ import typer
 from srcyc.cli.console import Console
 
 if TYPE_CHECKING:
-    from srcyc.inference.card import ThickScanScore
-    from srcyc.inference.model_file import PublishedModel
+    from srcyc.models.card import ThickScanScore
+    from srcyc.models.model_file import PublishedModel
 
 
 def models(
@@ -21,7 +21,7 @@ def models(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """List the models, or show the card of one."""
-    from srcyc.inference.model_file import DEFAULT_MODEL, find_model, load_model, packaged_models
+    from srcyc.models.model_file import DEFAULT_MODEL, find_model, load_model, packaged_models
 
     console = Console(json=json)
     if name is not None:
@@ -63,8 +63,8 @@ def _list(console: Console, found: list[PublishedModel], default: str) -> None:
 
 
 def _show_card(console: Console, model: PublishedModel) -> None:
-    from srcyc.inference.card import gains
-    from srcyc.inference.card_page import gain_text, training_text
+    from srcyc.models.card import gains
+    from srcyc.models.card_page import gain_text, training_text
 
     card = model.card
     network = card.network.model_dump(mode="json")

@@ -128,8 +128,8 @@ def load_resolver(
     Raises:
         ModelError: there is no such model, or the file is not one.
     """
-    from srcyc.inference.model_file import DEFAULT_MODEL, find_model
     from srcyc.inference.super_resolver import SuperResolver
+    from srcyc.models.model_file import DEFAULT_MODEL, find_model
 
     path = find_model(DEFAULT_MODEL if model is None else str(model))
     return SuperResolver.load(path, device=device, precision=precision, max_memory=max_memory)

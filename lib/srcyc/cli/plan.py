@@ -14,8 +14,8 @@ from srcyc.errors import InputError, OutputError
 from srcyc.files import sha256
 
 if TYPE_CHECKING:
-    from srcyc.dicom import LeftOut
     from srcyc.inference.results import Place
+    from srcyc.volumes.dicom import LeftOut
 
 #: Added to the input's stem when the output is a folder.
 OUTPUT_ENDING = "_sr"
@@ -73,8 +73,8 @@ def find_sources(inputs: Sequence[Path], series: Sequence[str] = ()) -> Sources:
         inputs: volumes, folders, DICOM files of many frames.
         series: numbers, descriptions or UIDs of the DICOM series wanted; every input has to hold each.
     """
-    from srcyc.dicom import LeftOut
-    from srcyc.image_files import header_file
+    from srcyc.volumes.dicom import LeftOut
+    from srcyc.volumes.image_files import header_file
 
     sources = Sources([], [])
     seen: dict[Path, Path] = {}
@@ -108,7 +108,7 @@ def find_sources(inputs: Sequence[Path], series: Sequence[str] = ()) -> Sources:
 
 def _refuse_parts(sources: Sources) -> None:
     """Refuse inputs that hold a part of a series each: of one folder they would be one scan."""
-    from srcyc.dicom import is_series_address, parts_of_one_series
+    from srcyc.volumes.dicom import is_series_address, parts_of_one_series
 
     for parts in parts_of_one_series(
         path for path in sources.scans if path.is_dir() or is_series_address(path)
@@ -128,9 +128,9 @@ def _volumes(given: Path, series: Sequence[str]) -> tuple[list[Path], list[LeftO
     Raises:
         InputError: a folder without any, or without the series wanted.
     """
-    from srcyc.dicom import LeftOut, choose, is_dicom_file, is_directory_file, list_series
-    from srcyc.finding import survey
-    from srcyc.image_files import known_suffixes
+    from srcyc.volumes.dicom import LeftOut, choose, is_dicom_file, is_directory_file, list_series
+    from srcyc.volumes.finding import survey
+    from srcyc.volumes.image_files import known_suffixes
 
     if is_directory_file(given) and given.is_file():
         given = given.parent
@@ -160,7 +160,7 @@ def _volumes(given: Path, series: Sequence[str]) -> tuple[list[Path], list[LeftO
 
 def _foreign(left_out: LeftOut) -> LeftOut:
     """Leave out of what was left out the sidecars and pictures of srcyc's own results, even without these."""
-    from srcyc.dicom import LeftOut
+    from srcyc.volumes.dicom import LeftOut
 
     ours = {
         file
@@ -192,7 +192,7 @@ def plan_jobs(
     Raises:
         OutputError: one file named for several scans, or a name that is neither a volume nor a folder.
     """
-    from srcyc.image_files import require_writable, volume_suffix, written_suffixes
+    from srcyc.volumes.image_files import require_writable, volume_suffix, written_suffixes
 
     if volume_suffix(out) is not None and not out.is_dir():
         require_writable(out)
@@ -241,7 +241,7 @@ def unique_names(sources: Sequence[Path], roots: Mapping[Path, Path] | None = No
     Returns:
         paths with ``/``, relative to the folder of the outputs.
     """
-    from srcyc.volume import volume_stem
+    from srcyc.volumes.volume import volume_stem
 
     # abspath, not resolve: the target of a link may have a meaningless name (DataLad, git-annex).
     paths = [Path(os.path.abspath(path)) for path in sources]
@@ -326,7 +326,7 @@ def _check_place(job: Job, *, overwrite: bool, companions: Sequence[Path]) -> bo
     Raises:
         OutputError: it would replace the input, another scan's output, or something that is not ours.
     """
-    from srcyc.dicom import is_series_address
+    from srcyc.volumes.dicom import is_series_address
 
     output = job.output
     if output.is_dir():
@@ -371,8 +371,8 @@ def _other_input(sidecar: dict[str, Any], source: Path) -> str | None:
 
 def _digest(source: Path) -> str | None:
     """Hash a scan's files as its sidecar would; None where they cannot be told, which its reader will say."""
-    from srcyc.dicom import files_of
-    from srcyc.image_files import parts_of
+    from srcyc.volumes.dicom import files_of
+    from srcyc.volumes.image_files import parts_of
 
     try:
         return sha256(source, parts_of(source) if source.is_file() else files_of(source))
@@ -393,7 +393,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 def _made_by_srcyc(path: Path) -> bool:
     """Tell whether a file is a result or a map of one, by the sidecar beside it."""
     from srcyc.inference.results import LABELS, MAPS, SIDECAR_SUFFIX
-    from srcyc.volume import volume_stem
+    from srcyc.volumes.volume import volume_stem
 
     if not path.is_file():
         return False

@@ -29,7 +29,7 @@ from srcyc.cli.options import Device, MaxMemory, Precision
 from srcyc.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from srcyc.inference.card import ModelCard
+    from srcyc.models.card import ModelCard
 
 #: Suffix of the page beside a model.
 PAGE_SUFFIX = ".md"
@@ -81,9 +81,9 @@ def publish(
     """
     from srcyc.evaluation.report import scores_of, thick_scores_of
     from srcyc.files import write_text
-    from srcyc.inference.card import ModelCard
-    from srcyc.inference.card_page import card_page
-    from srcyc.inference.model_file import SUFFIX, load_model, publish_model
+    from srcyc.models.card import ModelCard
+    from srcyc.models.card_page import card_page
+    from srcyc.models.model_file import SUFFIX, load_model, publish_model
 
     if not hr:
         raise ConfigError("no scan to measure the model on; give thin-slice scans as --hr.")

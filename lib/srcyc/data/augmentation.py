@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
-from srcyc.acquisition import FWHM_PER_SIGMA
+from srcyc.physics.acquisition import FWHM_PER_SIGMA
 
 Array = npt.NDArray[np.float32]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from srcyc.errors import ConfigError, OutputError, SRCycError
-from srcyc.labels import require_scan
-from srcyc.volume import find_volumes, read_volume
+from srcyc.volumes.labels import require_scan
+from srcyc.volumes.volume import find_volumes, read_volume
 
 #: An LR scan's thick axis is at least this many times its finest one.
 LR_LEAST_FACTOR = 1.8

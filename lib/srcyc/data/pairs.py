@@ -14,8 +14,8 @@ import numpy.typing as npt
 from scipy.ndimage import affine_transform, spline_filter
 
 from srcyc.data.store import Array, TrainingScan
-from srcyc.geometry import Grid
-from srcyc.intensity import FOREGROUND
+from srcyc.volumes.geometry import Grid
+from srcyc.volumes.intensity import FOREGROUND
 
 Points = npt.NDArray[np.float64]
 

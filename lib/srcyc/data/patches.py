@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from srcyc.acquisition import AxisAcquisition
 from srcyc.config import PatchConfig
 from srcyc.data.augmentation import (
     ContrastCurve,
@@ -31,7 +30,8 @@ from srcyc.data.pairs import Placement, gain_of_pair
 from srcyc.data.spoiling import draw_slices
 from srcyc.data.store import Array, TrainingScan
 from srcyc.errors import ConfigError, DataError
-from srcyc.intensity import FOREGROUND
+from srcyc.physics.acquisition import AxisAcquisition
+from srcyc.volumes.intensity import FOREGROUND
 
 #: A patch is redrawn this many times at most until this share of it is not background.
 _DRAWS, _LEAST_FOREGROUND = 12, 0.25

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from srcyc.acquisition import slice_profile_matrix
 from srcyc.config import SpoilConfig
 from srcyc.data.store import Array
-from srcyc.resampling import Matrix
+from srcyc.physics.acquisition import slice_profile_matrix
+from srcyc.physics.resampling import Matrix
 
 #: True thickness over spacing stays within these, however wrong the one told is.
 _TRUE_RATIOS = (0.4, 1.4)

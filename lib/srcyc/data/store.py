@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from srcyc.acquisition import ASSUMED_THICKNESS, LARGEST_THICKNESS
-from srcyc.dicom import is_series_address
 from srcyc.errors import DataError, OutputError, VolumeError
 from srcyc.files import write_text, written
-from srcyc.geometry import Grid
-from srcyc.image_files import parts_of
-from srcyc.labels import require_scan
-from srcyc.missing import Missing
-from srcyc.slice_profile import estimate_profile
-from srcyc.volume import Volume, read_volume
-from srcyc.working import WorkingScan, prepare
+from srcyc.physics.acquisition import ASSUMED_THICKNESS, LARGEST_THICKNESS
+from srcyc.physics.slice_profile import estimate_profile
+from srcyc.volumes.dicom import is_series_address
+from srcyc.volumes.geometry import Grid
+from srcyc.volumes.image_files import parts_of
+from srcyc.volumes.labels import require_scan
+from srcyc.volumes.missing import Missing
+from srcyc.volumes.volume import Volume, read_volume
+from srcyc.volumes.working import WorkingScan, prepare
 
 Array = npt.NDArray[np.float32]
 
@@ -45,7 +45,7 @@ class TrainingScan:
         image: ``(I, J, K)`` normalised intensity, thick axis last, axes towards R, A, S.
         spacing: mm per axis of ``image``.
         thickness_ratio: slice thickness over slice spacing: as the file says, else estimated from the scan (see
-            :mod:`srcyc.slice_profile`), else what is assumed.
+            :mod:`srcyc.physics.slice_profile`), else what is assumed.
         grid: of ``image`` in the world; default: along the world's axes, from the spacing.
     """
 

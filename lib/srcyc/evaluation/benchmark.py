@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srcyc.acquisition import LARGEST_THICKNESS, Acquisition
 from srcyc.errors import ConfigError, SRCycError
 from srcyc.evaluation.lpips import LPIPS
 from srcyc.evaluation.metrics import Alignment, Foresight, Image, Quality, Truth, alignment, foresight
 from srcyc.evaluation.regions import Kept, Regions
-from srcyc.geometry import FIELD_OF_VIEW_TOLERANCE, Grid
-from srcyc.resampling import resample
-from srcyc.simulation import CLEAN, Spoiling, simulate_thick
-from srcyc.volume import Volume
+from srcyc.physics.acquisition import LARGEST_THICKNESS, Acquisition
+from srcyc.physics.resampling import resample
+from srcyc.physics.simulation import CLEAN, Spoiling, simulate_thick
+from srcyc.volumes.geometry import FIELD_OF_VIEW_TOLERANCE, Grid
+from srcyc.volumes.volume import Volume
 
 #: What needs no network, and every model is compared with; a model has to beat the last one.
 TRILINEAR, CUBIC, CLASSICAL = "trilinear", "cubic B-spline", "classical inverse"
@@ -81,7 +81,7 @@ class Simulation:
         """Simulate: give the thick scan, whose ``slice_thickness`` is the one told, and the truth it covers.
 
         Raises:
-            ConfigError: see :func:`srcyc.simulation.simulate_thick`.
+            ConfigError: see :func:`srcyc.physics.simulation.simulate_thick`.
         """
         thick, truth = simulate_thick(
             scan,

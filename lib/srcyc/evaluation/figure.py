@@ -20,10 +20,10 @@ from scipy import ndimage
 
 from srcyc.evaluation.metrics import evaluation_mask
 from srcyc.files import written
-from srcyc.geometry import Grid, thick_axis
-from srcyc.intensity import robust_scaling
-from srcyc.resampling import resample
-from srcyc.volume import Volume
+from srcyc.physics.resampling import resample
+from srcyc.volumes.geometry import Grid, thick_axis
+from srcyc.volumes.intensity import robust_scaling
+from srcyc.volumes.volume import Volume
 
 Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]

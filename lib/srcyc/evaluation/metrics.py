@@ -15,7 +15,7 @@ from skimage.metrics import structural_similarity
 from skimage.registration import phase_cross_correlation
 
 from srcyc.errors import DataError
-from srcyc.intensity import IntensityScaling, foreground_mask, robust_scaling
+from srcyc.volumes.intensity import IntensityScaling, foreground_mask, robust_scaling
 
 if TYPE_CHECKING:
     from srcyc.evaluation.lpips import LPIPS

@@ -11,9 +11,9 @@ from scipy import ndimage
 
 from srcyc.errors import DataError
 from srcyc.evaluation.metrics import Image, Mask
-from srcyc.geometry import Grid
-from srcyc.labels import resample_labels
-from srcyc.volume import Volume
+from srcyc.volumes.geometry import Grid
+from srcyc.volumes.labels import resample_labels
+from srcyc.volumes.volume import Volume
 
 #: Voxels that a region has at least to count as a large one.
 LARGE = 20

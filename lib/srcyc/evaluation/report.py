@@ -20,7 +20,7 @@ from srcyc.evaluation.metrics import ALIGNMENT_TOLERANCE, Foresight
 from srcyc.evaluation.regions import LARGE, Kept
 from srcyc.evaluation.thick_scans import SCAN, Examination
 from srcyc.files import write_text
-from srcyc.inference.card import ScanScore, ThickScanScore, contrast_of, mean
+from srcyc.models.card import ScanScore, ThickScanScore, contrast_of, mean
 
 #: Files of an evaluation.
 TABLE_NAME, THICK_TABLE_NAME, REPORT_NAME = "metrics.csv", "thick_scans.csv", "metrics.json"

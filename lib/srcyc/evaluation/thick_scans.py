@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srcyc.acquisition import Acquisition
 from srcyc.evaluation.benchmark import CLASSICAL, CUBIC
 from srcyc.evaluation.metrics import Image, slice_gain
 from srcyc.evaluation.regions import Kept, Regions
 from srcyc.inference.report import ThicknessReport
 from srcyc.inference.super_resolver import SuperResolution
-from srcyc.intensity import foreground_mask, robust_scaling
-from srcyc.resampling import resample
-from srcyc.volume import Volume
+from srcyc.physics.acquisition import Acquisition
+from srcyc.physics.resampling import resample
+from srcyc.volumes.intensity import foreground_mask, robust_scaling
+from srcyc.volumes.volume import Volume
 
 #: Name of the scan's own row.
 SCAN = "scan"

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from srcyc.inference.options import InferenceOptions
 
 if TYPE_CHECKING:
-    from srcyc.inference.model_file import (
+    from srcyc.inference.report import Report
+    from srcyc.inference.super_resolver import SuperResolution, SuperResolver
+    from srcyc.models.model_file import (
         DEFAULT_MODEL,
         ModelCard,
         PublishedModel,
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
         packaged_models,
         publish_model,
     )
-    from srcyc.inference.report import Report
-    from srcyc.inference.super_resolver import SuperResolution, SuperResolver
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -34,12 +34,15 @@ __all__ = [
     "publish_model",
 ]
 
-_HOMES = {"Report": "report", "SuperResolution": "super_resolver", "SuperResolver": "super_resolver"}
+_HOMES = {
+    "Report": "srcyc.inference.report",
+    "SuperResolution": "srcyc.inference.super_resolver",
+    "SuperResolver": "srcyc.inference.super_resolver",
+}
 
 
 def __getattr__(name: str) -> Any:
     # PyTorch takes seconds to import: whoever wants the options only must not wait for it.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _HOMES.get(name, "model_file")
-    return getattr(importlib.import_module(f"srcyc.inference.{home}"), name)
+    return getattr(importlib.import_module(_HOMES.get(name, "srcyc.models.model_file")), name)

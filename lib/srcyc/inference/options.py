@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationError, field_validator
 
 from srcyc.errors import ConfigError
-from srcyc.geometry import TargetSpacing
 from srcyc.schema import Schema
+from srcyc.volumes.geometry import TargetSpacing
 
 #: Characters of a value that are shown back.
 _SHOWN = 200

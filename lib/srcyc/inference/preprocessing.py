@@ -13,8 +13,8 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from srcyc.errors import SRCycError
-from srcyc.intensity import IntensityScaling, robust_scaling
-from srcyc.volume import Volume
+from srcyc.volumes.intensity import IntensityScaling, robust_scaling
+from srcyc.volumes.volume import Volume
 
 #: N4 fits a field so smooth that voxels of about this size (mm) tell as much as finer ones.
 _N4_SPACING = 4.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from srcyc.files import sha256
-from srcyc.intensity import IntensityScaling
 from srcyc.schema import Schema
-from srcyc.volume import Volume
+from srcyc.volumes.intensity import IntensityScaling
+from srcyc.volumes.volume import Volume
 
 #: Goes into every report.
 NOTE = "Research software: the added detail is estimated by a network. Not for diagnostic use."
@@ -63,7 +63,7 @@ class ThicknessReport(Schema):
         millimetres: full width at half maximum of the slice profile.
         ratio: the same over the distance of the slices.
         source: ``stated`` by the user, ``read`` from the file, ``estimated`` from the scan itself (see
-            :mod:`srcyc.slice_profile`), or ``assumed`` because nobody could tell.
+            :mod:`srcyc.physics.slice_profile`), or ``assumed`` because nobody could tell.
     """
 
     millimetres: float

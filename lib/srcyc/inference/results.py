@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from srcyc.files import publish, staging, write_text
-from srcyc.image_files import Scaling, can_scale, is_written
-from srcyc.labels import resample_labels
-from srcyc.volume import Volume, volume_stem, write_volume
+from srcyc.volumes.image_files import Scaling, can_scale, is_written
+from srcyc.volumes.labels import resample_labels
+from srcyc.volumes.volume import Volume, volume_stem, write_volume
 
 if TYPE_CHECKING:
     from srcyc.inference.super_resolver import SuperResolution
@@ -106,7 +106,7 @@ def write_result(
         also: writes further files to a place that is given to it, of the volume as it is written.
 
     Raises:
-        OutputError: see :func:`srcyc.volume.write_volume`.
+        OutputError: see :func:`srcyc.volumes.volume.write_volume`.
         VolumeError: labels that are none, or of something else.
     """
     document = result.report.model_dump(mode="json")

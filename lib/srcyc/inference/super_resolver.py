@@ -17,18 +17,9 @@ import torch
 from torch import Tensor
 
 from srcyc._version import __version__
-from srcyc.acquisition import (
-    ASSUMED_THICKNESS,
-    LARGEST_THICKNESS,
-    Acquisition,
-    AxisAcquisition,
-    relative_residual,
-)
 from srcyc.device import peak_memory, precision_name, resolve_device, resolve_precision
 from srcyc.enhancement import Progress, enhance_in_slabs
 from srcyc.errors import ConfigError, ModelError, SRCycError, VolumeError
-from srcyc.geometry import Grid, target_grid
-from srcyc.inference.model_file import DEFAULT_MODEL, ModelCard, PublishedModel, find_model, load_model
 from srcyc.inference.options import InferenceOptions
 from srcyc.inference.preprocessing import correct_bias_field, denoise
 from srcyc.inference.report import (
@@ -40,14 +31,23 @@ from srcyc.inference.report import (
     ThicknessReport,
     describe_input,
 )
-from srcyc.intensity import IntensityScaling, robust_scaling
-from srcyc.labels import require_scan
-from srcyc.missing import Missing
+from srcyc.models.model_file import DEFAULT_MODEL, ModelCard, PublishedModel, find_model, load_model
 from srcyc.networks import Generator
-from srcyc.noise import estimate_noise
-from srcyc.slice_profile import ProfileEstimate, estimate_profile
-from srcyc.volume import Volume
-from srcyc.working import WorkingOrder, WorkingScan, prepare
+from srcyc.physics.acquisition import (
+    ASSUMED_THICKNESS,
+    LARGEST_THICKNESS,
+    Acquisition,
+    AxisAcquisition,
+    relative_residual,
+)
+from srcyc.physics.noise import estimate_noise
+from srcyc.physics.slice_profile import ProfileEstimate, estimate_profile
+from srcyc.volumes.geometry import Grid, target_grid
+from srcyc.volumes.intensity import IntensityScaling, robust_scaling
+from srcyc.volumes.labels import require_scan
+from srcyc.volumes.missing import Missing
+from srcyc.volumes.volume import Volume
+from srcyc.volumes.working import WorkingOrder, WorkingScan, prepare
 
 #: Tells a scan's slice profile, or None.
 Estimate = Callable[[], ProfileEstimate | None]
@@ -102,7 +102,7 @@ class SuperResolver:
     Holds no state between calls, so threads may share it.
 
     Args:
-        model: from :func:`srcyc.inference.model_file.load_model`.
+        model: from :func:`srcyc.models.model_file.load_model`.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         max_memory: GB (10^9 bytes) that a call may use; None: whatever is fastest.

@@ -8,11 +8,11 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from srcyc.acquisition import Acquisition
 from srcyc.errors import ConfigError
 from srcyc.networks.layers import Convolution, check_dims
 from srcyc.networks.learned_acquisition import Degradation, LearnedAcquisition
-from srcyc.resampling import resample
+from srcyc.physics.acquisition import Acquisition
+from srcyc.physics.resampling import resample
 from srcyc.schema import Schema
 
 Skip = Literal["area", "profile", "learned", "none"]

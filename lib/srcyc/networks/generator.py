@@ -1,6 +1,6 @@
 """What every G_HR has in common: upscale, then refine. A new one is a class with a name; nothing else knows it.
 
-The upscaling and the projection need no network (:mod:`srcyc.acquisition`). A generator gets the consistently
+The upscaling and the projection need no network (:mod:`srcyc.physics.acquisition`). A generator gets the consistently
 upscaled scan and gives what is left: r, what lies between the slices, and, if it wants, delta, what the slices
 themselves have wrong. :mod:`srcyc.enhancement` puts the three together.
 """

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from srcyc.acquisition import FWHM_PER_SIGMA, LARGEST_THICKNESS, Acquisition
-from srcyc.resampling import apply_along
+from srcyc.physics.acquisition import FWHM_PER_SIGMA, LARGEST_THICKNESS, Acquisition
+from srcyc.physics.resampling import apply_along
 from srcyc.schema import Schema
 
 #: A parameter p stands for start * exp(_GAIN p): Adam moves every parameter by its learning rate a step, whatever the
@@ -48,7 +48,7 @@ class Degradation(Schema):
 
 
 class LearnedAcquisition(nn.Module):
-    """The operator A of :mod:`srcyc.acquisition`, differentiable in what it does not know, plus noise.
+    """The operator A of :mod:`srcyc.physics.acquisition`, differentiable in what it does not know, plus noise.
 
     A slice is the mean of the object weighted by a Gaussian profile, ``width`` times as wide as told; each slice is
     blurred by a Gaussian along the other axes and has white Gaussian noise. At factor 1 the image is a scan already,
@@ -115,7 +115,7 @@ class LearnedAcquisition(nn.Module):
 
 
 def gaussian_profiles(n_fine: int, centres: Tensor, fwhm: Tensor) -> Tensor:
-    """Give :func:`srcyc.acquisition.slice_profile_matrix` of Gaussians, ``(len(centres), n_fine)``, differentiably.
+    """Give :func:`~srcyc.physics.acquisition.slice_profile_matrix` of Gaussians, differentiably.
 
     Args:
         n_fine: fine voxels along the axis.

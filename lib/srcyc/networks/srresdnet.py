@@ -22,8 +22,8 @@ from srcyc.networks.generator import (
     register,
 )
 from srcyc.networks.resdnet import ResDNet, condition_mlp
-from srcyc.noise import estimate_noise
-from srcyc.resampling import Interpolation, resample
+from srcyc.physics.noise import estimate_noise
+from srcyc.physics.resampling import Interpolation, resample
 from srcyc.schema import Limits
 
 #: Length of the conditioning vector of a network that knows the sampling.

@@ -11,11 +11,11 @@ from srcyc._version import __version__
 from srcyc.config import TrainingConfig
 from srcyc.data.store import TrainingScan
 from srcyc.evaluation.metrics import Quality
-from srcyc.inference.card import ModelCard, Origin, ScanScore, Training, ValidationScore, contrast_of
-from srcyc.inference.model_file import PublishedModel, load_model, publish_model
+from srcyc.models.card import ModelCard, Origin, ScanScore, Training, ValidationScore, contrast_of
+from srcyc.models.model_file import PublishedModel, load_model, publish_model
 from srcyc.networks import Degradation
 from srcyc.training.validation import Case, Score, Validator
-from srcyc.volume import volume_stem
+from srcyc.volumes.volume import volume_stem
 
 
 def make_card(

@@ -23,7 +23,7 @@ from srcyc.networks import Degradation
 from srcyc.training.recorder import HISTORY_NAME, read_history
 from srcyc.training.run_folder import MODEL_NAME
 from srcyc.training.validation import Picture, Score
-from srcyc.volume import Volume
+from srcyc.volumes.volume import Volume
 
 REPORT_NAME = "report"
 

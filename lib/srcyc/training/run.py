@@ -15,7 +15,7 @@ from srcyc.data.patches import AlignedPatches, Patches, Share, SimulatedPatches,
 from srcyc.data.store import ScanStore, TrainingScan
 from srcyc.device import resolve_precision
 from srcyc.errors import ConfigError, ModelError, OutputError
-from srcyc.inference.model_file import PublishedModel, find_model, load_model, publish_model
+from srcyc.models.model_file import PublishedModel, find_model, load_model, publish_model
 from srcyc.networks import Generator
 from srcyc.training.distributed import Processes
 from srcyc.training.networks import build_networks

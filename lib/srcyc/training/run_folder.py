@@ -19,7 +19,7 @@ from srcyc.data.gathering import TrainingSet
 from srcyc.data.store import ScanStore
 from srcyc.errors import DataError, ModelError, OutputError
 from srcyc.files import remove_unfinished, write_text
-from srcyc.inference.model_file import PublishedModel, load_model, publish_model
+from srcyc.models.model_file import PublishedModel, load_model, publish_model
 from srcyc.training.checkpoint import Checkpoints
 from srcyc.training.settings import checked, read_yaml
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from srcyc.acquisition import AxisAcquisition
 from srcyc.config import TrainingConfig
 from srcyc.data.image_pool import ImagePool
 from srcyc.data.patches import Batch
@@ -26,7 +25,8 @@ from srcyc.losses import (
     SpectrumLoss,
     TotalVariationLoss,
 )
-from srcyc.resampling import apply_along
+from srcyc.physics.acquisition import AxisAcquisition
+from srcyc.physics.resampling import apply_along
 from srcyc.training.distributed import Processes
 from srcyc.training.networks import Networks
 from srcyc.training.optimisation import Optimiser

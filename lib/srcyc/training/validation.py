@@ -12,17 +12,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from srcyc.acquisition import AxisAcquisition, relative_residual
 from srcyc.config import ValidationConfig
 from srcyc.data.store import TrainingScan
 from srcyc.enhancement import Enhanced, enhance
 from srcyc.errors import ConfigError
 from srcyc.evaluation.lpips import LPIPS
 from srcyc.evaluation.metrics import Quality, Truth
-from srcyc.geometry import Grid
-from srcyc.intensity import FOREGROUND
 from srcyc.networks import DegradationNet, Generator
-from srcyc.resampling import apply_along, resample
+from srcyc.physics.acquisition import AxisAcquisition, relative_residual
+from srcyc.physics.resampling import apply_along, resample
+from srcyc.volumes.geometry import Grid
+from srcyc.volumes.intensity import FOREGROUND
 
 Image = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]
@@ -105,7 +105,7 @@ class Score:
     """Means over the cases; None where nothing could be measured.
 
     PSNR, SSIM and LPIPS are of slices simulated from held-back HR scans (:class:`srcyc.evaluation.metrics.Truth`), each
-    beside cubic B-spline interpolation's and the classical inverse's (:mod:`srcyc.acquisition`) on the same cases.
+    beside cubic B-spline interpolation's and the classical inverse's (:mod:`srcyc.physics.acquisition`).
 
     Attributes:
         psnr: dB.

@@ -12,10 +12,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
 
 import srcyc_app
-from srcyc_app.identifiers import check_image_id
 from srcyc_app.refusals import not_found, refusing
 from srcyc_app.server.replies import FileOnce
 from srcyc_app.server.services import Served
+from srcyc_app.studies.identifiers import check_image_id
 
 router = APIRouter(prefix="/compare", tags=["Compare"])
 

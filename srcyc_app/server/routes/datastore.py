@@ -11,8 +11,6 @@ from fastapi.responses import FileResponse, Response
 from monailabel.interfaces.datastore import Datastore
 from monailabel.utils.others.generic import file_checksum
 
-from srcyc_app.datastore import StudiesFolder
-from srcyc_app.identifiers import check_image_id, check_tag
 from srcyc_app.refusals import not_found, unusable
 from srcyc_app.server.access import current, require
 from srcyc_app.server.actions import Role
@@ -21,6 +19,8 @@ from srcyc_app.server.replies import FileOnce
 from srcyc_app.server.routes.sessions import send_scan
 from srcyc_app.server.services import Served, Services
 from srcyc_app.server.uploads import read_object, save, unpacked
+from srcyc_app.studies.datastore import StudiesFolder
+from srcyc_app.studies.identifiers import check_image_id, check_tag
 
 router = APIRouter(prefix="/datastore", tags=["Datastore"])
 

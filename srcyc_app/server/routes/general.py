@@ -12,12 +12,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
-from srcyc_app.identifiers import check_request_id
 from srcyc_app.refusals import Refusal, not_found
 from srcyc_app.server.audit import note
 from srcyc_app.server.jobs import State
 from srcyc_app.server.services import Served
 from srcyc_app.server.uploads import check_object, first
+from srcyc_app.studies.identifiers import check_request_id
 
 router = APIRouter()
 

@@ -13,7 +13,6 @@ from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from srcyc_app.app import NAME
-from srcyc_app.identifiers import check_request_id
 from srcyc_app.infers.options import Options
 from srcyc_app.refusals import Refusal, not_found, unusable
 from srcyc_app.server.access import current
@@ -22,6 +21,7 @@ from srcyc_app.server.jobs import Cancelled
 from srcyc_app.server.replies import FileOnce, Json, MultipartOnce
 from srcyc_app.server.services import Served, Services
 from srcyc_app.server.uploads import first, read_object, save
+from srcyc_app.studies.identifiers import check_request_id
 
 router = APIRouter(prefix="/infer", tags=["Infer"])
 

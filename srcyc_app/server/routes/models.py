@@ -12,7 +12,7 @@ from fastapi import APIRouter, Body, File, UploadFile
 from fastapi.responses import FileResponse, Response
 
 from srcyc.files import sha256, written
-from srcyc.inference.model_file import SUFFIX
+from srcyc.models.model_file import SUFFIX
 from srcyc_app.app import NAME
 from srcyc_app.refusals import conflict, forbidden, refusing, unusable
 from srcyc_app.server.access import current

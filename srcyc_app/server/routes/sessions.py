@@ -11,14 +11,14 @@ from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from srcyc_app.archives import MOST_MEMBERS, pack_folder
 from srcyc_app.refusals import Refusal, not_found, unusable
 from srcyc_app.server.access import current
 from srcyc_app.server.audit import note
 from srcyc_app.server.replies import FileOnce
 from srcyc_app.server.services import Served, Services
 from srcyc_app.server.uploads import save_all
-from srcyc_app.sessions import ScanSessions
+from srcyc_app.studies.archives import MOST_MEMBERS, pack_folder
+from srcyc_app.studies.sessions import ScanSessions
 
 router = APIRouter(prefix="/session", tags=["Session"])
 

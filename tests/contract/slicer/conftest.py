@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from srcyc.inference.model_file import DEFAULT_MODEL
+from srcyc.models.model_file import DEFAULT_MODEL
 
 #: Longer than anything takes here on a busy machine.
 PATIENCE = 120.0

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from srcyc.inference.card import ModelCard, ScanScore, ThickScanScore, Training, ValidationScore
+from srcyc.models.card import ModelCard, ScanScore, ThickScanScore, Training, ValidationScore
 from srcyc.networks import SliceResDNetConfig
 
 CardText = Callable[[dict[str, Any]], str]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import srcyc
-from srcyc.volume import read_volume
+from srcyc.volumes.volume import read_volume
 from SRCycLib.client import VERSION, Client, ServerError, Unreachable
 from SRCycLib.multipart import Malformed, Reply
 from SRCycLib.training import Watch

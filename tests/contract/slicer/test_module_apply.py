@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from srcyc.volume import Volume
+from srcyc.volumes.volume import Volume
 
 
 def affine_of(node: Any) -> np.ndarray:

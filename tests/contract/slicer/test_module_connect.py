@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from srcyc.inference.model_file import DEFAULT_MODEL
+from srcyc.models.model_file import DEFAULT_MODEL
 
 
 def test_before_a_connection_nothing_can_be_started(panel: Any) -> None:

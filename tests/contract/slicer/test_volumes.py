@@ -15,7 +15,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from srcyc.volume import Volume, read_volume
+from srcyc.volumes.volume import Volume, read_volume
 from SRCycLib.client import Client
 
 CommandLine = Callable[..., Any]

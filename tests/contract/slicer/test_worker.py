@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from srcyc.volume import read_volume
+from srcyc.volumes.volume import read_volume
 from SRCycLib import worker
 from SRCycLib.client import Client
 

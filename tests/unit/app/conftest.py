@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from factories import OBLIQUE_AXES, make_affine, make_head
-from srcyc.volume import Volume, write_volume
+from srcyc.volumes.volume import Volume, write_volume
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 import srcyc_app
 from srcyc.errors import ConfigError
 from srcyc.inference.super_resolver import SuperResolver
-from srcyc.volume import Volume, read_volume
+from srcyc.volumes.volume import Volume, read_volume
 from srcyc_app.app import SRCycApp
 from srcyc_app.refusals import Refusal
 

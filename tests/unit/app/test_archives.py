@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from srcyc.volume import read_volume
-from srcyc_app import archives
-from srcyc_app.archives import pack_folder, refuse_detached, unpack_zip
+from srcyc.volumes.volume import read_volume
 from srcyc_app.refusals import Refusal
+from srcyc_app.studies import archives
+from srcyc_app.studies.archives import pack_folder, refuse_detached, unpack_zip
 
 ROOM = 10_000_000
 

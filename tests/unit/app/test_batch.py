@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import srcyc_app.app
-from srcyc.volume import Volume, write_volume
+from srcyc.volumes.volume import Volume, write_volume
 from srcyc_app.batch import BatchSuperResolution
-from srcyc_app.datastore import StudiesFolder
 from srcyc_app.infers.super_resolution import SuperResolutionTask
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import Refusal
+from srcyc_app.studies.datastore import StudiesFolder
 
 #: What MONAI Label's route puts into every request.
 STOCK = {

@@ -10,7 +10,7 @@ import pytest
 import srcyc.cli
 from srcyc.cli import main
 from srcyc.cli.plugins import add_commands
-from srcyc.inference.model_file import DEFAULT_MODEL
+from srcyc.models.model_file import DEFAULT_MODEL
 
 
 def test_serve_is_a_command_of_srcyc(capsys):

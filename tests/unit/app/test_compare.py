@@ -19,7 +19,7 @@ from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
 import srcyc_app
-from srcyc.volume import Volume, read_volume, write_volume
+from srcyc.volumes.volume import Volume, read_volume, write_volume
 from srcyc_app.app import SRCycApp
 from srcyc_app.server.decoding import InPlace
 from srcyc_app.server.failures import Failures, add_handlers

@@ -25,10 +25,10 @@ from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
 from srcyc.errors import DataError, InputError
-from srcyc.volume import Volume, read_volume, write_volume
-from srcyc_app.datastore import StudiesFolder
+from srcyc.volumes.volume import Volume, read_volume, write_volume
 from srcyc_app.refusals import Refusal
-from srcyc_app.state import STATE_FILE
+from srcyc_app.studies.datastore import StudiesFolder
+from srcyc_app.studies.state import STATE_FILE
 
 THICK, THIN, BETWEEN = (1.0, 1.0, 5.0), (1.0, 1.0, 1.0), (1.5, 1.5, 2.0)
 INTERVAL = 0.05
@@ -798,7 +798,7 @@ def test_a_folder_that_cannot_be_one(tmp_path: Path) -> None:
 
 _WRITER = """
 import sys
-from srcyc_app.datastore import StudiesFolder
+from srcyc_app.studies.datastore import StudiesFolder
 store = StudiesFolder(sys.argv[1], watch=False, interval=0.05)
 print("ready", flush=True)
 number = 0

@@ -10,9 +10,9 @@ import pytest
 from monailabel.datastore.local import LocalDatastore
 
 from srcyc.data.domains import Domain, ManifestEntry
-from srcyc.volume import Volume, write_volume
-from srcyc_app.datastore import StudiesFolder
-from srcyc_app.domains import assigned_domain, scans_in, training_scans
+from srcyc.volumes.volume import Volume, write_volume
+from srcyc_app.studies.datastore import StudiesFolder
+from srcyc_app.studies.domains import assigned_domain, scans_in, training_scans
 
 THICK, THIN = (1.0, 1.0, 5.0), (1.0, 1.0, 1.0)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from srcyc_app.identifiers import (
+from srcyc_app.refusals import Refusal
+from srcyc_app.studies.identifiers import (
     check_image_id,
     check_name,
     check_request_id,
@@ -14,7 +15,6 @@ from srcyc_app.identifiers import (
     is_inside,
     is_session_id,
 )
-from srcyc_app.refusals import Refusal
 
 
 @pytest.mark.parametrize(

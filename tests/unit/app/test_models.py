@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from srcyc.errors import ModelError
-from srcyc.inference.model_file import DEFAULT_MODEL, load_model, packaged_models, publish_model
+from srcyc.models.model_file import DEFAULT_MODEL, load_model, packaged_models, publish_model
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import Refusal
 from srcyc_app.server import activation

@@ -17,8 +17,8 @@ from hostile_files import HARMLESS, HOSTILE, SERIES
 
 from factories import OBLIQUE_AXES, make_affine, make_head, save_model, save_series
 from srcyc.errors import ModelError, OutputError, SRCycError, VolumeError
-from srcyc.image_files import Orientation, Scaling
-from srcyc.volume import Volume, read_volume, write_volume
+from srcyc.volumes.image_files import Orientation, Scaling
+from srcyc.volumes.volume import Volume, read_volume, write_volume
 from srcyc_app.server import decoding
 from srcyc_app.server.decoding import Apart, InPlace, reading
 

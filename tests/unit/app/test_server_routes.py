@@ -19,8 +19,8 @@ from monailabel.config import settings
 from monailabel.interfaces.utils.app import apps
 from starlette.testclient import TestClient
 
-from srcyc.inference.model_file import DEFAULT_MODEL
-from srcyc.volume import read_volume
+from srcyc.models.model_file import DEFAULT_MODEL
+from srcyc.volumes.volume import read_volume
 from srcyc_app.server.application import create_app
 from srcyc_app.server.environment import configure
 

@@ -19,9 +19,9 @@ import pytest
 from monailabel.utils.sessions import Sessions
 
 from srcyc.errors import InputError
-from srcyc.volume import Volume, read_volume, write_volume
+from srcyc.volumes.volume import Volume, read_volume, write_volume
 from srcyc_app.refusals import Refusal
-from srcyc_app.sessions import ScanSessions
+from srcyc_app.studies.sessions import ScanSessions
 
 
 @pytest.fixture

@@ -18,13 +18,13 @@ import pytest
 import forks
 from factories import TINY_TRAINING, save_people, tiny_words
 from srcyc.errors import OutputError, SRCycError
-from srcyc.inference.model_file import DEFAULT_MODEL, load_model, packaged_models
+from srcyc.models.model_file import DEFAULT_MODEL, load_model, packaged_models
 from srcyc.training.checkpoint import load_checkpoint
 from srcyc.training.recorder import read_history
 from srcyc.training.stability import CollapseError
-from srcyc_app.datastore import StudiesFolder
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import Refusal
+from srcyc_app.studies.datastore import StudiesFolder
 from srcyc_app.trainers.task import UnpairedTraining
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's processes")

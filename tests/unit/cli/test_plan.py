@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from srcyc.cli.plan import find_sources, plan_jobs, prepare_folder, remove_empty, unique_names
 from srcyc.errors import OutputError
 from srcyc.files import sha256
-from srcyc.volume import Volume, write_volume
+from srcyc.volumes.volume import Volume, write_volume
 
 
 def _scan(path: Path) -> Path:

@@ -13,8 +13,8 @@ from srcyc.data.domains import AssignedScan, Domain, ManifestEntry
 from srcyc.data.gathering import TrainingSet, gather
 from srcyc.data.store import ScanStore
 from srcyc.errors import DataError
-from srcyc.simulation import simulate_thick
-from srcyc.volume import Volume, write_volume
+from srcyc.physics.simulation import simulate_thick
+from srcyc.volumes.volume import Volume, write_volume
 
 
 @pytest.fixture

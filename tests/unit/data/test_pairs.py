@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from srcyc.acquisition import slice_profile_matrix
 from srcyc.config import PatchConfig
 from srcyc.data.pairs import Placement, gain_of_pair, why_not_a_pair
 from srcyc.data.patches import AlignedPatches, Batch
 from srcyc.data.store import TrainingScan
-from srcyc.geometry import Grid
-from srcyc.resampling import apply_along
+from srcyc.physics.acquisition import slice_profile_matrix
+from srcyc.physics.resampling import apply_along
+from srcyc.volumes.geometry import Grid
 
 SIZE = (24, 24, 6)
 

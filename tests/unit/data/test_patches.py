@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from srcyc.acquisition import AxisAcquisition
 from srcyc.config import PatchConfig, SpoilConfig
 from srcyc.data.augmentation import draw_contrast, draw_softness, orient, soften
 from srcyc.data.patches import (
@@ -23,7 +22,8 @@ from srcyc.data.patches import (
 )
 from srcyc.data.store import TrainingScan
 from srcyc.errors import ConfigError, DataError
-from srcyc.resampling import apply_along, resample
+from srcyc.physics.acquisition import AxisAcquisition
+from srcyc.physics.resampling import apply_along, resample
 
 
 def smooth_scan(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from srcyc.acquisition import slice_profile_matrix
 from srcyc.config import SpoilConfig
 from srcyc.data.spoiling import SimulatedSlices, draw_slices
+from srcyc.physics.acquisition import slice_profile_matrix
 
 SLICES, FACTOR, BEFORE, VOXELS = 6, 4.5, 7, 41
 OFF = {"chance": 0.0, "told_chance": 0.0, "profile_chance": 0.0}

@@ -12,12 +12,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from srcyc.acquisition import ASSUMED_THICKNESS
 from srcyc.data.store import ScanStore, TrainingScan
 from srcyc.errors import DataError, OutputError, VolumeError
-from srcyc.simulation import simulate_thick
-from srcyc.volume import Volume, read_volume, write_volume
-from srcyc.working import prepare
+from srcyc.physics.acquisition import ASSUMED_THICKNESS
+from srcyc.physics.simulation import simulate_thick
+from srcyc.volumes.volume import Volume, read_volume, write_volume
+from srcyc.volumes.working import prepare
 
 #: Thick slices along the first axis, turned and shifted.
 AFFINE = np.array([[0, 1, 0, -20], [0, 0, -1.1, 30], [4.0, 0, 0, -15], [0, 0, 0, 1]])

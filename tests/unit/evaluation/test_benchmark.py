@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from srcyc.acquisition import Acquisition
 from srcyc.errors import ConfigError, SRCycError
 from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, TRILINEAR, Answer, Simulation, baselines, compare
 from srcyc.evaluation.lpips import LPIPS
-from srcyc.simulation import Spoiling, simulate_thick
-from srcyc.volume import Volume
+from srcyc.physics.acquisition import Acquisition
+from srcyc.physics.simulation import Spoiling, simulate_thick
+from srcyc.volumes.volume import Volume
 
 
 @pytest.fixture(scope="module")

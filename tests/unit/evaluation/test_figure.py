@@ -8,8 +8,8 @@ from scipy import ndimage
 
 from srcyc.errors import OutputError
 from srcyc.evaluation.figure import Panel, comparison_figure, preview_figure, thick_scan_figure
-from srcyc.simulation import simulate_thick
-from srcyc.volume import Volume
+from srcyc.physics.simulation import simulate_thick
+from srcyc.volumes.volume import Volume
 
 RAS = np.diag([1.0, 1.0, 1.2, 1.0])
 

@@ -18,8 +18,8 @@ from srcyc.evaluation.metrics import (
     slice_gain,
     ssim,
 )
-from srcyc.intensity import IntensityScaling, robust_scaling
-from srcyc.resampling import resample
+from srcyc.physics.resampling import resample
+from srcyc.volumes.intensity import IntensityScaling, robust_scaling
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from scipy import ndimage
 from factories import make_affine
 from srcyc.errors import DataError, VolumeError
 from srcyc.evaluation.regions import LARGE, Regions
-from srcyc.volume import Volume
+from srcyc.volumes.volume import Volume
 
 SHAPE = (40, 36, 32)
 

@@ -12,8 +12,8 @@ from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, TRILINEAR, Simulation, 
 from srcyc.evaluation.metrics import Quality
 from srcyc.evaluation.report import means_of, report_of, rows_of, scores_of, write_report
 from srcyc.files import write_text
-from srcyc.simulation import Spoiling
-from srcyc.volume import Volume
+from srcyc.physics.simulation import Spoiling
+from srcyc.volumes.volume import Volume
 
 
 @pytest.fixture(scope="module")

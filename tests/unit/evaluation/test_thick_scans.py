@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from srcyc.acquisition import Acquisition
 from srcyc.evaluation.benchmark import CLASSICAL, CUBIC
 from srcyc.evaluation.report import report_of, thick_rows_of, thick_scores_of, write_report
 from srcyc.evaluation.thick_scans import SCAN, examine
 from srcyc.inference import SuperResolver, load_model
 from srcyc.networks import SliceResDNet
-from srcyc.simulation import Spoiling, simulate_thick
-from srcyc.volume import Volume
+from srcyc.physics.acquisition import Acquisition
+from srcyc.physics.simulation import Spoiling, simulate_thick
+from srcyc.volumes.volume import Volume
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from srcyc.inference.preprocessing import correct_bias_field, denoise
-from srcyc.volume import Volume
+from srcyc.volumes.volume import Volume
 
 AFFINE = np.diag([2.0, 2.0, 6.0, 1.0])
 

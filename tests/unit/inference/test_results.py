@@ -20,7 +20,7 @@ from srcyc.inference.report import (
 )
 from srcyc.inference.results import Place, fit_type, maps_of, volume_stem, write_result
 from srcyc.inference.super_resolver import SuperResolution
-from srcyc.volume import Volume, read_volume
+from srcyc.volumes.volume import Volume, read_volume
 
 FINE, SLICES = np.eye(4), np.diag([1.0, 1.0, 4.0, 1.0])
 

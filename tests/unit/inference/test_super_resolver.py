@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from srcyc.acquisition import Acquisition, AxisAcquisition
 from srcyc.enhancement import enhance
 from srcyc.errors import ConfigError, ModelError, NothingToDoError, SRCycError, VolumeError
 from srcyc.inference import InferenceOptions, SuperResolver
 from srcyc.inference.super_resolver import Plan, slice_thickness
 from srcyc.networks import Sampling
-from srcyc.simulation import simulate_thick
-from srcyc.slice_profile import ProfileEstimate
-from srcyc.volume import Volume, read_volume, write_volume
-from srcyc.working import prepare
+from srcyc.physics.acquisition import Acquisition, AxisAcquisition
+from srcyc.physics.simulation import simulate_thick
+from srcyc.physics.slice_profile import ProfileEstimate
+from srcyc.volumes.volume import Volume, read_volume, write_volume
+from srcyc.volumes.working import prepare
 
 
 def rotation(degrees: float) -> np.ndarray:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from srcyc.losses import SpectrumLoss
 from srcyc.networks import LearnedAcquisition
-from srcyc.resampling import resample
+from srcyc.physics.resampling import resample
 
 
 def anatomy(seed: int, size: tuple[int, int, int] = (24, 24, 40)) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from srcyc.acquisition import Acquisition
 from srcyc.errors import ConfigError
 from srcyc.networks import DegradationNet, DegradationNetConfig
-from srcyc.resampling import resample
+from srcyc.physics.acquisition import Acquisition
+from srcyc.physics.resampling import resample
 
 SHAPES = {2: (16, 24), 3: (12, 11, 24)}
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from srcyc.acquisition import Acquisition, slice_profile_matrix
 from srcyc.errors import ConfigError
 from srcyc.networks import DegradationNet, DegradationNetConfig, LearnedAcquisition
 from srcyc.networks.learned_acquisition import gaussian_profiles
-from srcyc.resampling import apply_along, resample
+from srcyc.physics.acquisition import Acquisition, slice_profile_matrix
+from srcyc.physics.resampling import apply_along, resample
 
 SIZE = (12, 11, 6)
 FINE = (12, 11, 27)

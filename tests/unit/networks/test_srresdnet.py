@@ -13,8 +13,8 @@ from torch import nn
 
 from srcyc.errors import ConfigError, ModelError
 from srcyc.networks import Sampling, SRResDNet, SRResDNetConfig, build_generator
-from srcyc.noise import estimate_noise
-from srcyc.resampling import resample
+from srcyc.physics.noise import estimate_noise
+from srcyc.physics.resampling import resample
 
 SHAPES = {2: (14, 12), 3: (8, 9, 7)}
 #: A projection that never limits, for tests of everything else; there must be some noise to limit to.

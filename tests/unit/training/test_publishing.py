@@ -12,8 +12,8 @@ import torch
 from srcyc.config import CardConfig, TrainingConfig, ValidationConfig
 from srcyc.data.store import TrainingScan
 from srcyc.evaluation.metrics import Quality
-from srcyc.inference.card_page import training_text
-from srcyc.inference.model_file import ModelCard, load_model, publish_model
+from srcyc.models.card_page import training_text
+from srcyc.models.model_file import ModelCard, load_model, publish_model
 from srcyc.networks import Degradation, Generator, SliceResDNet
 from srcyc.training.publishing import held_back_scores, make_card, publish_if_better, validation_score
 from srcyc.training.validation import simulated_cases

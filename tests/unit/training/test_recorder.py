@@ -12,10 +12,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from srcyc.errors import OutputError
-from srcyc.geometry import Grid
 from srcyc.networks import Degradation
 from srcyc.training.recorder import HISTORY_NAME, Recorder, montage, read_history
 from srcyc.training.validation import Picture, Score
+from srcyc.volumes.geometry import Grid
 
 SCORE = Score(psnr=31.0, cubic_psnr=30.0)
 

@@ -10,11 +10,11 @@ import pytest
 
 from srcyc.config import TrainingConfig, ValidationConfig
 from srcyc.errors import OutputError
-from srcyc.geometry import Grid
 from srcyc.networks import Degradation
 from srcyc.training.recorder import Recorder
 from srcyc.training.report import write_report
 from srcyc.training.validation import Picture, Score
+from srcyc.volumes.geometry import Grid
 
 
 def config(**validation: object) -> TrainingConfig:

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srcyc.acquisition import AxisAcquisition
 from srcyc.config import LossWeights, PatchConfig, TrainingConfig
 from srcyc.data.image_pool import ImagePool
 from srcyc.data.patches import Batch
@@ -27,7 +26,8 @@ from srcyc.networks import (
     SliceResDNetConfig,
 )
 from srcyc.networks.degradation import Skip
-from srcyc.resampling import apply_along, resample
+from srcyc.physics.acquisition import AxisAcquisition
+from srcyc.physics.resampling import apply_along, resample
 from srcyc.training.networks import Networks, build_networks
 from srcyc.training.step import TrainingStep
 from srcyc.training.trainer import to_device

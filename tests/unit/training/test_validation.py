@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from srcyc.acquisition import Acquisition, AxisAcquisition
 from srcyc.config import ValidationConfig
 from srcyc.data.store import TrainingScan
 from srcyc.enhancement import enhance
 from srcyc.errors import ConfigError, ModelError
 from srcyc.evaluation.metrics import Truth
-from srcyc.geometry import Grid
 from srcyc.networks import DegradationNet, SliceResDNet
-from srcyc.resampling import apply_along, resample
+from srcyc.physics.acquisition import Acquisition, AxisAcquisition
+from srcyc.physics.resampling import apply_along, resample
 from srcyc.training.validation import Score, Validator
+from srcyc.volumes.geometry import Grid
 
 CPU = torch.device("cpu")
 CONFIG = ValidationConfig(thicknesses=(3.0, 5.0), crop=32)

@@ -1,0 +1,1 @@
+"""How a scanner makes thick slices, and what can be told from them without a network."""

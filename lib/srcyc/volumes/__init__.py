@@ -1,0 +1,1 @@
+"""Volumes: their grid in the world, and the files that hold them."""

@@ -1,0 +1,83 @@
+"""FreeSurfer's .mgh and .mgz, through nibabel."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from srcyc.errors import VolumeError
+from srcyc.volumes.formats.gzipped import is_packed, read_into, read_start
+from srcyc.volumes.formats.raw import Header, RawVolume, require_bytes, require_room, volume_shape
+
+_HEADER_BYTES = 284
+#: Where the header tells whether it tells the place (goodRASFlag).
+_PLACE_TOLD = slice(28, 30)
+#: Voxel types that the format has.
+TYPES = ("uint8", "int16", "int32", "float32")
+
+
+def read_header(path: Path) -> Header:
+    """Read what a file says of itself.
+
+    Raises:
+        VolumeError: not an MGH file, damaged, several volumes, or larger than its file.
+        OSError: the file cannot be opened.
+    """
+    return _read(path)[0]
+
+
+def read_volume(path: Path) -> RawVolume:
+    """Read the voxels too.
+
+    Raises:
+        VolumeError: as :func:`read_header`; truncated or damaged voxels.
+        OSError: the file cannot be opened.
+    """
+    header, dtype = _read(path)
+    require_room(path, header.shape, dtype.itemsize)
+    stored = np.empty(math.prod(header.shape), dtype)
+    read_into(path, _HEADER_BYTES, stored.view(np.uint8).data)
+    return RawVolume.of(header, stored.reshape(header.shape, order="F"), dtype.newbyteorder("="))
+
+
+def write(voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], path: Path) -> None:
+    """Write ``(I, J, K)`` voxels of one of :data:`TYPES`; packed unless the name ends in .mgh."""
+    raw = nib.MGHImage(voxels, affine).to_bytes()
+    with path.open("wb") as stream:
+        if path.suffix.lower() == ".mgh":
+            stream.write(raw)
+        else:
+            with gzip.GzipFile(filename="", fileobj=stream, mode="wb", mtime=0) as packed:
+                packed.write(raw)
+
+
+def _read(path: Path) -> tuple[Header, np.dtype[Any]]:
+    raw = read_start(path, _HEADER_BYTES)
+    try:
+        if len(raw) < _HEADER_BYTES or int.from_bytes(raw[:4], "big") != 1:
+            raise ValueError("not its first bytes")
+        fields = nib.freesurfer.mghformat.MGHHeader.from_fileobj(io.BytesIO(raw))
+        dtype = np.dtype(fields.get_data_dtype()).newbyteorder(">")
+        affine = np.array(fields.get_affine(), dtype=np.float64)
+    except Exception as error:  # nibabel has no common base class for what a damaged header causes
+        raise VolumeError(
+            f"{path}: not a readable FreeSurfer volume ({error})",
+            remedy="give the right file, or copy it again",
+        ) from error
+    shape = volume_shape(tuple(int(n) for n in fields["dims"]), path)
+    require_bytes(path, path, _HEADER_BYTES, math.prod(shape) * dtype.itemsize, packed=is_packed(path))
+    # nibabel sets it when it fills the place in.
+    if int.from_bytes(raw[_PLACE_TOLD], "big", signed=True) > 0:
+        return Header(shape, affine), dtype
+    warning = (
+        "its header says nothing of its orientation (goodRASFlag is not set): which side is left is unknown, and taken "
+        "as FreeSurfer does."
+    )
+    return Header(shape, affine, warnings=(warning,)), dtype

@@ -1,0 +1,120 @@
+"""Bringing files into the studies folder and taking them out: complete under their names, or not there at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from srcyc.errors import OutputError
+from srcyc.volumes.dicom import is_dicom_file
+from srcyc.volumes.image_files import detached_data
+from srcyc_app.studies.archives import refuse_programs
+
+#: Hidden, so that no reader picks it up; the process is named so that another one can tell whether it still writes.
+_COMING = ".srcyc-coming-"
+_COMING_NAME = re.compile(re.escape(_COMING) + r"(\d+)-.*")
+_SERIES_SUFFIXES = (".dcm", ".ima", ".dicom")
+
+
+@contextmanager
+def brought(source: Path, folder: Path, suffix: str) -> Iterator[Path]:
+    """Copy a file, or the files of a folder, under a hidden name into the studies folder, for the block.
+
+    Raises:
+        Refusal: 422, a program is among them.
+        OutputError: the disk is full, or the folder cannot be written.
+    """
+    refuse_programs(source)
+    coming = folder / f"{_COMING}{os.getpid()}-{uuid.uuid4().hex[:12]}{suffix}"
+    try:
+        try:
+            if source.is_dir():
+                coming.mkdir()
+                for path in sorted(source.iterdir()):
+                    if path.is_file() and not path.name.startswith("."):
+                        _copy(path, coming / path.name)
+            else:
+                _copy(source, coming)
+        except OSError as error:
+            raise OutputError(
+                f"{folder.name}: the scan cannot be written there ({error.strerror}); free some space on the server."
+            ) from error
+        yield coming
+    finally:
+        remove_path(coming)
+
+
+def put(coming: Path, place: Path) -> None:
+    """Let what was brought appear under its name; a file that is there is replaced, a series goes first.
+
+    Raises:
+        OSError: not writable.
+    """
+    if coming.is_dir() and place.is_dir():
+        remove_scan(place)
+    if coming.is_dir() and place.is_dir():  # other files are in it
+        for path in coming.iterdir():
+            os.replace(path, place / path.name)
+    else:
+        os.replace(coming, place)
+
+
+def remove_scan(path: Path) -> None:
+    """Remove a scan: a link, a file (an ``.mhd`` with its data), or a folder's DICOM files, and itself if empty then.
+
+    Raises:
+        OSError: not allowed.
+    """
+    if path.is_symlink() or not path.is_dir():
+        _remove_data_of(path)
+        path.unlink(missing_ok=True)
+        return
+    for file in path.iterdir():
+        if file.is_file() and (is_dicom_file(file) or file.suffix.lower() in _SERIES_SUFFIXES):
+            file.unlink()
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there and can be."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed was bringing."""
+    for path in folder.glob(f"{_COMING}*"):
+        match = _COMING_NAME.fullmatch(path.name)
+        if match and not psutil.pid_exists(int(match[1])):
+            remove_path(path)
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+    with target.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _remove_data_of(path: Path) -> None:
+    """Remove the data file beside a header, if the header names it so."""
+    if path.is_symlink() or path.suffix.lower() != ".mhd":
+        return
+    with suppress(OSError):
+        name = detached_data(path)
+        if name and name == os.path.basename(name) and name.lower().endswith(("raw", ".raw.gz")):
+            (path.parent / name).unlink(missing_ok=True)

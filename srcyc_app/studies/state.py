@@ -1,0 +1,174 @@
+"""The state of a studies folder: one JSON file, as MONAI Label writes it, shared by threads and processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from monailabel.datastore.local import ImageLabelModel, LocalDatastoreModel
+
+from srcyc.errors import DataError, OutputError
+from srcyc.files import write_text
+from srcyc_app.refusals import conflict
+from srcyc_app.studies.identifiers import is_plain_component
+from srcyc_app.studies.watching import LABELS
+
+_log = logging.getLogger(__name__)
+
+STATE_FILE = "datastore_v2.json"
+_LOCK_FILE = ".lock"
+_LOCK_SECONDS = 30
+_EMPTY = LocalDatastoreModel(name="SRCyc studies", description="Scans for super-resolution").model_dump_json()
+
+
+class StateFile:
+    """Reads, locks and replaces the state file of a folder.
+
+    Args:
+        folder: the studies folder.
+        read_only: changes stay in memory, nothing is locked or written.
+
+    Raises:
+        DataError: the file is there and cannot be read; it is left as it is.
+    """
+
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        self.path = folder / STATE_FILE
+        #: Guards :attr:`model` between threads.
+        self.lock = threading.RLock()
+        self._file_lock = FileLock(folder / _LOCK_FILE)
+        self._read_only = read_only
+        self._stamp: tuple[int, int, int] | None = None
+        self._text = _EMPTY
+        self.model = self._parsed(_EMPTY.encode())
+        self.reload()
+        if not read_only:
+            self._clear_up()
+
+    def reload(self) -> None:
+        """Take over what another process has written meanwhile.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        with self.lock:
+            try:
+                stamp = self._stamp_now()
+                if stamp is None or stamp == self._stamp:
+                    return
+                raw = self.path.read_bytes()
+            except OSError as error:
+                raise DataError(
+                    f"{self.path}: cannot be read ({error.strerror}); check its permissions."
+                ) from error
+            self.model = self._parsed(raw)
+            self._text = self._dumped()
+            self._stamp = stamp
+
+    @contextmanager
+    def changing(self) -> Iterator[LocalDatastoreModel]:
+        """Hold the newest state for a change, which is on the disk at the end of the block, or not made at all.
+
+        Raises:
+            Refusal: 409, the file was damaged meanwhile, or another process does not let go of it.
+            OutputError: the disk is full or not writable.
+        """
+        with self.lock, self._locked():
+            try:
+                self.reload()
+            except DataError as error:
+                raise conflict(str(error).replace(str(self.path), self.path.name)) from error
+            before = self._text
+            try:
+                yield self.model
+                text = self._dumped()
+                if text != before:
+                    if not self._read_only:
+                        write_text(self.path, text)
+                        self._stamp = self._stamp_now()
+                    self._text = text
+            except BaseException:
+                # Half a change in memory would be written with the next one.
+                self.model = self._parsed(before.encode())
+                raise
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        if self._read_only:
+            yield
+            return
+        try:
+            self._file_lock.acquire(timeout=_LOCK_SECONDS)
+        except Timeout as error:
+            raise conflict("the studies folder is locked by another process; try again later.") from error
+        except OSError as error:
+            raise OutputError(
+                f"{self.path.parent}: cannot be written ({error.strerror}); choose a folder that can."
+            ) from error
+        try:
+            yield
+        finally:
+            self._file_lock.release()
+
+    def _stamp_now(self) -> tuple[int, int, int] | None:
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+    def _dumped(self) -> str:
+        return self.model.model_dump_json(exclude={"base_path"}, indent=2)
+
+    def _parsed(self, raw: bytes) -> LocalDatastoreModel:
+        try:
+            model = LocalDatastoreModel.model_validate_json(raw)
+        except ValueError as error:
+            raise DataError(
+                f"{self.path}: the state of the studies folder is damaged ({_first_line(error)}); restore the file "
+                "from a copy, or move it away to begin anew without tags."
+            ) from error
+        model.images_dir, model.labels_dir, model.base_path = ".", LABELS, str(self.path.parent)
+        _drop_unusable(model)
+        return model
+
+    def _clear_up(self) -> None:
+        """Remove what a process that was killed while writing left."""
+        with self._locked():
+            for path in self.path.parent.glob(f".{STATE_FILE}.*.part"):
+                with suppress(OSError):
+                    path.unlink()
+
+
+def file_name(image_id: str, image: ImageLabelModel) -> str:
+    """Give the name of an image's file or folder."""
+    return str(image.image.info.get("name") or f"{image_id}{image.image.ext}")
+
+
+def _drop_unusable(model: LocalDatastoreModel) -> None:
+    """Forget images and labels whose names would lead out of the folder: the file may have been edited."""
+    names: set[str] = set()
+    for image_id, image in list(model.objects.items()):
+        name = file_name(image_id, image)
+        if (
+            not is_plain_component(image_id)
+            or name != os.path.basename(name)
+            or name in ("", ".", "..", *names)
+        ):
+            _log.warning(
+                "%s: image %r is left out, its id or file name is not a plain one.", STATE_FILE, image_id
+            )
+            del model.objects[image_id]
+            continue
+        names.add(name)
+        for tag in [tag for tag in image.labels if not is_plain_component(tag)]:
+            del image.labels[tag]
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
