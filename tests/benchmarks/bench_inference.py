@@ -198,8 +198,8 @@ def super_resolver(precision: str) -> Callable[[Shape, float], Callable[[], obje
     """A scan with noise everywhere: no background that could be left out."""
     import numpy as np
 
+    from srcyc import Volume
     from srcyc.inference import SuperResolver
-    from srcyc.volumes.volume import Volume
 
     resolver = SuperResolver.from_pretrained(device="cpu", precision=precision)
 
