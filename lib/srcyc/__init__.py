@@ -9,6 +9,7 @@ from srcyc._version import __version__
 
 if TYPE_CHECKING:
     from srcyc.inference.super_resolver import SuperResolution, SuperResolver
+    from srcyc.volumes.itk_images import from_itk, from_sitk, to_itk, to_sitk
     from srcyc.volumes.volume import Volume, read_volume, write_volume
 
 __all__ = [
@@ -16,7 +17,11 @@ __all__ = [
     "SuperResolver",
     "Volume",
     "__version__",
+    "from_itk",
+    "from_sitk",
     "read_volume",
+    "to_itk",
+    "to_sitk",
     "write_volume",
 ]
 
@@ -24,7 +29,11 @@ _HOMES = {
     "SuperResolution": "srcyc.inference.super_resolver",
     "SuperResolver": "srcyc.inference.super_resolver",
     "Volume": "srcyc.volumes.volume",
+    "from_itk": "srcyc.volumes.itk_images",
+    "from_sitk": "srcyc.volumes.itk_images",
     "read_volume": "srcyc.volumes.volume",
+    "to_itk": "srcyc.volumes.itk_images",
+    "to_sitk": "srcyc.volumes.itk_images",
     "write_volume": "srcyc.volumes.volume",
 }
 

@@ -75,7 +75,7 @@ def test_changelog_has_this_version(repository: Path) -> None:
 def test_every_import_is_a_declared_dependency(repository: Path, project: dict) -> None:
     declared = {normalised(r) for r in project["project"]["dependencies"]}
     # Optional features: imported where they are used, with an error that names the extra.
-    for extra in ("perceptual", "train", "server"):
+    for extra in ("perceptual", "train", "itk", "monai", "server"):
         declared |= {normalised(r) for r in project["project"]["optional-dependencies"][extra]}
     known = set(sys.stdlib_module_names) | set(SOURCES) | HOST_PROVIDED
     undeclared = {

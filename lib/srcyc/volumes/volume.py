@@ -136,12 +136,12 @@ def read_volume(
             raw = read_dicom_folder(path, series=series, fill_gaps=fill_gaps)
         else:
             raw = replace(decode(header_file(path)), files=parts_of(path))
-        grid = _checked_grid(raw.voxels.shape, raw.affine, path)
+        grid = checked_grid(raw.voxels.shape, raw.affine, path)
         thickness, warnings = raw.slice_thickness, raw.warnings
         if thickness is None and not path.is_dir():
             thickness, doubts = read_thickness(path, volume_stem(header_file(path)))
             warnings = (*warnings, *doubts)
-        data = _float32(raw.voxels, path)
+        data = checked_voxels(raw.voxels, path)
     return Volume(
         data,
         grid.affine,
@@ -176,7 +176,7 @@ def read_grid(
         else:
             header = decode_header(header_file(path))
             shape, affine = header.shape, header.affine
-    return _checked_grid(shape, affine, path)
+    return checked_grid(shape, affine, path)
 
 
 def write_volume(
@@ -330,19 +330,23 @@ def _is_dicom(path: Path, series: str | DicomSeries | None) -> bool:
     return False
 
 
-def _checked_grid(shape: tuple[int, ...], affine: npt.ArrayLike, path: Path) -> Grid:
-    """Give the grid if it is regular, orthogonal and thick enough."""
-    matrix = check_affine(affine, name=str(path))
+def checked_grid(shape: tuple[int, ...], affine: npt.ArrayLike, name: str | Path) -> Grid:
+    """Give the grid of ``(I, J, K)`` voxels if it is regular, orthogonal and thick enough.
+
+    Raises:
+        VolumeError: it is not; ``name`` is put in the sentence.
+    """
+    matrix = check_affine(affine, name=str(name))
     i, j, k = shape
     if min(i, j, k) < MINIMUM_SIZE:
         size = " x ".join(map(str, shape))
         raise VolumeError(
-            f"{path}: {size} voxels",
+            f"{name}: {size} voxels",
             remedy=f"at least {MINIMUM_SIZE} along each axis are needed, give all slices of the scan",
         )
     if shear := _shear(matrix):
         raise VolumeError(
-            f"{path}: the voxel axes are sheared by {shear:.3g} degrees",
+            f"{name}: the voxel axes are sheared by {shear:.3g} degrees",
             remedy="resample it onto an orthogonal grid first",
         )
     return Grid((i, j, k), matrix)
@@ -355,8 +359,12 @@ def _shear(affine: npt.NDArray[np.float64]) -> float:
     return float(np.degrees(np.arcsin(min(cosine, 1.0)))) if cosine > SHEAR_TOLERANCE else 0.0
 
 
-def _float32(voxels: npt.NDArray[Any], path: Path) -> npt.NDArray[np.float32]:
-    """Copy to ``(1, I, J, K)`` float32, refusing what is infinite, and a scan of nothing but NaN."""
+def checked_voxels(voxels: npt.NDArray[Any], name: str | Path) -> npt.NDArray[np.float32]:
+    """Copy ``(I, J, K)`` voxels to ``(1, I, J, K)`` float32.
+
+    Raises:
+        VolumeError: infinite ones, or nothing but NaN.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         data: npt.NDArray[np.float32] = np.array(voxels, dtype=np.float32, order="C")[None]
     if voxels.dtype.kind != "f":
@@ -364,11 +372,11 @@ def _float32(voxels: npt.NDArray[Any], path: Path) -> npt.NDArray[np.float32]:
     bad = int(np.count_nonzero(np.isinf(data)))
     if bad:
         raise VolumeError(
-            f"{path}: {bad} of {data.size} voxels are infinite or beyond float32",
+            f"{name}: {bad} of {data.size} voxels are infinite or beyond float32",
             remedy="replace them with finite values, or with NaN where there is none",
         )
     if np.isnan(data).all():
-        raise VolumeError(f"{path}: all voxels are NaN", remedy="give a scan with values")
+        raise VolumeError(f"{name}: all voxels are NaN", remedy="give a scan with values")
     return data
 
 

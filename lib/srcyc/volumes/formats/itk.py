@@ -91,12 +91,7 @@ def write(
     compressed: bool,
 ) -> None:
     """Write ``(I, J, K)`` voxels in their own type; an ``.mhd`` header gets its ``.raw`` beside it."""
-    lps = LPS_TO_RAS @ affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.T))
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
-    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image = image_of(voxels, affine)
     writer = sitk.ImageFileWriter()
     writer.SetImageIO(image_io)
     writer.SetFileName(str(path))
@@ -105,6 +100,17 @@ def write(
         writer.Execute(image)
     if compressed:
         _verify_gzip(path)
+
+
+def image_of(voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> sitk.Image:
+    """Give ``(I, J, K)`` voxels, copied, and their affine to RAS mm as an image of SimpleITK."""
+    lps = LPS_TO_RAS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.T))
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    return image
 
 
 def detached_data(path: Path, image_io: str) -> str | None:

@@ -145,17 +145,17 @@ def volume_shape(size: tuple[int, ...], path: Path) -> tuple[int, int, int]:
     return i, j, k
 
 
-def require_scalar(path: Path, *, complex_: bool, components: int) -> None:
+def require_scalar(name: str | Path, *, complex_: bool, components: int) -> None:
     """Refuse voxels that are not one real number.
 
     Raises:
         VolumeError: they are not.
     """
     if complex_:
-        raise VolumeError(f"{path}: complex voxels", remedy="give the magnitude image")
+        raise VolumeError(f"{name}: complex voxels", remedy="give the magnitude image")
     if components != 1:
         raise VolumeError(
-            f"{path}: {components} values per voxel (colour or vectors)", remedy="give a grey-scale volume"
+            f"{name}: {components} values per voxel (colour or vectors)", remedy="give a grey-scale volume"
         )
 
 
