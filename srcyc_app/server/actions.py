@@ -55,6 +55,7 @@ _TABLE = [
         ("PUT", r"/datastore/?|/datastore/image", "scan.add", "to add a scan", Role.OPERATOR, True),
         ("DELETE", r"/datastore/?|/datastore/image", "scan.remove", "to remove a scan", Role.ADMIN, True),
         (_READ, r"/datastore/image|/compare/volume", "scan.read", "to read a scan", Role.VIEWER, True),
+        (_READ, r"/compare/baseline", "scan.interpolate", "to interpolate a scan", Role.VIEWER, True),
         (_READ, r"/datastore/image/info", "scan.info", "to read about a scan", Role.VIEWER, True),
         ("PUT", r"/datastore/image/info", "scan.tag", "to tag a scan", Role.OPERATOR, True),
         (_READ, r"/datastore/dataset", "scans.read", "to read all scans", Role.ADMIN, True),

@@ -28,6 +28,7 @@ class Services:
     Attributes:
         app: the MONAI Label app.
         line: inferences.
+        quick: what takes seconds and does not wait for inferences.
         training: trainings.
         batch: batch inferences.
         scratch: temporary files.
@@ -36,6 +37,7 @@ class Services:
 
     app: SRCycApp
     line: Line
+    quick: Line
     training: Background
     batch: Background
     scratch: Scratch
@@ -50,6 +52,7 @@ class Services:
         app.model_dir.mkdir(parents=True, exist_ok=True)
         return cls(
             app,
+            Line(),
             Line(),
             Background("train", app.model_dir),
             Background("batch_infer", app.model_dir, scratch=scratch),
@@ -67,6 +70,7 @@ class Services:
     def halt(self) -> None:
         """Ask everything to end; returns at once."""
         self.line.close()
+        self.quick.close()
         self.training.halt()
         self.batch.halt()
 

@@ -6,15 +6,22 @@ import hashlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
 
 import srcyc_app
-from srcyc_app.refusals import not_found, refusing
+from srcyc.volumes.volume import write_volume
+from srcyc_app.infers.baseline import Method, baseline
+from srcyc_app.refusals import Refusal, not_found, refusing, unusable
+from srcyc_app.server.access import current
+from srcyc_app.server.jobs import Cancelled, Tell
 from srcyc_app.server.replies import FileOnce
-from srcyc_app.server.services import Served
+from srcyc_app.server.routes.infer import CLIENT_GONE
+from srcyc_app.server.routes.sessions import scan_of
+from srcyc_app.server.services import Served, Services
 from srcyc_app.studies.identifiers import check_image_id
 
 router = APIRouter(prefix="/compare", tags=["Compare"])
@@ -65,6 +72,10 @@ _VOLUME: dict[int | str, dict[str, Any]] = {
 }
 
 
+#: Of what is sent once, in a folder of its own.
+_NAME = "volume.nii"
+
+
 @dataclass(frozen=True)
 class _File:
     """One of the page's files.
@@ -80,22 +91,82 @@ class _File:
     tag: str
 
 
+#: Voxels along each axis of a result, and digits of their number.
+_Shape = Annotated[str, Query(pattern=r"^[1-9]\d{0,5},[1-9]\d{0,5},[1-9]\d{0,5}$", description="I,J,K")]
+
+
 @router.get("/volume", summary="A scan as NIfTI", response_class=FileResponse, responses=_VOLUME)
-def volume(served: Served, image: str) -> Response:
-    """The scan ``image`` of the datastore, whatever its format, with its geometry and voxel values."""
-    datastore = served.app.datastore()
-    path, _ = served.app.find_scan(check_image_id(image), datastore)
-    if not path.exists():
-        raise not_found(f"image {image!r} is not there any more.")
+def volume(served: Served, image: str = "", session_id: str = "") -> Response:
+    """A scan of the datastore, or of a session, whatever its format, with its geometry and voxel values."""
+    path = _scan(served, image, session_id)
     room = served.scratch.new()
-    written = room / f"{image}.nii"
+    written = room / _NAME
     try:
         with refusing(path, path.name):
             served.app.reading.nifti(path, written)
     except BaseException:
         served.scratch.remove(room)
         raise
-    return FileOnce(written, filename=written.name, room=room)
+    return FileOnce(written, filename=f"{image or 'scan'}.nii", room=room)
+
+
+@router.get(
+    "/baseline", summary="A scan, interpolated, as NIfTI", response_class=FileResponse, responses=_VOLUME
+)
+async def interpolated(
+    request: Request,
+    served: Served,
+    method: Method,
+    shape: _Shape,
+    image: str = "",
+    session_id: str = "",
+    thickness: Annotated[float | None, Query(gt=0, le=1000, description="of the slices, mm")] = None,
+) -> Response:
+    """What needs no network: a scan on the grid of a result of ``shape``, by B-splines or the classical inverse."""
+    path = await run_in_threadpool(_scan, served, image, session_id)
+    wanted = [int(size) for size in shape.split(",")]
+    room = served.scratch.new()
+
+    def work(tell: Tell) -> Path:
+        with refusing(path, path.name):
+            scan = served.app.reading.volume(path, room)
+            return write_volume(baseline(scan, wanted, method, thickness, tell), room / _NAME)
+
+    def clear(_: object) -> None:
+        served.scratch.remove(room)
+
+    try:
+        job = served.quick.submit(work, discard=clear, owner=current().name, most=served.limits.queue)
+    except BaseException:
+        clear(room)
+        raise
+    try:
+        written = await job.wait(request.is_disconnected)
+    except BaseException as error:
+        # Not before the job has ended: it works in there.
+        job.future.add_done_callback(clear)
+        if not isinstance(error, Cancelled):
+            raise
+        if await request.is_disconnected():
+            return Response(status_code=CLIENT_GONE)
+        raise Refusal(503, "the server is ending; send the request again when it is back.") from None
+    return FileOnce(written, filename=f"{image or 'scan'}_{method.value}.nii", room=room)
+
+
+def _scan(served: Services, image: str, session_id: str) -> Path:
+    """Give the scan that is meant.
+
+    Raises:
+        Refusal: 404, there is none; 422, neither an id nor a session, or both.
+    """
+    if bool(image) == bool(session_id):
+        raise unusable("image: give an image id or a session_id.")
+    if session_id:
+        return scan_of(served, session_id)
+    path, _ = served.app.find_scan(check_image_id(image), served.app.datastore())
+    if not path.exists():
+        raise not_found(f"image {image!r} is not there any more.")
+    return path
 
 
 @router.api_route("", methods=["GET", "HEAD"], include_in_schema=False)

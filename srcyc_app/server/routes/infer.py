@@ -19,6 +19,7 @@ from srcyc_app.server.access import current
 from srcyc_app.server.audit import note
 from srcyc_app.server.jobs import Cancelled
 from srcyc_app.server.replies import FileOnce, Json, MultipartOnce
+from srcyc_app.server.routes.sessions import scan_of
 from srcyc_app.server.services import Served, Services
 from srcyc_app.server.uploads import first, read_object, save
 from srcyc_app.studies.identifiers import check_request_id
@@ -26,7 +27,7 @@ from srcyc_app.studies.identifiers import check_request_id
 router = APIRouter(prefix="/infer", tags=["Infer"])
 
 #: What nginx calls it; nobody is there to read it.
-_CLIENT_GONE = 499
+CLIENT_GONE = 499
 
 
 class Output(str, Enum):
@@ -108,7 +109,7 @@ async def infer(
             result = await job.wait(request.is_disconnected)
         except Cancelled:
             if await request.is_disconnected():
-                return Response(status_code=_CLIENT_GONE)
+                return Response(status_code=CLIENT_GONE)
             raise Refusal(503, "the server is ending; send the request again when it is back.") from None
     note_model(result["params"])
     return _reply(Path(result["file"]), result["params"], output)
@@ -136,7 +137,7 @@ def _check(
     Options.of(options)
     source = None
     if session_id:
-        source = _of_session(served, session_id)
+        source = scan_of(served, session_id)
     elif file is not None:
         source = save(file, room)
     elif image:
@@ -151,14 +152,6 @@ def note_model(report: Mapping[str, Any]) -> None:
     """Let the audit log say by which model a result was made, and as what it was kept."""
     model = report.get("model", {})
     note(model=model.get("name"), sha256=model.get("sha256"), stored_as=report.get("stored_as"))
-
-
-def _of_session(served: Services, session_id: str) -> Path:
-    sessions = served.app.sessions()
-    session = sessions.get_session(session_id) if sessions is not None else None
-    if session is None:
-        raise not_found(f"session {session_id[:60]!r} is unknown or over; send the scan again.")
-    return Path(session.image)
 
 
 def _reply(path: Path, params: dict[str, Any], output: Output | None) -> Response:

@@ -90,6 +90,19 @@ def remove(served: Served, session_id: str) -> dict[str, Any]:
     return dict(session.to_json())
 
 
+def scan_of(served: Services, session_id: str) -> Path:
+    """Give the scan of a session.
+
+    Raises:
+        Refusal: 404, there is no such session.
+    """
+    sessions = served.app.sessions()
+    session = sessions.get_session(session_id) if sessions is not None else None
+    if session is None:
+        raise _unknown(session_id)
+    return Path(session.image)
+
+
 def send_scan(served: Services, path: Path) -> Response:
     """Send a volume's file, or the folder of a series as a zip archive."""
     if not path.is_dir():

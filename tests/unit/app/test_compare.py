@@ -6,21 +6,25 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from fastapi import FastAPI
 from monailabel.config import settings
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
 import srcyc_app
+from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, baselines
+from srcyc.physics.acquisition import Acquisition
 from srcyc.volumes.volume import Volume, read_volume, write_volume
 from srcyc_app.app import SRCycApp
+from srcyc_app.server.actions import Role, action_of
 from srcyc_app.server.decoding import InPlace
 from srcyc_app.server.failures import Failures, add_handlers
 from srcyc_app.server.middleware import SecureHeaders
@@ -323,6 +327,125 @@ def test_the_schema_names_the_volumes_only(client: TestClient) -> None:
     app = client.app
     assert isinstance(app, FastAPI)
     paths = app.openapi()["paths"]
-    assert list(paths) == ["/compare/volume"]
-    content = paths["/compare/volume"]["get"]["responses"]["200"]["content"]
-    assert content == {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    assert list(paths) == ["/compare/volume", "/compare/baseline"]
+    for path in paths.values():
+        content = path["get"]["responses"]["200"]["content"]
+        assert content == {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+# -- what needs no network ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interpolate(client: TestClient, tmp_path: Path) -> Callable[..., Volume]:
+    def interpolate(method: str, shape: Sequence[int], **more: object) -> Volume:
+        wanted = {"image": "thick", "method": method, "shape": ",".join(map(str, shape)), **more}
+        reply = client.get("/compare/baseline", params={key: str(value) for key, value in wanted.items()})
+        assert reply.status_code == 200, reply.text
+        path = tmp_path / "baseline.nii"
+        path.write_bytes(reply.content)
+        return read_volume(path)
+
+    return interpolate
+
+
+def test_baselines_are_what_results_are_measured_against(
+    interpolate: Callable[..., Volume], services: Services, thick: Volume
+) -> None:
+    """The same voxels as those of the evaluation's baselines, on the grid of a result of the real task."""
+    request = {
+        "model": "srcyc",
+        "image": "thick",
+        "force": True,
+        "slice_thickness": 3,
+        "result_extension": ".nii",
+    }
+    made = services.app.infer(request)
+    result = read_volume(made["file"])
+    os.unlink(made["file"])
+    axis = made["params"]["thick_axis"]
+    operator = Acquisition(result.shape, thick.shape, 3 / thick.spacing[axis], slice_axis=axis)
+    known = baselines(result.grid, operator)
+    for method, name in (("cubic", CUBIC), ("classical", CLASSICAL)):
+        sent = interpolate(method, result.shape, thickness=3)
+        expected = known[name](thick, result.spacing).volume
+        np.testing.assert_allclose(sent.affine, result.affine, atol=1e-4)
+        np.testing.assert_allclose(sent.data, expected.data, atol=1e-4 * np.ptp(thick.data))
+    # The profile is undone: acquired again, it is the scan.
+    acquired = operator.apply(torch.from_numpy(sent.data[0])).numpy()
+    assert np.abs(acquired - thick.data[0]).max() < 0.01 * np.ptp(thick.data)
+
+
+def test_slices_count_as_thick_as_the_file_says_or_the_client(
+    interpolate: Callable[..., Volume], thick: Volume
+) -> None:
+    shape = np.array(thick.shape)
+    shape[np.argmax(thick.spacing)] *= 4
+    unsaid, thin, wide = (
+        interpolate("classical", shape, **more) for more in ({}, {"thickness": 1}, {"thickness": 4})
+    )
+    assert np.abs(thin.data - wide.data).max() > 0.01 * np.ptp(thick.data)
+    assert np.isfinite(unsaid.data).all()
+
+
+def test_voxels_without_a_value_stay_without(
+    interpolate: Callable[..., Volume], services: Services, studies: Path, thick: Volume
+) -> None:
+    holed = thick.data.copy()
+    holed[0, :3] = np.nan
+    write_volume(Volume(holed, thick.affine), studies / "holed.nii")
+    age(studies)
+    services.app.datastore().refresh()
+    shape = np.array(thick.shape)
+    shape[np.argmax(thick.spacing)] *= 2
+    sent = interpolate("cubic", shape, image="holed").data[0]
+    assert np.isnan(sent[:2]).all() and np.isfinite(sent[4:]).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [
+        *(({"method": "network"}, 422), ({"shape": "1,2"}, 422), ({"shape": "0,9,9"}, 422)),
+        *(({"shape": "-9,9,9"}, 422), ({"shape": "9,9,9;"}, 422), ({"thickness": "nan"}, 422)),
+        *(({"shape": "2,2,2"}, 422), ({"shape": "999999,999999,999999"}, 422), ({"thickness": "-1"}, 422)),
+        *(({"thickness": "900"}, 422), ({"image": "nothing"}, 404), ({"image": "../thick"}, 422)),
+        *(({"image": ""}, 422), ({"session_id": "x"}, 422), ({"image": "", "session_id": "x"}, 404)),
+    ],
+)
+def test_baselines_of_nothing_are_refused(
+    client: TestClient, thick: Volume, wrong: dict[str, str], status: int
+) -> None:
+    wanted = {"image": "thick", "method": "classical", "shape": ",".join(str(2 * n) for n in thick.shape)}
+    reply = client.get("/compare/baseline", params={**wanted, **wrong})
+    assert reply.status_code == status, reply.text
+    assert "detail" in reply.json()
+
+
+def test_a_damaged_scan_has_no_baseline(client: TestClient, studies: Path, thick: Volume) -> None:
+    scan = studies / "thick.nrrd"
+    scan.write_bytes(scan.read_bytes()[:-3000])
+    shape = ",".join(str(2 * n) for n in thick.shape)
+    reply = client.get("/compare/baseline", params={"image": "thick", "method": "cubic", "shape": shape})
+    assert reply.status_code == 422
+    assert "thick.nrrd" in reply.json()["detail"] and str(studies) not in reply.text
+
+
+def test_what_was_sent_can_be_looked_at_too(
+    client: TestClient, services: Services, studies: Path, tmp_path: Path, thick: Volume
+) -> None:
+    upload = shutil.copy(studies / "thick.nrrd", tmp_path / "sent.nrrd")
+    session, _ = services.app.sessions().add_session(str(upload))
+    path = tmp_path / "received.nii"
+    path.write_bytes(client.get("/compare/volume", params={"session_id": session}).content)
+    np.testing.assert_array_equal(read_volume(path).data, thick.data)
+    shape = ",".join(str(2 * n) for n in thick.shape)
+    reply = client.get("/compare/baseline", params={"session_id": session, "method": "cubic", "shape": shape})
+    assert reply.status_code == 200
+    both = client.get("/compare/volume", params={"session_id": session, "image": "thick"})
+    assert both.status_code == 422
+
+
+def test_looking_at_baselines_is_for_viewers_and_noted() -> None:
+    action = action_of("GET", "/compare/baseline")
+    assert (action.role, action.logged) == (Role.VIEWER, True)
+    assert action_of("GET", "/compare/volume").logged
