@@ -48,6 +48,8 @@ def record(action: str, outcome: str = "done", **facts: Any) -> None:
 class Audit:
     """Writes a line for every request that touches a scan or a model, and for all that are refused access.
 
+    It is written before the reply has gone out whole: nobody has a scan of which the log does not tell.
+
     Args:
         rules: tell who asks.
         observe: told action, outcome and seconds of every request.
@@ -64,13 +66,10 @@ class Audit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        reply, start = Reply(send), time.perf_counter()
+        start = time.perf_counter()
         notes: dict[str, Any] = {}
-        before = _notes.set(notes)
-        try:
-            await self._app(scope, receive, reply)
-        finally:
-            _notes.reset(before)
+
+        def end() -> None:
             action, seconds = action_of(scope["method"], scope["path"]), time.perf_counter() - start
             status = reply.status
             self._observe(action.name, outcome_of(status), seconds)
@@ -88,6 +87,14 @@ class Audit:
                         "seconds": round(seconds, 3),
                     }
                 )
+
+        reply = Reply(send, scope, end)
+        before = _notes.set(notes)
+        try:
+            await self._app(scope, receive, reply)
+        finally:
+            _notes.reset(before)
+            reply.over()
 
 
 def outcome_of(status: int) -> str:

@@ -64,13 +64,18 @@ class Journal:
         if scope["type"] != "http" or scope["method"] in _HARMLESS:
             await self._app(scope, receive, send)
             return
-        reply, start = Reply(send), time.perf_counter()
-        try:
-            await self._app(scope, receive, reply)
-        finally:
+        start = time.perf_counter()
+
+        def end() -> None:
             seconds = time.perf_counter() - start
             path = scope["path"][:200].encode("unicode_escape").decode()
             _log.info("%s %s: %s, %.2f s", scope["method"], path, reply.status or "no reply", seconds)
+
+        reply = Reply(send, scope, end)
+        try:
+            await self._app(scope, receive, reply)
+        finally:
+            reply.over()
 
 
 class KnownHosts:

@@ -7,7 +7,7 @@ import math
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,16 +108,45 @@ def _plain(value: Any) -> Any:
 
 
 class Reply:
-    """Hands the messages of a reply on.
+    """Hands the messages of a reply on, and says when they end, before the client can know.
+
+    Args:
+        send: takes the messages.
+        scope: of the request.
+        end: called once, before the last byte goes out: what it writes is there when somebody has the reply.
 
     Attributes:
         status: of the reply; 0 until there is one.
     """
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, scope: Scope, end: Callable[[], None]) -> None:
         self._send = send
+        self._end = end
+        self._ended = False
+        # Bytes that the client still waits for; None: until there are no more.
+        self._left: int | None = None
+        self._empty = scope["method"] == "HEAD"
         self.status = 0
 
     async def __call__(self, message: Message) -> None:
-        self.status = message.get("status", self.status)
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            length = dict(message.get("headers", ())).get(b"content-length")
+            if self._empty or self.status in (204, 304):
+                self._left = 0
+            elif length is not None:
+                self._left = int(length)
+        elif message["type"] == "http.response.body":
+            if self._left is not None:
+                self._left -= len(message.get("body", b""))
+            if not message.get("more_body", False):
+                self._left = 0
+        if self._left is not None and self._left <= 0:
+            self.over()
         await self._send(message)
+
+    def over(self) -> None:
+        """There is nothing more, whatever there has been."""
+        if not self._ended:
+            self._ended = True
+            self._end()

@@ -231,6 +231,11 @@ class Server:
     def log(self) -> str:
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
+    @property
+    def audit(self) -> list[str]:
+        """The lines of our server's audit log; each is there before the client has the reply that it is about."""
+        return (self.model_dir / "logs" / "audit.log").read_text().splitlines()
+
     # -- life ------------------------------------------------------------------------------------------------------
 
     def command(self) -> list[str]:

@@ -70,7 +70,7 @@ def ask(server: Any, token: str | None, method: str, path: str, **options: Any) 
 
 
 def audited(server: Any) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (server.model_dir / "logs" / "audit.log").read_text().splitlines()]
+    return [json.loads(line) for line in server.audit]
 
 
 def test_without_a_token_there_is_nothing(
@@ -180,7 +180,7 @@ def test_a_scripted_session_and_what_the_log_says_of_it(
     ]
     infer = next(line for line in found if line["action"] == "scan.infer" and line["outcome"] == "done")
     assert (infer["model"], infer["sha256"]) == (used["name"], used["sha256"])
-    text = (guarded.model_dir / "logs" / "audit.log").read_text()
+    text = "\n".join(guarded.audit)
     assert "Mueller" not in text, "a file's name is no id"
     assert not any(token in text + guarded.log for token in own.values())
     assert (guarded.model_dir / "logs" / "audit.log").stat().st_mode & 0o777 == 0o600
@@ -245,7 +245,7 @@ def test_logs_are_rotated_by_another_program(guarded: Any, tokens: tuple[Path, d
         ask(guarded, tokens[1]["vera"], "GET", "/datastore/image/info?image=head")
         return (folder / "audit.log").exists()
 
-    guarded.wait_for(begun, "begin a new log", 20)
+    guarded.wait_for(begun, "begin a new log")
     assert guarded.running.poll() is None
     assert audited(guarded)[-1]["user"] == "vera"
 
@@ -257,8 +257,6 @@ def test_the_command_of_the_docs_answers(
     assert ask(guarded, tokens[1]["vera"], "GET", "/datastore/image?image=head").status_code == 200
     own = {"model": "tiny"}
     assert ask(guarded, tokens[1]["anna"], "PUT", "/model/active", json=own).status_code == 200
-    # A line is written when the reply is over.
-    guarded.wait_for(lambda: audited(guarded)[-1]["action"] == "model.activate", "log the last request")
     commands = re.findall(r"^grep .*audit\.log.*$", (repository / "docs" / "server.md").read_text(), re.M)
     assert len(commands) == 2
     for command, word in zip(commands, ("vera", "anna"), strict=True):
@@ -304,7 +302,7 @@ def test_with_users_it_may_listen_anywhere(
 
 def test_on_loopback_nobody_is_asked_and_everything_is_noted(srcyc_server: Any) -> None:
     assert srcyc_server.get("/datastore/image/info?image=head").ok
-    last = (srcyc_server.model_dir / "logs" / "audit.log").read_text().splitlines()[-1]
+    last = srcyc_server.audit[-1]
     assert " action=scan.info image=head outcome=done status=200 " in last
     assert " address=127.0.0.1 " in last
     assert "user=" not in last

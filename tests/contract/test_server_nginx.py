@@ -168,8 +168,10 @@ def test_the_server_learns_who_it_was(proxy: Proxy, srcyc_server: Any) -> None:
     said = {"X-Remote-User": "root", "X-Forwarded-For": "6.6.6.6"}
     for headers in ({}, said):
         assert proxy.request("GET", "/datastore/image/info?image=head", headers=headers).status_code == 200
-        last = (srcyc_server.model_dir / "logs" / "audit.log").read_text().splitlines()[-1]
-        assert " user=reader address=127.0.0.1 action=scan.info image=head outcome=done " in last
+        assert (
+            " user=reader address=127.0.0.1 action=scan.info image=head outcome=done "
+            in srcyc_server.audit[-1]
+        )
 
 
 def test_monai_label_s_client_gets_through(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
 
 from srcyc.errors import OutputError
 from srcyc_app.refusals import not_found
@@ -82,6 +84,52 @@ def test_a_line_says_who_did_what_and_what_came_of_it(path: Path) -> None:
     assert infer["sha256"] == "abc"
     assert "stored_as" not in infer
     assert str(read["time"])[10] == "T" and "+" in str(read["time"])
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "said", "bodies"),
+    [
+        ("GET", 200, True, [(b"some", True), (b"thing", True), (b"", False)]),
+        ("GET", 200, False, [(b"some", True), (b"thing", False)]),
+        ("GET", 200, True, [(b"", False)]),
+        ("HEAD", 200, True, [(b"", False)]),
+        ("GET", 304, False, [(b"", False)]),
+    ],
+    ids=["length", "chunks", "empty", "head", "not modified"],
+)
+def test_a_line_is_there_before_the_reply_has_gone_out_whole(
+    path: Path, method: str, status: int, said: bool, bodies: list[tuple[bytes, bool]]
+) -> None:
+    """Whoever has the scan stands in the log: nobody has to wait for it, and no crash in between loses it."""
+    audit_to(path, "json")
+    length = sum(len(body) for body, _ in bodies)
+    left = length if method == "GET" else 0
+    there: list[bool] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        head = [(b"content-length", b"%d" % length)] if said else []
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        for body, more in bodies:
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def client(message: Message) -> None:
+        nonlocal left
+        left -= len(message.get("body", b""))
+        ends = not message.get("more_body", message["type"] == "http.response.start")
+        known = said or method == "HEAD" or status == 304
+        if ends or (known and left == 0):
+            there.append(bool(lines(path)))
+        elif bodies[0][0]:
+            assert not lines(path), "what came of it is not known yet"
+
+    async def receive() -> Message:
+        raise AssertionError("there is no body")
+
+    scope = {"type": "http", "method": method, "path": "/datastore/image", "query_string": b"image=head"}
+    asyncio.run(Audit(app, Rules())({**scope, "client": ("127.0.0.1", 1), "headers": []}, receive, client))
+    assert there and all(there)
+    (line,) = lines(path)
+    assert (line["action"], line["status"]) == ("scan.read", status)
 
 
 def test_who_is_refused_is_told_whatever_they_wanted(path: Path, tmp_path: Path) -> None:
