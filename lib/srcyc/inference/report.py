@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from srcyc.files import sha256
+from srcyc.physics.thickness import SliceThickness
 from srcyc.schema import Schema
 from srcyc.volumes.intensity import IntensityScaling
 from srcyc.volumes.volume import Volume
@@ -56,21 +57,6 @@ class ScalingReport(Schema):
         return cls(offset=scaling.offset, scale=scaling.scale)
 
 
-class ThicknessReport(Schema):
-    """Thickness of the slices, and over their distance; who said so.
-
-    Attributes:
-        millimetres: full width at half maximum of the slice profile.
-        ratio: the same over the distance of the slices.
-        source: ``stated`` by the user, ``read`` from the file, ``estimated`` from the scan itself (see
-            :mod:`srcyc.physics.slice_profile`), or ``assumed`` because nobody could tell.
-    """
-
-    millimetres: float
-    ratio: float
-    source: Literal["stated", "read", "estimated", "assumed"]
-
-
 class ConsistencyReport(Schema):
     """How the result x agrees with the scan y, its acquisition operator being A.
 
@@ -116,7 +102,7 @@ class Report(Schema):
     result: ResultReport
     thick_axis: Literal[0, 1, 2]
     factor: float
-    thickness: ThicknessReport
+    thickness: SliceThickness
     scaling: ScalingReport | None
     sigma: float
     consistency: ConsistencyReport

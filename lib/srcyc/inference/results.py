@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from srcyc.files import publish, staging, write_text
-from srcyc.volumes.image_files import Scaling, can_scale, is_written
+from srcyc.inference.provenance import origin_of
+from srcyc.volumes.image_files import Origin, Scaling, can_scale, is_written
 from srcyc.volumes.labels import resample_labels
 from srcyc.volumes.volume import Volume, volume_stem, write_volume
 
@@ -135,10 +136,11 @@ def write_result(
         if also is not None:
             also(staged, volume)
         for name, values in maps.items():
-            write_volume(values, staged.map(name))
+            write_volume(values, staged.map(name), origin=origin_of(result.report, name))
         if labels is not None:
-            _write_labels(labels, result.volume, staged.map(LABELS))
-        last = write_volume(volume, staged.volume, dtype=kind, scaling=scaling)
+            _write_labels(labels, result.volume, staged.map(LABELS), origin_of(result.report, LABELS))
+        origin = origin_of(result.report)
+        last = write_volume(volume, staged.volume, dtype=kind, scaling=scaling, origin=origin)
         # The volume goes last; a .raw has to be there before the .mhd that names it.
         others = sorted(file for file in folder.iterdir() if file not in (*first, last))
         if private:
@@ -148,7 +150,7 @@ def write_result(
     return Written(path, {name: final.map(name) for name in maps}, document)
 
 
-def _write_labels(labels: Volume, result: Volume, path: Path) -> None:
+def _write_labels(labels: Volume, result: Volume, path: Path, origin: Origin) -> None:
     """Write a label map on a result's grid, in its own type, or the least that holds it and that the format has."""
     here = resample_labels(labels, result.grid)
     kinds = [labels.stored_dtype, *(np.dtype(kind) for kind in ("uint8", "int16", "int32"))]
@@ -164,7 +166,7 @@ def _write_labels(labels: Volume, result: Volume, path: Path) -> None:
             and is_written(path, kind)
         )
     )
-    write_volume(replace(result, data=here.data), path, dtype=kind)
+    write_volume(replace(result, data=here.data), path, dtype=kind, origin=origin)
 
 
 def _own_type(scan: Volume, path: Path) -> tuple[np.dtype[Any], Scaling | None, list[str]]:

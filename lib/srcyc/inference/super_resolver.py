@@ -28,20 +28,14 @@ from srcyc.inference.report import (
     Report,
     ResultReport,
     ScalingReport,
-    ThicknessReport,
     describe_input,
 )
 from srcyc.models.model_file import DEFAULT_MODEL, ModelCard, PublishedModel, find_model, load_model
 from srcyc.networks import Generator
-from srcyc.physics.acquisition import (
-    ASSUMED_THICKNESS,
-    LARGEST_THICKNESS,
-    Acquisition,
-    AxisAcquisition,
-    relative_residual,
-)
+from srcyc.physics.acquisition import Acquisition, AxisAcquisition, relative_residual
 from srcyc.physics.noise import estimate_noise
 from srcyc.physics.slice_profile import ProfileEstimate, estimate_profile
+from srcyc.physics.thickness import Estimate, SliceThickness, slice_thickness
 from srcyc.volumes.geometry import Grid, target_grid
 from srcyc.volumes.intensity import IntensityScaling, robust_scaling
 from srcyc.volumes.labels import require_scan
@@ -49,13 +43,6 @@ from srcyc.volumes.missing import Missing
 from srcyc.volumes.volume import Volume
 from srcyc.volumes.working import WorkingOrder, WorkingScan, prepare
 
-#: Tells a scan's slice profile, or None.
-Estimate = Callable[[], ProfileEstimate | None]
-
-#: Slice thickness over slice spacing that networks are trained for.
-TRAINED_THICKNESS = (0.6, 1.1)
-#: Slice thickness over slice spacing below which a header means something else.
-_THINNEST = 0.2
 #: How far outside its card's ranges a model is still used without being forced.
 _FACTOR_TOLERANCE, _FINER_TOLERANCE, _COARSER_TOLERANCE = 1.5, 0.6, 1.6
 #: Grids have whole voxels, so the spacing reached is a little off the one asked for.
@@ -370,7 +357,7 @@ class Plan:
     order: WorkingOrder
     scan_shape: tuple[int, int, int]
     fine_shape: tuple[int, int, int]
-    thickness: ThicknessReport
+    thickness: SliceThickness
     warnings: tuple[str, ...]
 
     @property
@@ -505,75 +492,6 @@ def _prepare(volume: Volume, options: InferenceOptions) -> tuple[Volume, tuple[s
 def _profile(scan: WorkingScan) -> ProfileEstimate | None:
     """Tell the slice profile from a scan."""
     return estimate_profile(scan.image, scan.grid.spacing)
-
-
-def slice_thickness(
-    stated: float | None, read: float | None, spacing: float, estimate: Estimate = lambda: None
-) -> tuple[ThicknessReport, list[str]]:
-    """Settle how thick slices are: what the user states, else what the file says, else what the scan itself tells.
-
-    What the file says is not believed if it can hardly be. A scan unlike those that the estimate was learnt from tells
-    nothing: a share of the slices' distance is assumed.
-
-    Args:
-        stated: by the user, mm.
-        read: from the file, mm.
-        spacing: distance of the slice centres, mm.
-        estimate: tells the slice profile from the scan, or None; asked only where it is needed.
-
-    Returns:
-        the thickness, and what is unusual about it.
-
-    Raises:
-        ConfigError: a stated thickness that cannot be one.
-    """
-    if stated is not None and stated > LARGEST_THICKNESS * spacing:
-        raise ConfigError(
-            f"slice_thickness {stated:g} mm: slices {spacing:.4g} mm apart are at most {LARGEST_THICKNESS:g} times as "
-            "thick",
-            remedy="give their thickness in mm",
-            options=("slice_thickness",),
-        )
-    low, high = TRAINED_THICKNESS
-    warnings = []
-    # Headers round: 1 % more or less is none.
-    overlap = (high + 0.01) * spacing
-    if stated is not None:
-        source, thickness = "stated", stated
-        if stated > overlap:
-            warnings.append(
-                f"slices overlap: {stated:.4g} mm thick, {spacing:.4g} mm apart; the model was trained without overlap."
-            )
-    elif read is not None and read > overlap:
-        # Often the header means something else: told too wide, a profile is deconvolved into ringing.
-        source, thickness = "assumed", spacing
-        warnings.append(
-            f"the file says that slices {spacing:.4g} mm apart are {read:.4g} mm thick: such an overlap is not undone, "
-            "they count as contiguous; state slice_thickness if it is true."
-        )
-    elif read is not None and read >= _THINNEST * spacing:
-        source, thickness = "read", read
-    else:
-        told = estimate()
-        if told is not None and told.reliable:
-            source, thickness = "estimated", told.ratio * spacing
-        else:
-            source, thickness = "assumed", ASSUMED_THICKNESS * spacing
-        if read is not None:
-            warnings.append(
-                f"the file says that slices {spacing:.4g} mm apart are {read:.4g} mm thick, which is not believed."
-            )
-    ratio = thickness / spacing
-    if ratio < low - 0.01:
-        warnings.append(
-            f"slices have wide gaps: {thickness:.4g} mm thick, {spacing:.4g} mm apart; what lies between is a guess."
-        )
-    report = ThicknessReport(
-        millimetres=round(thickness, 4),
-        ratio=ratio,
-        source=source,  # type: ignore[arg-type]
-    )
-    return report, warnings
 
 
 def _factor_distance(factor: float, card: ModelCard) -> list[tuple[str, bool]]:

@@ -14,12 +14,13 @@ import numpy.typing as npt
 from srcyc.errors import OutputError, VolumeError
 from srcyc.volumes.formats import itk, mgh, nifti
 from srcyc.volumes.formats.itk import quiet_itk
-from srcyc.volumes.formats.raw import LPS_TO_RAS, Header, Orientation, RawVolume, Scaling
+from srcyc.volumes.formats.raw import LPS_TO_RAS, Header, Orientation, Origin, RawVolume, Scaling
 
 __all__ = [
     "LPS_TO_RAS",
     "Header",
     "Orientation",
+    "Origin",
     "RawVolume",
     "Scaling",
     "can_scale",
@@ -52,7 +53,7 @@ class Format:
         suffixes: of its files; a longer one stands before what it ends in.
         header: reads what a file says of itself, never its voxels.
         voxels: reads them too.
-        write: takes voxels, affine, path, orientation and scaling; None: the format is only read.
+        write: takes voxels, affine, path, origin, orientation and scaling; None: the format is only read.
         detached: names the file that holds the voxels of a header; None if it holds them itself.
         types: voxel types that can be written; empty: all integers, float32 and float64.
         holds_scaling: whether integers can be written with a scaling.
@@ -232,6 +233,7 @@ def encode(
     *,
     orientation: Orientation | None = None,
     scaling: Scaling | None = None,
+    origin: Origin | None = None,
 ) -> None:
     """Write ``(I, J, K)`` voxels in their own dtype; an ``.mhd`` header gets its ``.raw`` beside it.
 
@@ -241,6 +243,7 @@ def encode(
         path: of a suffix that is written.
         orientation: what the scan's file said of its place. A format that cannot tell it gets the place as ITK has it.
         scaling: of stored integers.
+        origin: how the volume was made, told within the file.
 
     Raises:
         OSError, RuntimeError: the place cannot be written or is full (what is there by then is garbage).
@@ -248,7 +251,9 @@ def encode(
     entry = _format(path)
     if entry.write is None:
         raise TypeError(f"{path}: not a format that is written")
-    more: dict[str, Any] = {"scaling": scaling} if entry.holds_scaling else {}
+    more: dict[str, Any] = {"origin": origin}
+    if entry.holds_scaling:
+        more["scaling"] = scaling
     if entry.holds_orientation:
         more["orientation"] = orientation
     elif orientation is not None and not orientation.known and orientation.to_second is not None:

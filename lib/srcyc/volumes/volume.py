@@ -27,6 +27,7 @@ from srcyc.volumes.finding import survey
 from srcyc.volumes.geometry import Grid, check_affine
 from srcyc.volumes.image_files import (
     Orientation,
+    Origin,
     Scaling,
     decode,
     decode_header,
@@ -185,6 +186,7 @@ def write_volume(
     *,
     dtype: npt.DTypeLike | None = None,
     scaling: Scaling | None = None,
+    origin: Origin | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a single-channel volume; the suffix decides the format (an ``.mhd`` gets its ``.raw`` beside it).
@@ -198,6 +200,7 @@ def write_volume(
         path: ends in .nii, .nii.gz, .nrrd, .mha, .mhd or .mgz.
         dtype: float32 if None; for an integer type voxels are rounded, half to even.
         scaling: of the integers that are stored, instead of ``dtype``; NIfTI only.
+        origin: how the volume was made, told within the file.
         overwrite: replace what is there.
 
     Returns:
@@ -228,7 +231,14 @@ def write_volume(
         temporary = path.with_name(f".srcyc-{uuid.uuid4().hex}{suffix}")  # hidden: no reader picks it up
         temporaries = [temporary.with_suffix(".raw"), temporary] if suffix == ".mhd" else [temporary]
         with _removed(temporaries):
-            encode(voxels, volume.affine, temporary, orientation=volume.orientation, scaling=scaling)
+            encode(
+                voxels,
+                volume.affine,
+                temporary,
+                orientation=volume.orientation,
+                scaling=scaling,
+                origin=origin,
+            )
             if suffix == ".mhd":
                 _rename_data_file(temporary, finals[0].name)
             for part in temporaries:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -15,11 +16,11 @@ from srcyc.inference.report import (
     Report,
     ResultReport,
     ScalingReport,
-    ThicknessReport,
     describe_input,
 )
 from srcyc.inference.results import Place, fit_type, maps_of, volume_stem, write_result
 from srcyc.inference.super_resolver import SuperResolution
+from srcyc.physics.thickness import SliceThickness
 from srcyc.volumes.volume import Volume, read_volume
 
 FINE, SLICES = np.eye(4), np.diag([1.0, 1.0, 4.0, 1.0])
@@ -44,7 +45,7 @@ def result(scan: Volume) -> SuperResolution:
         result=ResultReport(shape=volume.shape, spacing=volume.spacing),
         thick_axis=2,
         factor=4.0,
-        thickness=ThicknessReport(millimetres=3.2, ratio=0.8, source="assumed"),
+        thickness=SliceThickness(millimetres=3.2, ratio=0.8, source="assumed"),
         scaling=ScalingReport(offset=0.0, scale=1.0),
         sigma=0.01,
         consistency=ConsistencyReport(applied=True, slices_corrected=True, correction=0.014, residual=1e-6),
@@ -176,3 +177,18 @@ def test_limits_of_a_type_are_values_of_it(kind: type) -> None:
     assert limits.min <= fitted.data.min() and fitted.data.max() <= limits.max
     assert warnings[0].startswith("2 of 3 voxels")
     assert fit_type(fitted, np.dtype(kind)) == (fitted, [])
+
+
+def test_every_file_names_its_model_and_what_it_is_not_for(
+    tmp_path: Path, result: SuperResolution, scan: Volume
+) -> None:
+    labels = Volume((scan.data > 100).astype(np.float32), SLICES, np.dtype(np.uint8))
+    written = write_result(result, scan, tmp_path / "a.nii.gz", labels=labels)
+    contents = {"volume": written.volume, **written.maps, "labels": tmp_path / "a_labels.nii.gz"}
+    for content, path in contents.items():
+        header = nib.load(path).header
+        assert header["descrip"].item().decode().endswith("not for diagnostic use")
+        (fields,) = (json.loads(one.get_content()) for one in header.extensions)
+        assert (fields["content"], fields["model"]) == (content, "m")
+        assert "Not for diagnostic use" in fields["note"]
+    assert len(contents) == 4

@@ -12,11 +12,12 @@ import torch
 from srcyc.enhancement import enhance
 from srcyc.errors import ConfigError, ModelError, NothingToDoError, SRCycError, VolumeError
 from srcyc.inference import InferenceOptions, SuperResolver
-from srcyc.inference.super_resolver import Plan, slice_thickness
+from srcyc.inference.super_resolver import Plan
 from srcyc.networks import Sampling
 from srcyc.physics.acquisition import Acquisition, AxisAcquisition
 from srcyc.physics.simulation import simulate_thick
 from srcyc.physics.slice_profile import ProfileEstimate
+from srcyc.physics.thickness import slice_thickness
 from srcyc.volumes.volume import Volume, read_volume, write_volume
 from srcyc.volumes.working import prepare
 

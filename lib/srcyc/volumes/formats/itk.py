@@ -30,6 +30,7 @@ from srcyc.volumes.formats.raw import (
     LPS_TO_RAS,
     MILLIMETRES,
     Header,
+    Origin,
     RawVolume,
     require_bytes,
     require_room,
@@ -89,9 +90,15 @@ def write(
     image_io: str,
     *,
     compressed: bool,
+    origin: Origin | None = None,
 ) -> None:
     """Write ``(I, J, K)`` voxels in their own type; an ``.mhd`` header gets its ``.raw`` beside it."""
     image = image_of(voxels, affine)
+    if origin is not None:
+        # A field of MetaImage's own, and in NRRD a key like the others.
+        image.SetMetaData("Comment", origin.line)
+        for key, text in origin.fields.items():
+            image.SetMetaData(f"srcyc_{key}", text)
     writer = sitk.ImageFileWriter()
     writer.SetImageIO(image_io)
     writer.SetFileName(str(path))

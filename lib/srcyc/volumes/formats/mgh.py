@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ import numpy.typing as npt
 
 from srcyc.errors import VolumeError
 from srcyc.volumes.formats.gzipped import is_packed, read_into, read_start
-from srcyc.volumes.formats.raw import Header, RawVolume, require_bytes, require_room, volume_shape
+from srcyc.volumes.formats.raw import Header, Origin, RawVolume, require_bytes, require_room, volume_shape
 
 _HEADER_BYTES = 284
 #: Where the header tells whether it tells the place (goodRASFlag).
 _PLACE_TOLD = slice(28, 30)
 #: Voxel types that the format has.
 TYPES = ("uint8", "int16", "int32", "float32")
+#: What FreeSurfer keeps behind the voxels: the command that made a volume.
+_TAG_COMMAND = 3
 
 
 def read_header(path: Path) -> Header:
@@ -47,9 +50,14 @@ def read_volume(path: Path) -> RawVolume:
     return RawVolume.of(header, stored.reshape(header.shape, order="F"), dtype.newbyteorder("="))
 
 
-def write(voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], path: Path) -> None:
+def write(
+    voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], path: Path, *, origin: Origin | None = None
+) -> None:
     """Write ``(I, J, K)`` voxels of one of :data:`TYPES`; packed unless the name ends in .mgh."""
     raw = nib.MGHImage(voxels, affine).to_bytes()
+    if origin is not None:
+        text = f"{origin.line} {json.dumps(origin.fields)}".encode() + b"\0"
+        raw += _TAG_COMMAND.to_bytes(4, "big") + len(text).to_bytes(8, "big") + text
     with path.open("wb") as stream:
         if path.suffix.lower() == ".mgh":
             stream.write(raw)

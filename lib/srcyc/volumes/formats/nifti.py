@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import json
 import math
 import re
 from pathlib import Path
@@ -27,6 +28,7 @@ from srcyc.volumes.formats.raw import (
     LPS_TO_RAS,
     Header,
     Orientation,
+    Origin,
     RawVolume,
     Scaling,
     require_bytes,
@@ -48,6 +50,11 @@ _SAME_FORM = 0.01
 
 #: Of gzip: noise hardly packs, whatever the effort.
 _LEVEL = 1
+
+#: Characters of `descrip`, which ends with a zero.
+_DESCRIPTION = 79
+#: NIFTI_ECODE_COMMENT: text in UTF-8.
+_COMMENT = 6
 
 _Affine = npt.NDArray[np.float64]
 
@@ -101,6 +108,7 @@ def write(
     *,
     orientation: Orientation | None = None,
     scaling: Scaling | None = None,
+    origin: Origin | None = None,
 ) -> None:
     """Write ``(I, J, K)`` voxels in their own type as a single file; see :func:`srcyc.volumes.image_files.encode`."""
     place = orientation or Orientation()
@@ -115,13 +123,23 @@ def write(
         header["pixdim"][0] = 1
         header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
     header.set_xyzt_units("mm", "sec")
-    header["vox_offset"] = header.sizeof_hdr + 4
+    behind = bytes(4) if origin is None else _extension(origin)
+    header["vox_offset"] = header.sizeof_hdr + len(behind)
+    if origin is not None:
+        header["descrip"] = origin.line[:_DESCRIPTION]
     if scaling is not None:
         header.set_slope_inter(scaling.slope, scaling.intercept)
     with path.open("wb") as stream, _packed(stream, path) as out:
-        out.write(header.binaryblock + bytes(4))
+        out.write(header.binaryblock + behind)
         for k in range(voxels.shape[2]):
             out.write(voxels[..., k].tobytes(order="F"))
+
+
+def _extension(origin: Origin) -> bytes:
+    """Give what stands between header and voxels: the mark of an extension, and one of JSON."""
+    extension = io.BytesIO()
+    nib.nifti1.Nifti1Extension(_COMMENT, json.dumps(origin.fields).encode()).write_to(extension, False)
+    return b"\1\0\0\0" + extension.getvalue()
 
 
 def _packed(stream: BinaryIO, path: Path) -> contextlib.AbstractContextManager[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,28 @@ class Scaling:
     dtype: np.dtype[Any]
     slope: float
     intercept: float
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a file says of how it was made, in whatever room its format has for that.
+
+    Attributes:
+        line: the most important, one line of printable ASCII; NIfTI has room for 79 characters of it.
+        fields: all of it, by names that are identifiers.
+    """
+
+    line: str
+    fields: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Keep what headers of text cannot hold out of them: line breaks, and letters beyond ASCII."""
+        object.__setattr__(self, "line", _one_line(self.line))
+        object.__setattr__(self, "fields", {key: _one_line(text) for key, text in self.fields.items()})
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.encode("ascii", "replace").decode().split())
 
 
 @dataclass(frozen=True, eq=False)
