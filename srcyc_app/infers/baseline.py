@@ -10,10 +10,10 @@ import numpy as np
 import psutil
 import torch
 
-from srcyc.inference.super_resolver import slice_thickness
 from srcyc.physics.acquisition import Acquisition
 from srcyc.physics.resampling import resample
 from srcyc.physics.slice_profile import estimate_profile
+from srcyc.physics.thickness import slice_thickness
 from srcyc.volumes.geometry import Grid, thick_axis
 from srcyc.volumes.missing import Missing
 from srcyc.volumes.volume import Volume

@@ -13,20 +13,21 @@ import numpy.typing as npt
 
 from srcyc.errors import DataError, OutputError, VolumeError
 from srcyc.files import write_text, written
-from srcyc.physics.acquisition import ASSUMED_THICKNESS, LARGEST_THICKNESS
+from srcyc.physics.acquisition import ASSUMED_THICKNESS
 from srcyc.physics.slice_profile import estimate_profile
+from srcyc.physics.thickness import slice_thickness
 from srcyc.volumes.dicom import is_series_address
 from srcyc.volumes.geometry import Grid
 from srcyc.volumes.image_files import parts_of
 from srcyc.volumes.labels import require_scan
 from srcyc.volumes.missing import Missing
-from srcyc.volumes.volume import Volume, read_volume
-from srcyc.volumes.working import WorkingScan, prepare
+from srcyc.volumes.volume import read_volume
+from srcyc.volumes.working import prepare
 
 Array = npt.NDArray[np.float32]
 
 #: Part of every entry's key: raised when what an entry holds, or how a scan is prepared, changes.
-_FORMAT = 3
+_FORMAT = 4
 #: An axis with voxels so much larger than the finest is coarser, and slightly blurred.
 _AS_FINE = 1.05
 #: Voxels written at a time.
@@ -163,19 +164,18 @@ class ScanStore:
             rows = max(1, _BLOCK // (image.shape[1] * image.shape[2]))
             for start in range(0, len(image), rows):
                 stream.write(np.ascontiguousarray(image[start : start + rows], dtype="<f4").data)
-        ratio = _thickness_ratio(volume, scan)
-        entry = {"shape": grid.shape, "affine": grid.affine.tolist(), "ratio": ratio, "scan": str(path)}
+        spacing = scan.grid.spacing
+        thickness, _ = slice_thickness(
+            None, volume.slice_thickness, spacing[2], lambda: estimate_profile(scan.image, spacing)
+        )
+        entry = {
+            "shape": grid.shape,
+            "affine": grid.affine.tolist(),
+            "ratio": thickness.ratio,
+            "scan": str(path),
+        }
         # Written last: where it stands, the voxels are complete.
         write_text(self.folder / f"{key}.json", json.dumps(entry, indent=1))
-
-
-def _thickness_ratio(volume: Volume, scan: WorkingScan) -> float:
-    """Give slice thickness over slice spacing: as the file says if that can be, else estimated, else assumed."""
-    spacing = scan.grid.spacing
-    if volume.slice_thickness is not None and 0 < volume.slice_thickness <= LARGEST_THICKNESS * spacing[2]:
-        return volume.slice_thickness / spacing[2]
-    estimate = estimate_profile(scan.image, spacing)
-    return estimate.ratio if estimate is not None and estimate.reliable else ASSUMED_THICKNESS
 
 
 def _map(file: Path, shape: tuple[int, int, int]) -> Array:

@@ -14,10 +14,10 @@ from torch import Tensor
 from srcyc.evaluation.benchmark import CLASSICAL, CUBIC
 from srcyc.evaluation.metrics import Image, slice_gain
 from srcyc.evaluation.regions import Kept, Regions
-from srcyc.inference.report import ThicknessReport
 from srcyc.inference.super_resolver import SuperResolution
 from srcyc.physics.acquisition import Acquisition
 from srcyc.physics.resampling import resample
+from srcyc.physics.thickness import SliceThickness
 from srcyc.volumes.intensity import foreground_mask, robust_scaling
 from srcyc.volumes.volume import Volume
 
@@ -68,7 +68,7 @@ class Examination:
     result: Volume
     axis: int
     factor: float
-    thickness: ThicknessReport
+    thickness: SliceThickness
     scores: list[ThickScore]
     images: dict[str, Image]
 

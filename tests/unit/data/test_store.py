@@ -62,13 +62,11 @@ def test_a_stored_scan_is_the_one_read_into_memory(tmp_path: Path, scan: Path) -
     np.testing.assert_allclose(np.corrcoef(stored.image.ravel(), read.ravel())[0, 1], 1, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("said", "ratio"), [(3.2, 0.8), (4.0, 1.0), (None, ASSUMED_THICKNESS), (9.0, ASSUMED_THICKNESS)]
-)
+@pytest.mark.parametrize(("said", "ratio"), [(3.2, 0.8), (4.0, 1.0), (None, ASSUMED_THICKNESS), (9.0, 1.0)])
 def test_the_thickness_is_the_file_s_or_what_is_assumed(
     tmp_path: Path, scan: Path, monkeypatch: pytest.MonkeyPatch, said: float | None, ratio: float
 ) -> None:
-    """What cannot be true, slices more than twice as thick as they are apart, counts as not said."""
+    """As for inference: an overlap that can hardly be counts as none."""
     import srcyc.data.store
 
     def reading(path: Path) -> Volume:
