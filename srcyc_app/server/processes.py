@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -30,6 +31,9 @@ PATIENCE = 60.0
 _LINES = 20
 #: Tasks whose outcome is remembered.
 _REMEMBERED = 100
+
+#: With it, Windows can send Ctrl-Break to a process and not to us.
+_NEW_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 
 Status = Literal["SUBMITTED", "RUNNING", "DONE", "ERROR", "STOPPED"]
 
@@ -151,7 +155,7 @@ class Background:
         if process is not None:
             _log.info("%s: asked to stop (process %d)", self._method, process.pid)
             with suppress(ProcessLookupError):
-                process.terminate()
+                _ask_to_end(process)
             threading.Thread(target=self._kill_after, args=(process,), daemon=True).start()
         return active[0].json() if active else None
 
@@ -204,6 +208,7 @@ class Background:
                 cwd=self._folder,
                 # Ctrl-C is for the server, which then asks its processes to save and end.
                 start_new_session=True,
+                creationflags=_NEW_GROUP,
             )
             task.status = "RUNNING"
             return task.process
@@ -237,6 +242,11 @@ class Background:
         except subprocess.TimeoutExpired:
             _log.warning("%s: process %d did not end and is killed", self._method, process.pid)
             kill_tree(process)
+
+
+def _ask_to_end(process: subprocess.Popen[str]) -> None:
+    """Send SIGTERM; on Windows, where that would end it at once, SIGBREAK."""
+    process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
 
 
 def kill_tree(process: subprocess.Popen[str]) -> None:

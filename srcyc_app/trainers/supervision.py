@@ -27,7 +27,7 @@ LAST_SECONDS = 60.0
 #: The program that MONAI Label's servers start for a background task.
 _BACKGROUND_PROGRAM = "monailabel.interfaces.utils.app"
 #: Those that ask a process to end. SIGINT comes as KeyboardInterrupt.
-_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 
 def is_background_process() -> bool:
@@ -79,7 +79,11 @@ def ending_with_parent(interval: float = INTERVAL, last_seconds: float = LAST_SE
             if waiting.wait(interval):
                 return
         _log.error("the server that started this process is gone: it saves and ends.")
-        os.kill(os.getpid(), signal.SIGTERM)
+        if os.name == "nt":
+            # There the other one ends the process at once; this one calls the handler, which lets it save.
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
         if not waiting.wait(last_seconds):
             os._exit(128 + signal.SIGTERM)
 

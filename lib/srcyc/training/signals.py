@@ -9,8 +9,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 #: SIGTERM is what a scheduler, a container or a shutting-down system sends; SIGINT is Ctrl-C; SIGHUP, which Windows
-#: does not have, comes when the terminal goes away.
-_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+#: does not have, comes when the terminal goes away; SIGBREAK is Windows' own: a closed console, and the only one that
+#: another process can send there.
+_SIGNALS = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
+]
 
 
 class StopRequest:
@@ -29,7 +32,7 @@ class StopRequest:
 
 @contextmanager
 def listening(request: StopRequest) -> Iterator[None]:
-    """Let SIGTERM, SIGINT and SIGHUP ask ``request`` to stop (main thread only); what is ignored (nohup) stays so.
+    """Let SIGTERM, SIGINT, SIGHUP and SIGBREAK ask ``request`` to stop (main thread only); what is ignored stays so.
 
     A second Ctrl-C acts as it did before: somebody is impatient. A second SIGTERM says nothing new: a process group
     and torchrun each send their own; who has waited long enough sends SIGKILL.

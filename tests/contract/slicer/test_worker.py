@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from srcyc.volumes.volume import read_volume
-from SRCycLib import worker
+from SRCycLib import processes, worker
 from SRCycLib.client import Client
 
 CommandLine = Callable[..., Any]
@@ -41,7 +41,8 @@ class Request:
     def __init__(self, folder: Path, url: str, action: str, arguments: dict[str, Any]) -> None:
         folder.mkdir(parents=True)
         self.file = folder / "request.json"
-        self.file.write_text(json.dumps({"url": url, "action": action, "arguments": arguments}))
+        request = {"url": url, "action": action, "arguments": arguments, "parent": os.getpid()}
+        self.file.write_text(json.dumps(request))
         self.said_file = folder / "said"
         self.process = start(self.file, self.said_file)
 
@@ -58,8 +59,8 @@ class Request:
     def states(self) -> list[str]:
         return [line["progress"]["state"] for line in self.said() if "progress" in line]
 
-    def ended_within(self, seconds: float) -> None:
-        self.process.wait(seconds)
+    def ended(self) -> None:
+        self.process.wait(60)
 
     def end(self) -> None:
         if self.process.poll() is None:
@@ -98,6 +99,7 @@ def send(tmp_path: Path) -> Iterator[Callable[..., Request]]:
 def test_info(srcyc_server: Any, send: Callable[..., Request]) -> None:
     request = send(srcyc_server.url, "info")
     assert request.last() == {"result": Client(srcyc_server.url).info()}
+    assert request.said()[0] == {"pid": request.process.pid}
     assert request.process.returncode == 0
     assert request.file.exists(), "it is the caller's"
 
@@ -154,14 +156,14 @@ def test_a_full_or_missing_disk_is_a_sentence(srcyc_server: Any, send: Callable[
 
 
 @pytest.mark.parametrize(
-    "text", ["", "not JSON", "[]", '{"url": "127.0.0.1", "action": "__init__"}', '{"url": 1}']
+    "text", ["", "not JSON", "[]", '{"url": "127.0.0.1", "action": "__init__", "parent": 1}', '{"url": 1}']
 )
 def test_what_nobody_expects_is_a_sentence_with_details(tmp_path: Path, text: str) -> None:
     file = tmp_path / "request.json"
     file.write_text(text)
     process = start(file, tmp_path / "said")
     assert process.wait(60) == 1
-    last = json.loads((tmp_path / "said").read_text())
+    last = json.loads((tmp_path / "said").read_text().splitlines()[-1])
     assert "unexpectedly" in last["error"]
     assert "Traceback" not in last["error"]
     assert "Traceback" in last["details"]
@@ -175,7 +177,7 @@ def test_without_a_request(tmp_path: Path) -> None:
         [sys.executable, "-m", "SRCycLib.worker"], cwd=MODULE, capture_output=True, check=False
     )
     assert done.returncode == 2
-    assert "error" in json.loads(done.stdout)
+    assert "error" in json.loads(done.stdout.splitlines()[-1])
 
 
 # -- ended from outside ----------------------------------------------------------------------------------------------
@@ -244,8 +246,8 @@ def test_a_cancelled_request_ends_the_computation(
         request.process.kill()
     else:
         request.file.unlink()
-    request.ended_within(5)
-    busy.wait_for(lambda: given_up(busy) == before + 1, "notice that nobody waits", 10)
+    request.ended()
+    busy.wait_for(lambda: given_up(busy) == before + 1, "notice that nobody waits")
     still_usable(busy, scans.nifti, tmp_path / "after")
     assert not {"result", "error"} & {key for line in request.said() for key in line}
 
@@ -260,11 +262,11 @@ def test_a_request_that_waits_in_line_is_taken_out_of_it(
     busy.wait_for(lambda: "queued" in second.states(), "let the second wait")
     before = given_up(busy)
     second.file.unlink()
-    second.ended_within(5)
-    busy.wait_for(lambda: given_up(busy) == before + 1, "take it out of the line", 10)
+    second.ended()
+    busy.wait_for(lambda: given_up(busy) == before + 1, "take it out of the line")
     assert first.process.poll() is None
     first.file.unlink()
-    first.ended_within(5)
+    first.ended()
     still_usable(busy, scans.nifti, tmp_path / "after")
 
 
@@ -290,33 +292,48 @@ def test_a_server_that_dies_in_the_midst(
         server.end()
 
 
-def test_it_ends_with_the_process_that_started_it(tmp_path: Path, new_port: Callable[[], int]) -> None:
-    """Slicer may crash, and then nobody removes the request file."""
+def test_it_ends_with_slicer_behind_a_launcher(tmp_path: Path, new_port: Callable[[], int]) -> None:
+    """Slicer may crash, and nobody removes the request file; the worker's parent is PythonSlicer, which lives on."""
     file = tmp_path / "request.json"
     request = {"url": f"127.0.0.1:{new_port()}", "action": "wait", "arguments": {"seconds": 600}}
-    file.write_text(json.dumps(request))
-    parent = (
-        "import subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-m', 'SRCycLib.worker', sys.argv[1]])\n"
-        "print(child.pid, flush=True)\n"
-        "time.sleep(600)\n"
+    slicer = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    file.write_text(json.dumps({**request, "parent": slicer.pid}))
+    launcher = subprocess.Popen(
+        ["/bin/sh", "-c", f'"{sys.executable}" -m SRCycLib.worker "{file}"; exit $?'],
+        cwd=MODULE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", parent, str(file)], cwd=MODULE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    child = psutil.Process(int(process.stdout.readline()))
+    assert launcher.stdout is not None
+    worker_pid = json.loads(launcher.stdout.readline())["pid"]
+    assert worker_pid != launcher.pid
+    child = psutil.Process(worker_pid)
     try:
         end = time.monotonic() + 60
-        while child.num_threads() < 2 and time.monotonic() < end:  # one of them looks after the parent
+        while child.num_threads() < 2 and time.monotonic() < end:  # one of them looks after Slicer
             time.sleep(0.05)
-        assert child.is_running()
-        process.kill()
-        process.wait(60)
-        process.stdout.close()
-        psutil.wait_procs([child], timeout=60)
-        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+        slicer.kill()
+        slicer.wait(60)
+        assert launcher.wait(60) == processes.UNWANTED
+        assert not child.is_running()
     finally:
-        for each in (process, child):
+        launcher.stdout.close()
+        for each in (slicer, launcher, child):
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.wait(60)
+
+
+def test_a_process_is_seen_alive_and_dead() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    watched = processes.Watched(process.pid)
+    assert watched.alive()
+    processes.kill(process.pid)
+    # Not waited for, it stays as a zombie: that does not count as alive.
+    end = time.monotonic() + 60
+    while watched.alive() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not watched.alive()
+    process.wait(60)
+    processes.kill(process.pid)

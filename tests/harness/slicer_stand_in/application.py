@@ -271,9 +271,12 @@ class StandIn:
         self.window.setObjectName("qSlicerMainWindow")
 
     def _make_python(self) -> None:
-        """Put the program PythonSlicer on the path."""
+        """Put the program PythonSlicer on the path: a launcher, whose child is the Python.
+
+        As with the application's own, who kills the launcher does not kill the child.
+        """
         program = self.folder / "bin" / "PythonSlicer"
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        program.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\nexit $?\n')
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         os.environ["PATH"] = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
 

@@ -66,11 +66,12 @@ class SuperResolution:
                     "params": {**params, "result_extension": ".nrrd"},
                 },
                 done=self._load,
-                failed=self._give_up,
+                failed=failed,
                 progress=progress,
+                folder=self._folder,
             )
         except BaseException:
-            self._clean()
+            shutil.rmtree(self._folder, ignore_errors=True)
             raise
 
     def cancel(self) -> None:

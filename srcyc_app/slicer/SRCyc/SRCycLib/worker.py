@@ -1,8 +1,9 @@
 """One request to a server in a process of its own: ``python -m SRCycLib.worker REQUEST.json``.
 
-The file holds ``url``, ``action`` (a method of the client) and ``arguments``. Standard output gets one JSON object per
-line: ``progress``, ``news``, and last ``result`` or ``error``. The process ends at once when the file is removed: that
-closes the connection, by which the server knows that nobody waits any more.
+The file holds ``url``, ``action`` (a method of the client), ``arguments`` and ``parent`` (Slicer's process). Standard
+output gets one JSON object per line: ``pid``, ``progress``, ``news``, and last ``result`` or ``error``. The process
+ends at once when the file is removed or Slicer has ended: that closes the connection, by which the server knows that
+nobody waits any more.
 """
 
 from __future__ import annotations
@@ -11,18 +12,13 @@ import json
 import os
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from SRCycLib.client import Client, ServerError
-
-#: Seconds between two looks whether the request is still wanted.
-_LOOK = 0.2
-#: What it ends with if it is not.
-_UNWANTED = 3
+from SRCycLib.processes import end_with
 
 #: What can be asked for, and which of its arguments is a function of ours.
 _ACTIONS: dict[str, tuple[Callable[..., Any], str]] = {
@@ -48,9 +44,10 @@ def main(arguments: list[str]) -> int:
         _say({"error": "The request file is missing: give its path."})
         return 2
     file = Path(arguments[0])
-    _end_with(file)
+    _say({"pid": os.getpid()})
     try:
         request = json.loads(file.read_text(encoding="utf-8"))
+        end_with(file, int(request["parent"]))
         result = _meet(request)
     except ServerError as error:
         _say({"error": str(error)})
@@ -91,19 +88,6 @@ def _say(what: dict[str, Any]) -> None:
     with _saying:
         sys.stdout.write(json.dumps(what) + "\n")
         sys.stdout.flush()
-
-
-def _end_with(file: Path) -> None:
-    """End this process when a file is removed, or when whoever started it is gone."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while file.exists() and os.getppid() == parent:
-            time.sleep(_LOOK)
-        # Not by an exception: another thread may be waiting for an answer, which nothing interrupts.
-        os._exit(_UNWANTED)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":
