@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import psutil
@@ -403,6 +405,44 @@ class Server:
         if file is not None:
             options["files"] = {"file": (file.name, file.read_bytes())}
         return self.post("/infer/srcyc", **options)
+
+    def hang_up(
+        self, wanted: Mapping[str, Any], state: str, *, url: str | None = None, **options: Any
+    ) -> str:
+        """Ask for an inference, and leave when it has come to a state.
+
+        Args:
+            wanted: its parameters.
+            state: ``queued`` or ``running``.
+            url: where to ask; default: the server itself.
+            options: ``params``, ``files``, ``auth``; ``context`` for TLS.
+
+        Returns:
+            the request's id.
+        """
+        identity = f"test-{uuid.uuid4().hex}"
+        context = options.pop("context", None)
+        data = {"params": json.dumps({**wanted, "request_id": identity})}
+        ready = requests.Request("POST", f"{url or self.url}/infer/srcyc", data=data, **options).prepare()
+        place = urlsplit(ready.url)
+        connection = (
+            http.client.HTTPSConnection(place.netloc, timeout=PATIENCE, context=context)
+            if context is not None
+            else http.client.HTTPConnection(place.netloc, timeout=PATIENCE)
+        )
+        with contextlib.closing(connection):
+            connection.request("POST", ready.path_url, ready.body, dict(ready.headers))
+            self.wait_for(lambda: self.progress(identity)["state"] == state, f"be {state}")
+        return identity
+
+    def progress(self, identity: str) -> dict[str, Any]:
+        """Give how far an inference is."""
+        reply = self.get(f"/progress/{identity}")
+        return reply.json() if reply.ok else {"state": "unknown", "share": 0.0}
+
+    def gives_up(self, identity: str) -> None:
+        """Wait until an inference is given up."""
+        self.wait_for(lambda: self.progress(identity)["state"] == "cancelled", "give it up")
 
     def volume(self, response: requests.Response, suffix: str = ".nrrd") -> Volume:
         """Read the volume in a reply."""

@@ -129,14 +129,13 @@ def test_what_lies_in_the_studies_folder_is_no_less_suspect(
         objects = server.wait_for(
             lambda: found if len(found := server.client.datastore()["objects"]) == 2 else None,
             "notice it",
-            30,
         )
         (image,) = objects.keys() - {"head"}
         harmless(server, lambda: server.infer(image, output="json"), refused)
         assert server.rss() - before < GROWTH
     finally:
         shutil.rmtree(place) if place.is_dir() else place.unlink()
-        server.wait_for(lambda: len(server.client.datastore()["objects"]) == 1, "notice that it went", 30)
+        server.wait_for(lambda: len(server.client.datastore()["objects"]) == 1, "notice that it went")
 
 
 @pytest.mark.parametrize("server", ["srcyc"], indirect=True)

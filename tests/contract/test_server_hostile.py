@@ -415,7 +415,7 @@ def unharmed(server: Any, hash_tree: Callable[..., dict[str, str]]) -> Iterator[
 
     before = look()
     yield
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while (after := look()) != before and time.monotonic() < end:
         time.sleep(0.1)
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}

@@ -409,7 +409,7 @@ def test_no_temporary_file_is_left(srcyc_server, scans):
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("readme.txt", "no scan")
     srcyc_server.post("/infer/srcyc", files={"file": ("x.zip", buffer.getvalue())})
-    srcyc_server.wait_for(lambda: not srcyc_server.temporary_files(), "remove its temporary files", 10)
+    srcyc_server.wait_for(lambda: not srcyc_server.temporary_files(), "remove its temporary files")
 
 
 def test_a_server_in_use_speaks_to_another_client(srcyc_server):

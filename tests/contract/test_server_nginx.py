@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -231,20 +231,13 @@ def test_names_and_origins(proxy: Proxy, srcyc_server: Any, refused: Callable[..
 
 def test_who_hangs_up_is_not_waited_for(proxy: Proxy, srcyc_server: Any, sample_data: Path) -> None:
     """nginx passes it on, and the inference ends."""
-    request_id = f"through-nginx-{os.getpid()}"
-    with (sample_data / "brain1_image.nrrd").open("rb") as stream, contextlib.suppress(requests.Timeout):
-        requests.post(
-            f"{proxy.url}/infer/srcyc",
+    with (sample_data / "brain1_image.nrrd").open("rb") as stream:
+        identity = srcyc_server.hang_up(
+            {"device": "cpu", "weights": DEFAULT_MODEL, "precision": "fp32", "uncertainty": True},
+            "running",
+            url=proxy.url,
             auth=PASSWORD,
-            verify=str(proxy.certificate),
-            data={
-                "params": json.dumps({"request_id": request_id, "device": "cpu", "weights": DEFAULT_MODEL})
-            },
             files={"file": ("brain1_image.nrrd", stream)},
-            timeout=(10, 2.0),
+            context=ssl.create_default_context(cafile=proxy.certificate),
         )
-
-    def state() -> bool:
-        return srcyc_server.get(f"/progress/{request_id}").json().get("state") == "cancelled"
-
-    srcyc_server.wait_for(state, "give up the inference", 15)
+    srcyc_server.gives_up(identity)

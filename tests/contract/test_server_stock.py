@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,9 +74,7 @@ def planted(code: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 def nothing_was_run(server: Any, mark: Path) -> None:
     """Whatever process an attack began has loaded its modules by the time that it does its task."""
-    end = time.monotonic() + 20
-    while server.children() and time.monotonic() < end:
-        time.sleep(0.2)
+    server.wait_for(lambda: not server.children(), "end what an attack began")
     assert not mark.exists(), server.log[-2000:]
 
 

@@ -60,7 +60,7 @@ def idle(request: pytest.FixtureRequest) -> Any:
         server = request.getfixturevalue("trainer")
         if server.children():
             server.client.train_stop()
-            server.wait_for(lambda: not server.children(), "end the training", 90)
+            server.wait_for(lambda: not server.children(), "end the training")
 
 
 def stats(server: Any) -> dict[str, Any]:
@@ -132,10 +132,10 @@ def test_from_start_to_use(trainer: Any, tiny_training: Tiny) -> None:
 
     stopped = client.train_stop()
     assert stopped["status"] == "STOPPED"
-    trainer.wait_for(lambda: not trainer.children(), "end its processes", 60)
+    trainer.wait_for(lambda: not trainer.children(), "end its processes")
     assert client.train_status(check_if_running=True) is False
     # What was killed takes a moment to be gone.
-    trainer.wait_for(lambda: stats(trainer)["state"] in ("stopped", "interrupted"), "notice its end", 10)
+    trainer.wait_for(lambda: stats(trainer)["state"] in ("stopped", "interrupted"), "notice its end")
     told = stats(trainer)
     check_as_slicer_reads_it(told, running=False)
     at = saved(trainer, "mine")
@@ -217,7 +217,7 @@ def test_one_training_at_a_time(trainer: Any, tiny_training: Tiny, refused: Refu
     # MONAI Label would begin with the next one in the queue when somebody presses Stop.
     assert trainer.post("/train/srcyc?enqueue=true", json=second).status_code == 200
     assert client.train_stop()["status"] == "STOPPED"
-    trainer.wait_for(lambda: not trainer.children(), "end its processes", 60)
+    trainer.wait_for(lambda: not trainer.children(), "end its processes")
     assert client.train_status(check_if_running=True) is False
     assert not (trainer.model_dir / "runs" / "second").exists()
 
@@ -276,7 +276,7 @@ def test_the_server_is_killed_while_it_trains(trainer: Any, tiny_training: Tiny,
     trainer.restart()
     assert hash_tree(trainer.studies) == before
     trainer.client.train_start("srcyc", request)
-    trainer.wait_for(lambda: not any(one.is_running() for one in orphans), "leave no orphan", 15)
+    trainer.wait_for(lambda: not any(one.is_running() for one in orphans), "leave no orphan")
     at = saved(trainer, "killed")
     assert at > 8
     assert steps_taken(trainer, "killed", at)["step"] > at
@@ -291,7 +291,7 @@ def test_the_server_is_ended_while_it_trains(trainer: Any, tiny_training: Tiny, 
     steps_taken(trainer, "ended", 12)
     assert trainer.children(), "or nothing is tested"
     assert trainer.terminate() in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
-    trainer.wait_for(lambda: not trainer.children(), "leave no process behind", 15)
+    trainer.wait_for(lambda: not trainer.children(), "leave no process behind")
     assert hash_tree(trainer.studies) == before
     at = saved(trainer, "ended")
     assert at > 8
@@ -315,7 +315,7 @@ def test_a_training_process_is_killed_alone(hardened: Any, tiny_training: Tiny) 
     steps_taken(hardened, "alone", 12)
     for process in hardened.children():
         process.kill()
-    hardened.wait_for(lambda: hardened.client.train_status()["status"] == "ERROR", "notice", 20)
+    hardened.wait_for(lambda: hardened.client.train_status()["status"] == "ERROR", "notice")
     told = stats(hardened)
     assert told["state"] == "interrupted"
     assert "start" in told["message"]

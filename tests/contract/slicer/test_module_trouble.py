@@ -56,7 +56,7 @@ def test_slicer_ends_during_a_request(connected: Any, patient: tuple[Path, Path]
     panel.wait(lambda: "Computing" in panel.ui.statusLabel.text, "compute")
     begun = time.monotonic()
     panel.session.quit()
-    assert time.monotonic() - begun < 5.0
+    assert time.monotonic() - begun < 15.0
     assert list((panel.session.folder / "temporary").iterdir()) == []
     assert not [child for child in psutil.Process().children() if "SRCycLib.worker" in " ".join(_line(child))]
 

@@ -68,7 +68,8 @@ def test_something_that_happened_is_acted_on_once() -> None:
         time.sleep(0.05)
         assert not acts
         happened = True
-        time.sleep(0.1)
+        wait_for(lambda: bool(acts))
+        time.sleep(0.05)
     assert acts == [1]
 
 
