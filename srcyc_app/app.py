@@ -29,7 +29,9 @@ from srcyc_app.server.stock import close_import_paths, guard, is_stock_server
 from srcyc_app.strategies import RandomScan
 from srcyc_app.studies.archives import refuse_detached
 from srcyc_app.studies.datastore import StudiesFolder
+from srcyc_app.studies.dicomweb import Archive, Login
 from srcyc_app.studies.identifiers import is_inside, is_plain_component
+from srcyc_app.studies.pacs import Pacs
 from srcyc_app.studies.sessions import ScanSessions
 from srcyc_app.trainers.task import UnpairedTraining
 
@@ -51,8 +53,8 @@ class SRCycApp(MONAILabelApp):
         conf: MONAI Label's ``--conf``: ``model_dir`` (default: ``model`` in the app's folder) for retrained models,
             runs and logs; ``packaged_models`` (``false`` offers retrained ones only); ``max_upload_gb``;
             ``allow_model_files``; ``allowed_hosts`` (with commas between them), by which MONAI Label's own server may
-            be called besides this machine's names; ``decode_apart`` (``false`` reads files in this process, as a
-            script does with its own).
+            be called besides this machine's names; ``pacs_login``, a file with the login for a DICOMweb server;
+            ``decode_apart`` (``false`` reads files in this process, as a script does with its own).
 
     Raises:
         ConfigError: a value in ``conf`` that cannot be used.
@@ -89,14 +91,40 @@ class SRCycApp(MONAILabelApp):
 
     def init_datastore(self) -> Datastore:
         if self.studies.startswith(("http://", "https://")):
-            # Series as they are: our own reader refuses missing slices, ITK's, which makes NIfTI of them, only warns.
-            settings.MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI = False
-            return super().init_datastore()
+            return self._pacs()
         return StudiesFolder(
             self.studies,
             watch=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
             reading=self.reading,
+        )
+
+    def _pacs(self) -> Pacs:
+        """Give the DICOMweb server's series.
+
+        Raises:
+            ConfigError: an address or a login that cannot be used.
+        """
+        login = self.conf.get("pacs_login")
+        chosen = settings.model_fields_set
+        # MONAI Label's default is CT.
+        wanted = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
+        place = settings.MONAI_LABEL_DICOMWEB_CACHE_PATH.strip()
+        return Pacs(
+            Archive(
+                self.studies,
+                Login(
+                    Path(login) if login else None,
+                    settings.MONAI_LABEL_DICOMWEB_USERNAME,
+                    settings.MONAI_LABEL_DICOMWEB_PASSWORD,
+                ),
+                wanted if "MONAI_LABEL_DICOMWEB_SEARCH_FILTER" in chosen else {"Modality": "MR"},
+                settings.MONAI_LABEL_QIDO_PREFIX,
+                settings.MONAI_LABEL_WADO_PREFIX,
+            ),
+            Path(place) if place else Path.home() / ".cache" / "monailabel" / "dicom",
+            expiry=settings.MONAI_LABEL_DICOMWEB_CACHE_EXPIRY,
+            max_bytes=self.max_upload,
         )
 
     def init_infers(self) -> dict[str, InferTask]:
@@ -208,7 +236,7 @@ class SRCycApp(MONAILabelApp):
         """
         if not isinstance(image, str) or not image:
             raise unusable("image: give an image id, a session, or upload a file.")
-        if is_plain_component(image) and image in datastore.list_images():
+        if is_plain_component(image) and _has(datastore, image):
             return Path(datastore.get_image_uri(image)), image
         path = Path(image)
         if not self._server_mode and path.exists():
@@ -323,6 +351,10 @@ class SRCycApp(MONAILabelApp):
             finally:
                 path.unlink(missing_ok=True)
             result.params[f"{name}_session"] = session
+
+
+def _has(datastore: Datastore, image: str) -> bool:
+    return datastore.has(image) if isinstance(datastore, Pacs) else image in datastore.list_images()
 
 
 def _switch(conf: Mapping[str, str], key: str, *, default: bool) -> bool:

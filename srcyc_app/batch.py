@@ -17,7 +17,7 @@ from srcyc.inference.results import MAPS
 from srcyc.training.signals import StopRequest
 from srcyc_app.infers.options import Options
 from srcyc_app.refusals import not_found, unusable
-from srcyc_app.studies.datastore import StudiesFolder
+from srcyc_app.studies.datastore import StudiesFolder, studies_folder
 from srcyc_app.studies.domains import scans_in
 from srcyc_app.studies.identifiers import check_image_id
 from srcyc_app.trainers.supervision import Asked, background_process, is_background_process, unwinding
@@ -63,8 +63,7 @@ class BatchSuperResolution(BatchInferTask):
     def _do(
         self, request: Mapping[str, Any], datastore: Datastore, infer: Infer
     ) -> dict[str, dict[str, Any]]:
-        if not isinstance(datastore, StudiesFolder):
-            raise unusable("batch inference keeps its results in a studies folder, and there is none.")
+        datastore = studies_folder(datastore, "a batch")
         wanted = _options(request)
         Options.of(wanted)
         images = self.get_images(request, datastore)
@@ -98,8 +97,9 @@ def check_images(images: Any, datastore: Datastore) -> None:
         datastore: the scans.
 
     Raises:
-        Refusal: 404 for an id that is not there, 422 for what is none.
+        Refusal: 404 for an id that is not there, 422 for what is none, or where there is no studies folder.
     """
+    studies_folder(datastore, "a batch")
     if isinstance(images, str) and images in {kind.value for kind in BatchInferImageType}:
         return
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images) or not images:

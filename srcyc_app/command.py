@@ -112,6 +112,14 @@ def serve(
             help="Older files of it, of 10 MB each, that are kept.",
         ),
     ] = 50,
+    pacs_login: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SRCYC_PACS_LOGIN",
+            metavar="FILE",
+            help="NAME:PASSWORD or Bearer TOKEN for the DICOMweb server, in one line.",
+        ),
+    ] = None,
     user_queue: Annotated[
         int,
         typer.Option(
@@ -168,6 +176,7 @@ def serve(
             audit_log=audit_log,
             audit_format=audit_format.value,
             audit_keep=audit_keep,
+            pacs_login=pacs_login,
             user_queue=user_queue,
             user_sessions=user_sessions,
             user_storage_gb=user_storage,

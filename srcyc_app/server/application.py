@@ -31,6 +31,7 @@ from srcyc_app.server.middleware import (
 from srcyc_app.server.replies import Json
 from srcyc_app.server.routes import background, compare, datastore, general, health, infer, models, sessions
 from srcyc_app.server.services import Services
+from srcyc_app.studies.pacs import Pacs
 
 _log = logging.getLogger(__name__)
 
@@ -115,10 +116,13 @@ def create_app(
 
 
 async def _tidy(app: MONAILabelApp) -> None:
-    """Remove sessions that are over, now and then; MONAI Label's own scheduler outlives the server."""
+    """Remove what is over, now and then; MONAI Label's own scheduler outlives the server."""
+    datastore = app.datastore()
     while True:
         try:
             await run_in_threadpool(app.cleanup_sessions)
+            if isinstance(datastore, Pacs):
+                await run_in_threadpool(datastore.remove_expired)
         except OSError as error:
             _log.warning("sessions that are over cannot be removed: %s", error)
         await asyncio.sleep(_TIDY)

@@ -21,8 +21,6 @@ def configure(studies: str, port: int, conf: Mapping[str, str]) -> None:
     """
     from monailabel.config import settings
 
-    if "MONAI_LABEL_DICOMWEB_SEARCH_FILTER" not in settings.model_fields_set:
-        settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER = {"Modality": "MR"}
     settings.MONAI_LABEL_APP_DIR = str(Path(srcyc_app.__file__).resolve().parent)
     settings.MONAI_LABEL_STUDIES = studies
     settings.MONAI_LABEL_APP_CONF = dict(conf)

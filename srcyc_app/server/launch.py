@@ -50,6 +50,7 @@ class Options:
         audit_log: None: beside the log.
         audit_format: a line of words, or of JSON.
         audit_keep: older audit logs that are kept.
+        pacs_login: file with the login for a DICOMweb server.
         user_queue, user_sessions, user_storage_gb: what one user may take at a time.
     """
 
@@ -67,6 +68,7 @@ class Options:
     audit_log: Path | None = None
     audit_format: Literal["text", "json"] = "text"
     audit_keep: int = 50
+    pacs_login: Path | None = None
     user_queue: int = 4
     user_sessions: int = 20
     user_storage_gb: float = 100.0
@@ -208,6 +210,7 @@ def _configure(options: Options, studies: str, model_dir: Path, port: int) -> No
             "model_dir": str(model_dir),
             "max_upload_gb": str(options.max_upload_gb),
             "allow_model_files": str(options.allow_model_files).lower(),
+            **({"pacs_login": str(options.pacs_login.absolute())} if options.pacs_login else {}),
         },
     )
 
@@ -220,7 +223,9 @@ def _checked_studies(text: str) -> str:
         OutputError: not writable.
     """
     if text.startswith(("http://", "https://")):
-        return text
+        from srcyc_app.studies.dicomweb import checked_address
+
+        return checked_address(text)
     folder = Path(text)
     if not folder.is_dir():
         raise VolumeError(f"{folder}: there is no such folder; make it first, or correct --studies.")

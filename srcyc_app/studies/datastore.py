@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastoreModel
+from monailabel.interfaces.datastore import Datastore
 
 from srcyc.errors import DataError
 from srcyc.volumes.image_files import volume_suffix
 from srcyc.volumes.volume import read_grid
-from srcyc_app.refusals import conflict, not_found, refusing
+from srcyc_app.refusals import conflict, not_found, refusing, unusable
 from srcyc_app.server.decoding import InPlace, Reading
 from srcyc_app.server.limits import OWNER
 from srcyc_app.studies.archives import pack_folder, refuse_detached
+from srcyc_app.studies.dicomweb import Search
 from srcyc_app.studies.discovery import Discovery, label_stem, place_of
 from srcyc_app.studies.domains import SR, TAGS, assigned_domain
 from srcyc_app.studies.identifiers import check_image_id
@@ -128,6 +130,29 @@ class StudiesFolder(LabelledFolder):
                 "label_tags": dict(tags),
                 "domains": {domain: domains[domain] for domain in TAGS.values()},
             }
+
+    def search(self, wanted: Search) -> dict[str, Any]:
+        """List scans as :meth:`json` does, a page of them; ``more`` tells whether there are others behind it.
+
+        Raises:
+            Refusal: 422, a search for what a folder does not know.
+        """
+        for name in ("patient", "date"):
+            if getattr(wanted, name):
+                raise unusable(
+                    f"{name}: of scans in a folder it is not known; search by description, a part of the id."
+                )
+        dumped = self.json()
+        text = wanted.description.lower()
+        found = [image for image in dumped["objects"] if text in image.lower()]
+        page = found[wanted.offset : wanted.offset + wanted.limit]
+        return {
+            **dumped,
+            "objects": {image: dumped["objects"][image] for image in page},
+            "limit": wanted.limit,
+            "offset": wanted.offset,
+            "more": len(found) > wanted.offset + wanted.limit,
+        }
 
     def json(self) -> dict[str, Any]:
         with self._state.lock:
@@ -372,6 +397,24 @@ class StudiesFolder(LabelledFolder):
             for entry in os.listdir(self._folder)
         ):
             raise conflict(f"image {image_id!r}: a file of that name is in the folder; choose another id.")
+
+
+def studies_folder(datastore: Datastore, what: str) -> StudiesFolder:
+    """Give a datastore back if it is a studies folder.
+
+    Args:
+        datastore: any.
+        what: needs one, in a sentence.
+
+    Raises:
+        Refusal: 422, it is a DICOMweb server.
+    """
+    if isinstance(datastore, StudiesFolder):
+        return datastore
+    raise unusable(
+        f"{what} needs the scans in a folder, and these are on a DICOMweb server: fetch the series wanted (GET "
+        "/datastore/image?image=UID gives a zip archive), unpack them into a folder, and serve that."
+    )
 
 
 def _shown(info: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from srcyc.training.trainer import Progress
 from srcyc.training.wording import progress_line
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import Refusal, refusing
+from srcyc_app.studies.datastore import studies_folder
 from srcyc_app.trainers.scans import check_scans, given_scans
 from srcyc_app.trainers.status import Status, StatusFile, read_status, shown_history, train_stats
 from srcyc_app.trainers.supervision import (
@@ -88,6 +89,7 @@ class UnpairedTraining(TrainTask):
             wishes = Wishes.of(request)
             self._shelf.target(wishes.name)
             resolve_device(wishes.device)
+            studies_folder(datastore, "a training")
             run = RunFolder(self._runs / wishes.name)
             if self._goes_on(run, wishes):
                 wishes.config_to_go_on(run.reopen()[0], run.path, self._shelf)

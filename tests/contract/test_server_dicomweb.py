@@ -1,9 +1,11 @@
-"""A real Orthanc behind our server: series are found, fetched, and super-resolved at the right place."""
+"""A real Orthanc with a password behind our server: its series are found, fetched, super-resolved at their place."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,66 +13,123 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import requests
 
 from srcyc.volumes.volume import read_volume
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+NAME, PASSWORD = "srcyc", "a-password-that-nobody-says"
+#: Seconds within which a PACS that is down has to be told of.
+SOON = 3.0
+
+
+class Orthanc:
+    """A PACS of the hospital's.
+
+    Attributes:
+        root: address of its DICOMweb.
+    """
+
+    def __init__(self, program: str, folder: Path, port: int) -> None:
+        self._program, self._folder, self.url = program, folder, f"http://127.0.0.1:{port}"
+        self.root = f"{self.url}/dicom-web"
+        config = {
+            "StorageDirectory": str(folder / "db"),
+            "IndexDirectory": str(folder / "db"),
+            "HttpPort": port,
+            "DicomServerEnabled": False,
+            "AuthenticationEnabled": True,
+            "RegisteredUsers": {NAME: PASSWORD},
+            "Plugins": [str(PLUGIN)],
+            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+        }
+        (folder / "orthanc.json").write_text(json.dumps(config))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self._folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [self._program, self._folder / "orthanc.json"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        give_up = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(requests.ConnectionError):
+                requests.get(f"{self.url}/system", timeout=10, auth=(NAME, PASSWORD)).raise_for_status()
+                return
+            assert self.process.poll() is None and time.monotonic() < give_up, (
+                self._folder / "log"
+            ).read_text()
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(60)
+
+    def take(self, series: Path, *, patient: str, date: str, description: str, uid: str | None = None) -> str:
+        """Take a series as somebody else's, and give its UID."""
+        for file in sorted(series.iterdir()):
+            data = pydicom.dcmread(file)
+            data.PatientID, data.PatientName, data.StudyDate = patient, f"Doe^{patient}", date
+            data.SeriesDescription = description
+            if uid is not None:
+                data.SeriesInstanceUID, data.StudyInstanceUID = uid, f"{uid}.1"
+                data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = (
+                    f"{uid}.2.{data.InstanceNumber}"
+                )
+            buffer = pydicom.filebase.DicomBytesIO()
+            data.save_as(buffer, write_like_original=False)
+            requests.post(
+                f"{self.url}/instances", data=buffer.getvalue(), timeout=60, auth=(NAME, PASSWORD)
+            ).raise_for_status()
+        return str(data.SeriesInstanceUID)
 
 
 @pytest.fixture(scope="module")
-def orthanc(
-    scans: Any, new_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """The address of a DICOMweb server with one oblique MR series."""
+def orthanc(new_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     program = shutil.which("Orthanc")
     if program is None or not PLUGIN.exists():
         pytest.skip("needs Orthanc with its DICOMweb plug-in (Debian: orthanc-dicomweb)")
-    folder, port = tmp_path_factory.mktemp("orthanc"), new_port()
-    config = {
-        "StorageDirectory": str(folder / "db"),
-        "IndexDirectory": str(folder / "db"),
-        "HttpPort": port,
-        "DicomServerEnabled": False,
-        "AuthenticationEnabled": False,
-        "Plugins": [str(PLUGIN)],
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-    }
-    (folder / "orthanc.json").write_text(json.dumps(config))
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [program, folder / "orthanc.json"], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+    pacs = Orthanc(program, tmp_path_factory.mktemp("orthanc"), new_port())
+    pacs.start()
     try:
-        address = f"http://127.0.0.1:{port}"
-        give_up = time.monotonic() + 120
-        while True:
-            try:
-                requests.get(f"{address}/system", timeout=10).raise_for_status()
-                break
-            except requests.ConnectionError:
-                assert process.poll() is None and time.monotonic() < give_up, (folder / "log").read_text()
-                time.sleep(0.2)
-        for file in sorted(scans.series.iterdir()):
-            requests.post(f"{address}/instances", data=file.read_bytes(), timeout=60).raise_for_status()
-        yield f"{address}/dicom-web"
+        yield pacs
     finally:
-        process.terminate()
-        process.wait(60)
+        pacs.stop()
+
+
+@pytest.fixture(scope="module")
+def image(orthanc: Orthanc, scans: Any) -> str:
+    """UID of an oblique MR series of patient P1."""
+    uid = orthanc.take(scans.series, patient="P1", date="20240131", description="t1 tra")
+    orthanc.take(scans.series, patient="P2", date="20250201", description="T2 TSE sag", uid="1.2.3.4.5")
+    return uid
+
+
+@pytest.fixture(scope="module")
+def server(
+    serve: Any, orthanc: Orthanc, image: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    login = tmp_path_factory.mktemp("secret") / "login"
+    login.write_text(f"{NAME}:{PASSWORD}\n")
+    login.chmod(0o600)
+    return serve("srcyc", orthanc.root, "--pacs-login", str(login), model=tiny_model)
+
+
+def cached(server: Any) -> list[Path]:
+    """The files that the server keeps of the PACS's."""
+    return [path for path in (server.folder / "home").rglob("*.dcm") if "sessions" not in path.parts]
 
 
 @pytest.mark.slow
 def test_a_series_is_super_resolved_as_from_its_folder(
-    serve: Any, orthanc: str, scans: Any, command_line: Any, tiny_model: Path, refused: Any
+    server: Any, image: str, scans: Any, command_line: Any, refused: Any
 ) -> None:
-    server = serve("srcyc", orthanc, model=tiny_model)
-    info = server.client.info()
-    assert info["datastore"]["total"] == 1
-    (image,) = (
-        series["0020000E"]["Value"][0]
-        for series in requests.get(f"{orthanc}/series?Modality=MR", timeout=60).json()
-    )
     expected, _ = command_line(scans.series, "--precision", "fp32")
     result = server.volume(server.infer(image, precision="fp32"))
     np.testing.assert_array_equal(result.data, expected.data)
@@ -78,10 +137,103 @@ def test_a_series_is_super_resolved_as_from_its_folder(
     np.testing.assert_allclose(
         result.grid.field_of_view, read_volume(scans.series).grid.field_of_view, atol=1e-3
     )
+    # Fetched once, for nobody else on the machine.
+    kept = {path: path.stat().st_mtime_ns for path in cached(server)}
+    assert len(kept) == len(list(scans.series.iterdir()))
+    assert server.infer(image, output="json").ok
+    assert {path: path.stat().st_mtime_ns for path in cached(server)} == kept
+    assert next(iter(kept)).parents[1].stat().st_mode & 0o077 == 0
     refused(server.infer("1.2.3"), 404)
     refused(server.infer("../1.2.3"), 404, 422)
     refused(server.infer(image, store=True), 422, says="studies folder")
-    refused(
-        server.put("/datastore/image/info", params={"image": image}, data={"info": '{"domain": "HR"}'}), 404
-    )
-    refused(server.post("/train/srcyc", json={}), 422, says="HR")
+
+
+@pytest.mark.slow
+def test_series_are_listed_and_searched_as_they_are_now(
+    server: Any, orthanc: Orthanc, image: str, scans: Any, refused: Any
+) -> None:
+    def found(**wanted: Any) -> list[str]:
+        reply = server.get("/datastore/", params={"output": "all", **wanted})
+        assert reply.ok, reply.text
+        return sorted(reply.json()["objects"])
+
+    both = sorted((image, "1.2.3.4.5"))
+    assert found() == both
+    assert found(patient="P2") == ["1.2.3.4.5"] and found(patient="P*") == both and found(patient="P3") == []
+    assert found(patient="doe^p2") == ["1.2.3.4.5"]
+    assert found(date="2024-01-31") == [image] and found(date="20250101-") == ["1.2.3.4.5"]
+    assert found(description="t2 tse") == ["1.2.3.4.5"]
+    pages = [
+        server.get("/datastore/", params={"output": "all", "limit": 1, "offset": offset}).json()
+        for offset in (0, 1)
+    ]
+    assert sorted(key for page in pages for key in page["objects"]) == both
+    assert [page["more"] for page in pages] == [True, False]
+    info = server.get("/datastore/image/info", params={"image": image}).json()
+    assert (info["PatientID"], info["StudyDate"], info["SeriesDescription"]) == ("P1", "20240131", "t1 tra")
+    assert "P1" in info["description"] and "t1 tra" in info["description"]
+    for wrong in ({"date": "yesterday"}, {"patient": "a\\b"}, {"limit": 0}, {"offset": -1}):
+        refused(server.get("/datastore/", params={"output": "all", **wrong}), 422)
+    orthanc.take(scans.series, patient="P3", date="20250601", description="new", uid="1.2.3.4.6")
+    assert found(patient="P3") == ["1.2.3.4.6"]
+
+
+def test_what_needs_a_folder_is_refused_at_once(server: Any, image: str, refused: Any) -> None:
+    for reply in (server.post("/train/srcyc", json={}), server.post("/batch/infer/srcyc")):
+        refused(reply, 422, says="DICOMweb server")
+    assert not server.children()
+    tag = {"params": {"image": image}, "data": {"info": '{"domain": "HR"}'}}
+    refused(server.put("/datastore/image/info", **tag), 409)
+    refused(server.delete("/datastore/", params={"id": image}), 409)
+
+
+def test_the_password_is_said_nowhere(server: Any, orthanc: Orthanc, image: str, tmp_path: Path) -> None:
+    assert server.get("/datastore/", params={"output": "all"}).ok
+    said = [server.log, *(path.read_text() for path in (server.model_dir / "logs").iterdir())]
+    said += [" ".join(process.cmdline()) for process in server.processes()]
+    said += [
+        server.get(path).text for path in ("/info/", "/logs/", "/datastore/?output=all", "/openapi.json")
+    ]
+    assert not [text for text in said if PASSWORD in text]
+    # An address that holds one is not taken: everybody on the machine sees a command line.
+    address = orthanc.root.replace("http://", f"http://{NAME}:{PASSWORD}@")
+    command = [*server.command()[:4], "--studies", address, "--port", "0", "--model-dir", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 2 and "--pacs-login" in ended.stderr and PASSWORD not in ended.stderr
+
+
+@pytest.mark.slow
+def test_a_pacs_that_is_down_is_said_within_three_seconds(
+    server: Any, orthanc: Orthanc, image: str, refused: Any
+) -> None:
+    def asked(status: int) -> None:
+        for path in ("/datastore/?output=all", f"/datastore/image/info?image=1.2.9.{time.monotonic_ns()}"):
+            start = time.monotonic()
+            refused(server.get(path), status, says="DICOMweb server")
+            assert time.monotonic() - start < SOON
+        start = time.monotonic()
+        reply = server.infer(f"1.2.9.{time.monotonic_ns()}")
+        refused(reply, status, says="DICOMweb server")
+        assert time.monotonic() - start < SOON and int(reply.headers["Retry-After"]) > 0
+        assert server.get("/health/live").ok
+        ready = server.wait_for(lambda: _not_ready(server), "tell that it is not ready")
+        assert "DICOMweb" in ready["studies"]
+        assert server.get("/info/").json()["datastore"]["error"]
+
+    assert orthanc.process is not None
+    orthanc.process.send_signal(signal.SIGSTOP)
+    try:
+        asked(504)
+    finally:
+        orthanc.process.send_signal(signal.SIGCONT)
+    server.wait_for(lambda: server.get("/health/ready").ok, "be ready again")
+    orthanc.stop()
+    asked(502)
+    orthanc.start()
+    server.wait_for(lambda: server.get("/health/ready").ok, "be ready again")
+    assert image in server.get("/datastore/?output=all").json()["objects"]
+
+
+def _not_ready(server: Any) -> dict[str, str]:
+    reply = server.get("/health/ready")
+    return {} if reply.ok else dict(reply.json()["checks"])

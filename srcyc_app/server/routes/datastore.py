@@ -20,6 +20,7 @@ from srcyc_app.server.routes.sessions import send_scan
 from srcyc_app.server.services import Served, Services
 from srcyc_app.server.uploads import read_object, save, unpacked
 from srcyc_app.studies.datastore import StudiesFolder
+from srcyc_app.studies.dicomweb import MOST, Search
 from srcyc_app.studies.identifiers import check_image_id, check_tag
 
 router = APIRouter(prefix="/datastore", tags=["Datastore"])
@@ -44,11 +45,27 @@ class Listing(str, Enum):
 
 
 @router.get("/", summary="The scans")
-def listing(served: Served, output: Listing = Listing.STATS) -> Any:
-    """Counts; with ``output=all`` every scan with its info, with ``train`` those that have a final label."""
+def listing(
+    served: Served,
+    output: Listing = Listing.STATS,
+    patient: str = "",
+    date: str = "",
+    description: str = "",
+    limit: Annotated[int | None, Query(ge=1, le=MOST)] = None,
+    offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
+) -> Any:
+    """Counts; with ``output=all`` every scan with its info, with ``train`` those that have a final label.
+
+    Of a DICOMweb server, ``all`` gives a page of ``limit`` series (200) from ``offset`` on, as it has them now: of a
+    ``patient`` (ID or name, ``*`` for any letters), of a ``date`` (``YYYYMMDD``, or from-to), by a part of their
+    ``description``. Of a folder a page if ``limit`` is given; ``description`` is a part of the id.
+    """
     datastore = served.app.datastore()
     if output is Listing.ALL:
-        return datastore.json()
+        wanted = Search.of(patient, date, description, limit or 200, offset)
+        if isinstance(datastore, StudiesFolder) and not (limit or offset or patient or date or description):
+            return datastore.json()
+        return datastore.search(wanted)
     return datastore.datalist() if output is Listing.TRAIN else datastore.status()
 
 

@@ -49,7 +49,7 @@ def _checks(served: Services) -> dict[str, str]:
 def _studies(served: Services) -> str:
     studies = served.app.studies
     if studies.startswith(("http://", "https://")):
-        return "ok"
+        return str(served.app.datastore().status().get("error", "ok"))
     try:
         os.listdir(studies)
     except OSError as error:

@@ -104,7 +104,8 @@ class Client:
         """List the scans of the studies folder, sorted by their ``id``.
 
         ``domain`` (LR, HR, SR, neither), ``reason`` and ``tag`` of it, ``spacing`` and ``shape`` (None if unknown),
-        ``error`` (a file that cannot be read), ``made_from`` (of a result), ``person``; "" where there is none.
+        ``error`` (a file that cannot be read), ``made_from`` (of a result), ``person``, ``description`` (of a PACS's
+        series); "" where there is none.
         """
         listing = self._connection.json("GET", "/datastore/", params={"output": "all"})
         objects = listing.get("objects") or {}
@@ -407,7 +408,7 @@ def _model(name: str, card: dict[str, Any] | None) -> dict[str, Any]:
 
 def _scan(image: str, info: dict[str, Any]) -> dict[str, Any]:
     texts = {"domain": "domain", "reason": "domain_reason", "tag": "domain_tag"}
-    texts.update({key: key for key in ("error", "made_from", "person")})
+    texts.update({key: key for key in ("error", "made_from", "person", "description")})
     return {
         "id": image,
         **{key: str(info.get(name) or "") for key, name in texts.items()},

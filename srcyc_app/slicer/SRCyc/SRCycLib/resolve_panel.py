@@ -272,4 +272,4 @@ def _first_scan() -> Any | None:
 def _described(scan: dict[str, Any]) -> str:
     spacing = scan["spacing"]
     shown = " × ".join(f"{mm:.2g}" for mm in spacing) + " mm" if spacing else ""
-    return ", ".join(part for part in (scan["id"], shown, scan["domain"]) if part)
+    return ", ".join(part for part in (scan["description"] or scan["id"], shown, scan["domain"]) if part)

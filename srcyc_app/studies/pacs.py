@@ -1,0 +1,318 @@
+"""The series of a DICOMweb server as MONAI Label's datastore: listed as they are now, fetched when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import threading
+import time
+import uuid
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from monailabel.interfaces.datastore import Datastore
+
+from srcyc.errors import OutputError
+from srcyc_app.refusals import Refusal, conflict, not_found, unusable
+from srcyc_app.studies.archives import pack_folder
+from srcyc_app.studies.dicomweb import MOST, Archive, RemoteSeries, Search
+from srcyc_app.studies.placing import remove_path
+
+_log = logging.getLogger(__name__)
+
+#: Seconds for which an answer counts: a request asks the same question more than once.
+_FRESH = 10.0
+#: Seconds for which a count does.
+_COUNTED = 3.0
+#: Answers that are kept.
+_KEPT = 1000
+_COMING = ".coming-"
+#: Seconds after which a fetch that never ended is cleared away.
+_ABANDONED = 3600
+
+
+class Pacs(Datastore):
+    """MR series of a DICOMweb server, by their Series Instance UIDs.
+
+    Args:
+        archive: the server.
+        cache: folder in which series are kept for a while; made when it is needed, for its owner only.
+        expiry: seconds after its last use at which a series is removed from there.
+        max_bytes: that a series may have.
+    """
+
+    def __init__(self, archive: Archive, cache: Path, *, expiry: float, max_bytes: int) -> None:
+        self._archive = archive
+        self._cache = cache / f"srcyc-{hashlib.sha256(archive.url.encode()).hexdigest()[:16]}"
+        self._expiry = expiry
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._fetching: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._known: dict[str, tuple[float, RemoteSeries]] = {}
+        self._status: tuple[float, dict[str, Any]] | None = None
+
+    # -- what there is -------------------------------------------------------------------------------------------
+
+    def name(self) -> str:
+        return self._archive.url
+
+    def description(self) -> str:
+        return "MR series of a DICOMweb server"
+
+    def has(self, image_id: str) -> bool:
+        """Tell whether there is a series of this UID.
+
+        Raises:
+            Refusal: 502 or 504, the server cannot be asked.
+        """
+        try:
+            self._find(image_id)
+        except Refusal as refusal:
+            if refusal.status_code != 404:
+                raise
+            return False
+        return True
+
+    def list_images(self) -> list[str]:
+        """Give the UIDs of the first thousand series; a search finds the others."""
+        return [series.uid for series in self._search(Search(limit=MOST))[0]]
+
+    def search(self, wanted: Search) -> dict[str, Any]:
+        """List series as :meth:`json` does, a page of them; ``more`` tells whether there are others behind it.
+
+        Raises:
+            Refusal: 502 or 504, the server cannot be asked.
+        """
+        found, more = self._search(wanted)
+        return {
+            "name": self.name(),
+            "description": self.description(),
+            "objects": {s.uid: {"image": {"ext": "", "info": _info(s)}, "labels": {}} for s in found},
+            "limit": wanted.limit,
+            "offset": wanted.offset,
+            "more": more,
+        }
+
+    def json(self) -> dict[str, Any]:
+        return self.search(Search())
+
+    def status(self) -> dict[str, Any]:
+        """Count the series, up to a thousand; ``error``: why they cannot be counted now."""
+        with self._lock:
+            kept = self._status
+        if kept is not None and time.monotonic() - kept[0] < _COUNTED:
+            return kept[1]
+        status: dict[str, Any] = {"total": 0, "completed": 0, "label_tags": {}, "domains": {}}
+        try:
+            found, more = self._search(Search(limit=MOST))
+            status |= {"total": len(found), "more": more}
+        except Refusal as refusal:
+            status["error"] = str(refusal)
+        with self._lock:
+            self._status = time.monotonic(), status
+        return status
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        return _info(self._find(image_id))
+
+    # -- fetching ------------------------------------------------------------------------------------------------
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Give the folder of a series; it is fetched if it is not here, or has grown since it was.
+
+        Raises:
+            Refusal: 404; 422, larger than may be; 502 or 504, it cannot be fetched, or not completely.
+            OutputError: the disk is full.
+        """
+        series = self._find(image_id)
+        folder = self._cache / series.uid
+        with self._lock:
+            mine = self._fetching[series.uid]
+        with mine:
+            if not self._is_here(folder, series):
+                self._fetch(series, folder)
+            # The time of its last use.
+            os.utime(folder)
+        return str(folder)
+
+    def get_image(self, image_id: str, params: Any = None) -> io.BytesIO:
+        packed = io.BytesIO()
+        pack_folder(Path(self.get_image_uri(image_id)), packed)
+        packed.seek(0)
+        return packed
+
+    def remove_expired(self) -> int:
+        """Remove the series that nobody used for long.
+
+        Returns:
+            How many.
+        """
+        try:
+            entries = list(self._cache.iterdir())
+        except OSError:
+            return 0
+        count = 0
+        for path in entries:
+            patience = _ABANDONED if path.name.startswith(_COMING) else self._expiry
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > patience:
+                    remove_path(path)
+                    count += 1
+        return count
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _search(self, wanted: Search) -> tuple[list[RemoteSeries], bool]:
+        found, more = self._archive.search(wanted)
+        for series in found:
+            self._remember(series)
+        return found, more
+
+    def _find(self, uid: str) -> RemoteSeries:
+        with self._lock:
+            kept = self._known.get(uid)
+        if kept is not None and time.monotonic() - kept[0] < _FRESH:
+            return kept[1]
+        series = self._archive.find(uid)
+        self._remember(series)
+        return series
+
+    def _remember(self, series: RemoteSeries) -> None:
+        with self._lock:
+            self._known.pop(series.uid, None)
+            self._known[series.uid] = time.monotonic(), series
+            while len(self._known) > _KEPT:
+                del self._known[next(iter(self._known))]
+
+    def _is_here(self, folder: Path, series: RemoteSeries) -> bool:
+        try:
+            count = len(os.listdir(folder))
+        except OSError:
+            return False
+        return count >= max(series.instances or 0, 1)
+
+    def _fetch(self, series: RemoteSeries, folder: Path) -> None:
+        start, count, size = time.monotonic(), 0, 0
+        coming = self._cache / f"{_COMING}{uuid.uuid4().hex}"
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            # Scans of patients: not for other users of the machine.
+            self._cache.chmod(0o700)
+            coming.mkdir(mode=0o700)
+            for part in self._archive.files(series):
+                size += len(part)
+                if size > self._max_bytes:
+                    raise unusable(
+                        f"series {series.uid}: has more than the {self._max_bytes / 1e9:g} GB that this server takes; "
+                        "see --max-upload."
+                    )
+                (coming / f"{count:05d}.dcm").write_bytes(part)
+                count += 1
+            if not count or (series.instances is not None and count < series.instances):
+                raise Refusal(
+                    502,
+                    f"the DICOMweb server sent {count} of the {series.instances or 'unknown number of'} images of the "
+                    f"series {series.uid}; try again later.",
+                    retry_after=10,
+                )
+            remove_path(folder)
+            coming.rename(folder)
+        except OSError as error:
+            raise OutputError(
+                f"{self._cache}: the series cannot be kept ({error.strerror}); free some space on the server."
+            ) from error
+        finally:
+            remove_path(coming)
+        _log.info(
+            "series %s: fetched, %d files, %.1f MB, %.1f s",
+            series.uid,
+            count,
+            size / 1e6,
+            time.monotonic() - start,
+        )
+
+    # -- what only a folder can do -------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Do nothing: every question is asked anew."""
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        return []
+
+    def get_unlabeled_images(
+        self, label_tag: str | None = None, labels: list[str] | None = None
+    ) -> list[str]:
+        return self.list_images()
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        return []
+
+    def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
+        return {}
+
+    def get_label_by_image_id(self, image_id: str, tag: str) -> str:
+        return ""
+
+    def get_label(self, label_id: str, label_tag: str, params: Any = None) -> NoReturn:
+        raise not_found("no labels are kept of scans on a DICOMweb server.")
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> NoReturn:
+        self.get_label(label_id, label_tag)
+
+    def get_label_info(self, label_id: str, label_tag: str) -> NoReturn:
+        self.get_label(label_id, label_tag)
+
+    def get_dataset_archive(self, limit_cases: int | None) -> NoReturn:
+        self.get_label("", "")
+
+    def set_name(self, name: str) -> NoReturn:
+        self._refuse()
+
+    def set_description(self, description: str) -> NoReturn:
+        self._refuse()
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> NoReturn:
+        self._refuse()
+
+    def remove_image(self, image_id: str) -> NoReturn:
+        self._refuse()
+
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
+    ) -> NoReturn:
+        self._refuse()
+
+    def remove_label(self, label_id: str, label_tag: str) -> NoReturn:
+        self._refuse()
+
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> NoReturn:
+        self._refuse()
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> NoReturn:
+        self._refuse()
+
+    @staticmethod
+    def _refuse() -> NoReturn:
+        raise conflict(
+            "the scans are a DICOMweb server's, of which nothing is changed here; serve a folder to tag or keep scans."
+        )
+
+
+def _info(series: RemoteSeries) -> dict[str, Any]:
+    told = series.told
+    date = told["StudyDate"]
+    day = f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 else date
+    words = (told["PatientID"], day, " ".join((told["SeriesNumber"], told["SeriesDescription"])).strip())
+    return {
+        **told,
+        "name": series.uid,
+        "description": ", ".join(word for word in words if word),
+        "images": series.instances,
+        "domain": "",
+        "domain_tag": "",
+        "domain_reason": "on a DICOMweb server",
+    }
