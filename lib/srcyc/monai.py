@@ -16,6 +16,7 @@ All of them give the voxels that :class:`~srcyc.inference.super_resolver.SuperRe
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
@@ -58,6 +59,8 @@ SLICE_THICKNESS, REPORT = "slice_thickness", "srcyc_report"
 _OF_THE_SCAN = ("pixdim", "original_pixdim", "dim", "srow_x", "srow_y", "srow_z", "spacing", SLICE_THICKNESS)
 
 Model = str | os.PathLike[str] | PublishedModel
+
+_log = logging.getLogger(__name__)
 
 
 class VolumeReader(ImageReader):
@@ -116,7 +119,7 @@ class SuperResolve(Transform):
 
     The result is a ``MetaTensor`` on the thin grid: its affine, ``original_affine`` and ``spatial_shape`` are those
     of that grid, so that MONAI's writers keep it; earlier spatial transforms cannot be inverted from there, and their
-    record is dropped. ``meta["srcyc_report"]`` is the report as JSON.
+    record is dropped. ``meta["srcyc_report"]`` is the report as JSON; its warnings are logged too.
 
     The slice thickness is what ``slice_thickness`` states, else ``meta["slice_thickness"]`` (mm), else estimated.
 
@@ -154,7 +157,7 @@ class SuperResolve(Transform):
             ModelError: it is far outside the model's range.
         """
         image = _with_place(img)
-        done = self._resolver(_volume(image), self._options)
+        done = _resolved(image, self._resolver, self._options)
         return _meta_tensor(done.volume, image, done)
 
 
@@ -194,7 +197,7 @@ class SuperResolved(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             image = _with_place(item[key])
-            done = self._resolver(_volume(image), self._options)
+            done = _resolved(image, self._resolver, self._options)
             item[key] = _meta_tensor(done.volume, image, done)
             for name, made in (("uncertainty", done.uncertainty), ("correction", done.correction)):
                 if made is not None:
@@ -259,7 +262,7 @@ class SuperResolutionInferer(Inferer):
         resolver = _resolver(model, device, self._precision, self._max_memory)
         results = []
         for item in decollate_batch(_with_place(inputs)):
-            done = resolver(_volume(item), self._options)
+            done = _resolved(item, resolver, self._options)
             results.append(_meta_tensor(done.volume, item, done))
         if len({tuple(result.shape) for result in results}) > 1:
             raise VolumeError("results of several shapes in one batch", remedy="use a batch size of 1")
@@ -301,6 +304,14 @@ def _volume(image: MetaTensor) -> Volume:
     affine = _to_ras(image) @ image.affine.detach().cpu().numpy().astype(np.float64)
     thickness = image.meta.get(SLICE_THICKNESS)
     return Volume(voxels, affine, slice_thickness=None if thickness is None else float(thickness))
+
+
+def _resolved(image: MetaTensor, resolver: SuperResolver, options: InferenceOptions) -> SuperResolution:
+    """Super-resolve an image; reasons for distrust go to the log too, for few look into a report."""
+    done = resolver(_volume(image), options)
+    for text in done.report.warnings:
+        _log.warning("%s: %s", image.meta.get("filename_or_obj", "image"), text)
+    return done
 
 
 def _meta_tensor(volume: Volume, image: MetaTensor, done: SuperResolution) -> MetaTensor:

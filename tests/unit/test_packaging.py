@@ -127,7 +127,7 @@ def test_wheel_holds_every_module_model_card_preset_page_and_slicer_module(
         }
     models = repository / "lib" / "srcyc" / "models"
     expected |= {
-        f"srcyc/models/{path.name}" for path in models.glob("*") if path.suffix in (".safetensors", ".md")
+        f"srcyc/models/{path.name}" for path in models.glob("*") if path.suffix in (".safetensors", ".md", ".json")
     }
     presets = repository / "lib" / "srcyc" / "training" / "presets"
     expected |= {f"srcyc/training/presets/{path.name}" for path in presets.glob("*.yaml")}

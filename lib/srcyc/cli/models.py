@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from srcyc.cli.console import Console
+from srcyc.errors import ConfigError
 
 if TYPE_CHECKING:
     from srcyc.models.card import ThickScanScore
@@ -18,17 +20,28 @@ def models(
         str | None,
         typer.Argument(metavar="[NAME|PATH]", help="Show the card of this one.", show_default=False),
     ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", metavar="DIR", help="Write it as a MONAI bundle to this new folder."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """List the models, or show the card of one."""
+    """List the models, show the card of one, or export it."""
     from srcyc.models.model_file import DEFAULT_MODEL, find_model, load_model, packaged_models
 
     console = Console(json=json)
+    if bundle is not None and name is None:
+        raise ConfigError("no model to export; name it before --bundle.")
     if name is not None:
         model = load_model(find_model(name))
+        if bundle is not None:
+            from srcyc.models.bundle import export_bundle
+
+            export_bundle(model, bundle)
+            console.say(f"written: {bundle}")
         if json:
             console.answer(_as_dict(model))
-        else:
+        elif bundle is None:
             _show_card(console, model)
         return
     found = [load_model(path) for _, path in sorted(packaged_models().items())]
