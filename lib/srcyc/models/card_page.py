@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+import yaml
+
 from srcyc.models.card import Gain, ModelCard, ScanScore, Training, gains
 from srcyc.models.model_file import PublishedModel
 
@@ -13,7 +15,7 @@ _Item = TypeVar("_Item", bound=ScanScore | Gain)
 
 
 def card_page(model: PublishedModel) -> str:
-    """Give a model's card as Markdown: what it is, and tables of what it scores."""
+    """Give a model's card as Markdown, headed by the YAML of the Hugging Face Hub: what it is, and what it scores."""
     card = model.card
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
     facts = [
@@ -31,6 +33,7 @@ def card_page(model: PublishedModel) -> str:
         ("SHA-256", f"`{model.sha256}`"),
     ]
     parts = [
+        f"---\n{yaml.safe_dump(_front_matter(card), sort_keys=False, default_flow_style=None, width=120)}---",
         f"# {card.name}",
         f"{card.title.rstrip('.')}. `srcyc publish` wrote this page; `srcyc models {card.name}` shows the same.",
         _table(["", ""], [(name, text) for name, text in facts if text]),
@@ -39,6 +42,36 @@ def card_page(model: PublishedModel) -> str:
         "Research software. Not for diagnostic use.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(card: ModelCard) -> dict[str, object]:
+    """Give what programs read of a card: https://huggingface.co/docs/hub/model-cards."""
+    metrics = [
+        {
+            "type": "psnr",
+            "name": f"{gain.contrast or 'any contrast'}, {gain.thickness:g} mm: dB over the classical inverse",
+            "value": round(gain.psnr_over_classical, 2),
+        }
+        for gain in gains(card.scores)
+        if not gain.spoiled
+    ]
+    front: dict[str, object] = {
+        "license": card.licence.lower(),
+        "library_name": "srcyc",
+        "pipeline_tag": "image-to-image",
+        "tags": ["super-resolution", "medical", "mri", "brain", "monai"],
+    }
+    if not metrics:
+        return front
+    results = {
+        "task": {"type": "image-to-image", "name": "MR super-resolution"},
+        "dataset": {
+            "type": "simulated-thick-slices",
+            "name": "Scans that did not train it, their slices made thick",
+        },
+        "metrics": metrics,
+    }
+    return {**front, "model-index": [{"name": card.name, "results": [results]}]}
 
 
 def training_text(training: Training | None) -> list[str]:

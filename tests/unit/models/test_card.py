@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from srcyc.models.card import (
@@ -137,6 +138,18 @@ def test_a_page_holds_every_score_and_no_broken_table(published):
         if block.startswith("|"):
             columns = {line.replace(r"\|", "").count("|") for line in block.splitlines()}
             assert len(columns) == 1, block
+
+
+def test_a_page_begins_with_what_the_hugging_face_hub_reads(published):
+    page = card_page(
+        published(licence="Apache-2.0", scores=(score(), score(jitter=0.03, psnr_over_classical=0.1)))
+    )
+    _, front, text = page.split("---\n", 2)
+    told = yaml.safe_load(front)
+    assert (told["license"], told["library_name"]) == ("apache-2.0", "srcyc")
+    ((entry,),) = (index["results"] for index in told["model-index"])
+    assert [metric["value"] for metric in entry["metrics"]] == [1.5]
+    assert text.lstrip().startswith("# test-model")
 
 
 def test_a_page_without_scores_claims_none(published):
