@@ -13,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from factories import make_head
 from srcyc.volumes.volume import Volume, read_volume, write_volume
@@ -148,10 +149,27 @@ def test_an_overlap_in_a_header_is_not_undone(infer, tmp_path, thickness):
 
 def test_a_scan_without_orientation_gives_a_result_without(infer, tmp_path):
     scan = nifti(tmp_path / "scan.nii", qform_code=0, sform_code=0)
-    _, sidecar = infer(scan)
+    result, sidecar = infer(scan)
     assert any("orientation" in warning for warning in sidecar["warnings"])
-    header = nib.load(tmp_path / "results" / "scan.nii" / "out.nii.gz").header
+    out = tmp_path / "results" / "scan.nii" / "out.nii.gz"
+    header = nib.load(out).header
     assert (int(header["qform_code"]), int(header["sform_code"])) == (0, 0)
+    # Whatever place a reader makes up, the first and the last slice lie where the scan's do.
+    ends = np.array([[0, 0, 0], [n - 1 for n in nib.load(scan).shape]])
+    far = np.array([[0, 0, 0], [n - 1 for n in nib.load(out).shape]])
+    nib_ends = [
+        nib.affines.apply_affine(nib.load(file).affine, corner) for file, corner in ((scan, ends), (out, far))
+    ]
+    np.testing.assert_allclose(*nib_ends, atol=1e-3)
+    images = sitk.ReadImage(str(scan)), sitk.ReadImage(str(out))
+    itk_ends = [
+        [image.TransformIndexToPhysicalPoint(corner.tolist()) for corner in corners]
+        for image, corners in zip(images, (ends, far), strict=True)
+    ]
+    np.testing.assert_allclose(*itk_ends, atol=1e-3)
+    # And so does the anatomy.
+    profile = np.corrcoef(result[..., :: (result.shape[2] - 1) // (HEAD.shape[2] - 1)].ravel(), HEAD.ravel())
+    assert profile[0, 1] > 0.98
 
 
 @pytest.mark.parametrize("name", ["out.nii", "out.nii.gz"])

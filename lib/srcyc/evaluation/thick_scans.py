@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,8 @@ def examine(
     Raises:
         InputError: the scan cannot be super-resolved (see the message).
     """
+    # Of a scan whose place is unknown, too, the result has to have its field of view.
+    scan = replace(scan, orientation=None)
     results: dict[str, SuperResolution] = {}
     seconds: dict[str, float] = {}
     spacing = None

@@ -121,6 +121,11 @@ class SuperResolver:
         self._max_memory = None if max_memory is None else int(max_memory * 1e9)
         self._tile = tile
 
+    @property
+    def max_memory(self) -> int | None:
+        """Bytes that a call may use; None: whatever is fastest."""
+        return self._max_memory
+
     @classmethod
     def from_pretrained(
         cls,
@@ -205,10 +210,11 @@ class SuperResolver:
             working = acquired() if prepared is filled else prepare(prepared, missing)
             outcome = self._compute(working, plan, options, tell)
         missing.put_back(outcome.data, volume.data[0])
+        kept = plan.kept()
         result = replace(
             volume,
-            data=outcome.data[None],
-            affine=plan.target.affine,
+            data=outcome.data[kept][None],
+            affine=plan.target.cropped([part.start for part in kept], plan.target.shape).affine,
             slice_thickness=None,
             source=None,
             padding=None,
@@ -220,7 +226,7 @@ class SuperResolver:
         spread = correction = None
         if options.uncertainty:
             missing.blanked(outcome.spread)
-            spread = replace(result, data=outcome.spread[None], stored_dtype=fp32)
+            spread = replace(result, data=outcome.spread[kept][None], stored_dtype=fp32)
         if options.correction_map:
             correction = replace(
                 result,
@@ -350,6 +356,8 @@ class Plan:
         fine_shape: of the output, working order.
         thickness: of the slices, and who says so.
         warnings: where the model is not at home.
+        to_centres: the result ends at the centres of the scan's outer voxels. Of a scan whose place is unknown some
+            viewers put the middle at 0, others the first voxel: only so do both show scan and result in one place.
     """
 
     target: Grid
@@ -359,6 +367,17 @@ class Plan:
     fine_shape: tuple[int, int, int]
     thickness: SliceThickness
     warnings: tuple[str, ...]
+    to_centres: bool = False
+
+    def kept(self) -> tuple[slice, slice, slice]:
+        """Give the part of the target grid that is delivered."""
+        coarse = [n for _, n in sorted(zip(self.order.order, self.scan_shape, strict=True))]
+        multiples = [
+            fine // n if self.to_centres else 1 for fine, n in zip(self.target.shape, coarse, strict=True)
+        ]
+        cut = [(multiple - 1) // 2 for multiple in multiples]
+        i, j, k = (slice(less, fine - less) for less, fine in zip(cut, self.target.shape, strict=True))
+        return i, j, k
 
     @property
     def factor(self) -> float:
@@ -404,6 +423,11 @@ class Plan:
         """
         grid = volume.grid
         target = target_grid(grid, options.target_spacing, finest=card.spacing_range[0])
+        to_centres = volume.orientation is not None and not volume.orientation.known
+        if to_centres:
+            target = grid.resized(
+                [_odd_multiple(n, fine) for n, fine in zip(grid.shape, target.shape, strict=True)]
+            )
         order = WorkingOrder.of(grid)
         scan, fine = order.grid(grid), order.grid(target)
         factor = fine.shape[2] / scan.shape[2]
@@ -436,6 +460,7 @@ class Plan:
             fine.shape,
             thickness,
             tuple(warnings),
+            to_centres,
         )
 
 
@@ -449,6 +474,11 @@ class _Outcome:
     consistency: ConsistencyReport
     spread: Any = None
     correction: Any = None
+
+
+def _odd_multiple(coarse: int, fine: int) -> int:
+    """Give the odd multiple of ``coarse`` next to ``fine``: the coarse centres are among the fine ones."""
+    return coarse if fine == coarse else coarse * max(3, 2 * round((fine / coarse - 1) / 2) + 1)
 
 
 def _name(volume: Volume) -> str:

@@ -275,7 +275,8 @@ def _place(header: nib.Nifti1Header, path: Path) -> tuple[_Affine, Orientation, 
         as_itk_has_it = LPS_TO_RAS @ np.diag([*np.linalg.norm(affine[:3, :3], axis=0), 1.0])
         warnings.append(
             "its header says nothing of its orientation (qform_code and sform_code are 0): which side is left is "
-            "unknown, and the result's header says no more."
+            "unknown, and the result's header says no more; it ends at the centres of the outer slices, so that "
+            "viewers show both in one place."
         )
         return affine, Orientation(0, 0, as_itk_has_it @ np.linalg.inv(affine)), tuple(warnings)
     affine = millimetres @ (qform if sform is None else sform)  # type: ignore[operator]
