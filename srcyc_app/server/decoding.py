@@ -28,6 +28,7 @@ import numpy as np
 
 import srcyc.errors
 from srcyc.errors import ModelError, OutputError, SRCycError, VolumeError
+from srcyc.volumes.dicom import files_of, list_series
 from srcyc.volumes.geometry import Grid
 from srcyc.volumes.image_files import Orientation, Scaling
 from srcyc.volumes.volume import Volume, read_grid, read_volume, write_volume
@@ -43,7 +44,8 @@ _MODEL_MEMORY, _MODEL_FACTOR = 4_000_000_000, 6
 #: Largest model file that a client may send: ours have some 10 MB.
 LARGEST_MODEL = 500_000_000
 #: Seconds of a processor that a header, a volume and a model may take, and seconds of waiting in all.
-_SECONDS, _PATIENCE = {"grid": 20, "volume": 120, "check": 120, "nifti": 240, "model": 60}, 600
+_SECONDS = {"grid": 20, "tree": 600, "files": 120, "volume": 120, "check": 120, "nifti": 240, "model": 60}
+_PATIENCE = 600
 
 #: Voxel types that are sent as they are; float32, as which scans are read, holds every value of theirs.
 _KEPT = frozenset(np.dtype(name) for name in ("int8", "uint8", "int16", "uint16"))
@@ -59,11 +61,24 @@ _BEGUN = b"+"
 class Reading(Protocol):
     """Reads files. All methods raise what the library's functions raise."""
 
-    def volume(self, path: Path, folder: Path | None = None) -> Volume:
-        """Read a volume; ``folder`` is where temporary files may lie."""
+    def volume(
+        self,
+        path: Path,
+        folder: Path | None = None,
+        *,
+        series: str | None = None,
+        fill_gaps: bool = False,
+    ) -> Volume:
+        """Read a volume; ``folder`` is where temporary files may lie, the others are :func:`read_volume`'s."""
 
     def grid(self, path: Path) -> Grid:
         """Read a volume's place from its header."""
+
+    def tree(self, folder: Path) -> dict[str, Grid | VolumeError]:
+        """List the DICOM series at and below a folder: address below it ("": itself) -> place, or why it has none."""
+
+    def files(self, path: Path) -> list[Path]:
+        """List the files of a DICOM series."""
 
     def check(self, path: Path) -> Grid:
         """Read a volume completely, and give its place."""
@@ -78,11 +93,33 @@ class Reading(Protocol):
 class InPlace:
     """Reads in this process: for files of one's own."""
 
-    def volume(self, path: Path, folder: Path | None = None) -> Volume:
-        return read_volume(path)
+    def volume(
+        self,
+        path: Path,
+        folder: Path | None = None,
+        *,
+        series: str | None = None,
+        fill_gaps: bool = False,
+    ) -> Volume:
+        return read_volume(path, series=series, fill_gaps=fill_gaps)
 
     def grid(self, path: Path) -> Grid:
         return read_grid(path)
+
+    def tree(self, folder: Path) -> dict[str, Grid | VolumeError]:
+        listing = list_series(folder)
+        found: dict[str, Grid | VolumeError] = {}
+        for series in listing.series:
+            try:
+                found[_below(series.address, folder)] = read_grid(folder, series=series)
+            except VolumeError as error:
+                found[_below(series.address, folder)] = error
+        for place, problem in listing.broken.items():
+            found.setdefault(_below(place, folder), problem)
+        return found
+
+    def files(self, path: Path) -> list[Path]:
+        return list(files_of(path))
 
     def check(self, path: Path) -> Grid:
         return read_volume(path).grid
@@ -107,13 +144,31 @@ class Apart:
     def __init__(self, most_voxels: int) -> None:
         self._most = most_voxels
 
-    def volume(self, path: Path, folder: Path | None = None) -> Volume:
+    def volume(
+        self,
+        path: Path,
+        folder: Path | None = None,
+        *,
+        series: str | None = None,
+        fill_gaps: bool = False,
+    ) -> Volume:
         with tempfile.TemporaryDirectory(prefix="srcyc-", dir=folder) as place:
             # On POSIX a mapped file stays readable when its name has gone.
-            return _volume_of(self._ask("volume", path, target=place), Path(place))
+            told = self._ask("volume", path, target=place, series=series, fill_gaps=fill_gaps)
+            return _volume_of(told, Path(place))
 
     def grid(self, path: Path) -> Grid:
         return _grid_of(self._ask("grid", path))
+
+    def tree(self, folder: Path) -> dict[str, Grid | VolumeError]:
+        told: dict[str, dict[str, Any]] = self._ask("tree", folder)
+        return {
+            name: VolumeError(one["fact"], remedy=one["remedy"]) if "fact" in one else _grid_of(one)
+            for name, one in told.items()
+        }
+
+    def files(self, path: Path) -> list[Path]:
+        return [Path(file) for file in self._ask("files", path)]
 
     def check(self, path: Path) -> Grid:
         return _grid_of(self._ask("check", path))
@@ -396,7 +451,7 @@ def _header(request: Mapping[str, Any]) -> Grid:
     Raises:
         VolumeError: it is.
     """
-    grid = read_grid(request["path"])
+    grid = read_grid(request["path"], **_choice(request))
     voxels = math.prod(map(int, grid.shape))
     if voxels > request["most"]:
         shape = " x ".join(map(str, grid.shape))
@@ -412,6 +467,25 @@ def _grid(request: Mapping[str, Any]) -> dict[str, Any]:
     return _place(read_grid(request["path"]))
 
 
+def _tree(request: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    # Headers of many files.
+    _limit_memory(request["memory"])
+    found = InPlace().tree(Path(request["path"]))
+    return {
+        name: {"fact": one.fact, "remedy": one.remedy} if isinstance(one, VolumeError) else _place(one)
+        for name, one in found.items()
+    }
+
+
+def _files(request: Mapping[str, Any]) -> list[str]:
+    _limit_memory(request["memory"])
+    return [str(file) for file in InPlace().files(Path(request["path"]))]
+
+
+def _below(place: Path, folder: Path) -> str:
+    return "" if place == folder else place.relative_to(folder).as_posix()
+
+
 def _check(request: Mapping[str, Any]) -> dict[str, Any]:
     _header(request)
     return _place(read_volume(request["path"]).grid)
@@ -423,7 +497,12 @@ def _place(grid: Grid) -> dict[str, Any]:
 
 def _volume(request: Mapping[str, Any]) -> dict[str, Any]:
     _header(request)
-    return _told(read_volume(request["path"]), "", Path(request["target"]))["fields"]
+    scan = read_volume(request["path"], **_choice(request))
+    return _told(scan, "", Path(request["target"]))["fields"]
+
+
+def _choice(request: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: request[key] for key in ("series", "fill_gaps") if key in request}
 
 
 def _told(value: Any, name: str, folder: Path) -> dict[str, Any]:
@@ -487,6 +566,8 @@ def _explained(folder: Path) -> Any:
 
 _TASKS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "grid": _grid,
+    "tree": _tree,
+    "files": _files,
     "check": _check,
     "volume": _volume,
     "nifti": _nifti,

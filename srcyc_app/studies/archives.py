@@ -7,7 +7,7 @@ import lzma
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -72,12 +72,26 @@ def pack_folder(folder: Path, target: BinaryIO) -> None:
     Raises:
         OSError: a file cannot be read.
     """
+    pack_files(
+        [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")],
+        target,
+    )
+
+
+def pack_files(files: Sequence[Path], target: BinaryIO) -> None:
+    """Write files into a zip archive; what lies in several folders gets a number where names are the same.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    names: set[str] = set()
     with zipfile.ZipFile(
         target, "w", zipfile.ZIP_DEFLATED, compresslevel=1, strict_timestamps=False
     ) as packed:
-        for path in sorted(folder.iterdir()):
-            if path.is_file() and not path.name.startswith("."):
-                packed.write(path, path.name)
+        for number, path in enumerate(files):
+            name = path.name if path.name not in names else f"{number}-{path.name}"
+            names.add(name)
+            packed.write(path, name)
 
 
 def refuse_detached(path: Path, shown: str | None = None) -> None:

@@ -22,14 +22,14 @@ from srcyc.volumes.volume import read_grid
 from srcyc_app.refusals import conflict, not_found, refusing, unusable
 from srcyc_app.server.decoding import InPlace, Reading
 from srcyc_app.server.limits import OWNER
-from srcyc_app.studies.archives import pack_folder, refuse_detached
+from srcyc_app.studies.archives import pack_files, refuse_detached
 from srcyc_app.studies.dicomweb import Search
 from srcyc_app.studies.discovery import Discovery, label_stem, place_of
 from srcyc_app.studies.domains import SR, TAGS, assigned_domain
 from srcyc_app.studies.identifiers import check_image_id
 from srcyc_app.studies.image_info import checked_image_info, merged
 from srcyc_app.studies.labels import FINAL, LabelledFolder
-from srcyc_app.studies.placing import brought, clear_leftovers, put, remove_scan
+from srcyc_app.studies.placing import brought, clear_leftovers, is_there, put, remove_scan
 from srcyc_app.studies.state import STATE_FILE, file_name
 from srcyc_app.studies.watching import LABELS, Poller, mark_of
 
@@ -192,7 +192,7 @@ class StudiesFolder(LabelledFolder):
             with os.fdopen(handle, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
                 for pair in pairs:
                     for key, value in pair.items():
-                        _pack(archive, Path(value), key)
+                        _pack(archive, Path(value), key, self._reading)
                 with self._state.lock:
                     archive.writestr("metadata.json", self._now().model_dump_json(exclude={"base_path"}))
         except BaseException:
@@ -209,10 +209,10 @@ class StudiesFolder(LabelledFolder):
             Refusal: 404.
         """
         path = Path(self.get_image_uri(image_id))
-        if not path.is_dir():
+        if path.is_file():
             return io.BytesIO(path.read_bytes())
         packed = io.BytesIO()
-        pack_folder(path, packed)
+        pack_files(_files_of(path, self._reading), packed)
         packed.seek(0)
         return packed
 
@@ -224,7 +224,7 @@ class StudiesFolder(LabelledFolder):
         """
         with self._state.lock:
             path = self._path(image_id, self._find(image_id))
-        if not path.exists():
+        if not is_there(path):
             raise not_found(f"image {image_id!r}: its file is not there any more.")
         return str(path)
 
@@ -343,7 +343,7 @@ class StudiesFolder(LabelledFolder):
             image = self._find(image_id, model)
             for tag in image.labels:
                 self._label_path(image_id, image, tag).unlink(missing_ok=True)
-            remove_scan(self._path(image_id, image))
+            self._remove(self._path(image_id, image))
             del model.objects[image_id]
 
     # -- inside --------------------------------------------------------------------------------------------------
@@ -366,7 +366,7 @@ class StudiesFolder(LabelledFolder):
                     put(copied, place)
                     appeared = old is None
                     if old is not None and self._path(image_id, old) != place:
-                        remove_scan(self._path(image_id, old))
+                        self._remove(self._path(image_id, old))
                     info = {**info, "ts": int(time.time()), "name": name, "seen": mark_of(place)[0]}
                     labels = old.labels if old is not None else {}
                     model.objects[image_id] = ImageLabelModel(
@@ -377,6 +377,13 @@ class StudiesFolder(LabelledFolder):
                     remove_scan(place)
                 raise
         return image_id
+
+    def _remove(self, path: Path) -> None:
+        if path.exists() or path.is_symlink():
+            remove_scan(path)
+            return
+        for file in _files_of(path, self._reading) if is_there(path) else ():
+            file.unlink(missing_ok=True)
 
     def _require_free(self, model: LocalDatastoreModel, image_id: str, name: str, overwrite: bool) -> None:
         """Refuse an id or a file name that something else has, be it still on its way into the state.
@@ -424,11 +431,18 @@ def _shown(info: dict[str, Any]) -> dict[str, Any]:
     return {**shown, "domain": domain, "domain_reason": reason, "domain_tag": info.get("domain", "")}
 
 
-def _pack(archive: zipfile.ZipFile, path: Path, key: str) -> None:
+def _pack(archive: zipfile.ZipFile, path: Path, key: str, reading: Reading) -> None:
     """Add a scan to an archive, in a folder called ``key``."""
-    if not path.is_dir():
+    if path.is_file():
         archive.write(path, f"{key}/{path.name}")
         return
-    for file in sorted(path.iterdir()):
-        if file.is_file() and not file.name.startswith("."):
-            archive.write(file, f"{key}/{path.name}/{file.name}")
+    for file in _files_of(path, reading):
+        archive.write(file, f"{key}/{path.name}/{file.name}")
+
+
+def _files_of(path: Path, reading: Reading) -> list[Path]:
+    """List the files of a series: a folder's, or one of several in it."""
+    if path.is_dir():
+        return [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+    with refusing(path, path.name):
+        return reading.files(path)

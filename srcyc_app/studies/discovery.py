@@ -43,7 +43,9 @@ class Discovery:
         self._folder = folder
         self._state = state
         self._reading = reading
-        self._view = FolderView(folder, interval)
+        self._view = FolderView(folder, interval, self._list)
+        #: What headers said when a tree was listed, until it is in the state.
+        self._read: dict[str, dict[str, Any]] = {}
         self._one_at_a_time = threading.Lock()
         #: File name -> id and info of scans that went: a share that was away for a while must not cost the tags.
         self._gone: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -61,23 +63,22 @@ class Discovery:
         """
         with self._one_at_a_time:
             self._state.reload()
+            with self._state.lock:
+                known = self._known()
             try:
-                scans, settled = self._view.look()
+                scans, settled = self._view.look(known)
             except OSError as error:
                 raise DataError(
                     f"{self._folder}: cannot be listed ({error.strerror}); is the disk still there?"
                 ) from error
             with self._state.lock:
-                known = {
-                    file_name(key, image): image.image.info.get("seen")
-                    for key, image in self._state.model.objects.items()
-                }
+                known = self._known()
                 labels = self._label_files()
                 stale = any(name not in scans for name in known) or self._labels_differ(labels)
             new = [
                 (name, mark) for name, mark in scans.items() if name in settled and known.get(name) != mark
             ]
-            read = {name: (mark, describe(self._folder / name, self._reading)) for name, mark in new}
+            read = {name: (mark, self._description(name)) for name, mark in new}
             if read or stale:
                 with self._state.changing() as model:
                     self._drop_gone(model, set(scans))
@@ -85,11 +86,36 @@ class Discovery:
                     self._align_labels(model, labels)
             return len(settled) < len(scans)
 
+    def _known(self) -> dict[str, str]:
+        """Give file name -> mark of what the state has."""
+        objects = self._state.model.objects.items()
+        return {file_name(key, image): str(image.image.info.get("seen")) for key, image in objects}
+
+    def _description(self, name: str) -> dict[str, Any]:
+        """Give what a scan's header says; of a series in a tree, what was read when the tree was listed."""
+        return self._read.pop(name, None) or describe(self._folder / name, self._reading)
+
+    def _list(self, folder: Path) -> list[str]:
+        """List the series of a tree by their names below the studies folder, and keep what their headers say."""
+        try:
+            found = self._reading.tree(folder)
+        except VolumeError as error:
+            found = {"": error}
+        except Exception:  # noqa: BLE001 - one strange file must not keep the others out
+            _log.exception("%s: its series cannot be listed.", folder)
+            found = {}
+        if not found and is_volume_path(folder):
+            return [folder.name]
+        names = {f"{folder.name}/{name}" if name else folder.name: one for name, one in found.items()}
+        for name, one in names.items():
+            self._read[name] = _told(one, folder) if isinstance(one, VolumeError) else place_of(one)
+        return list(names)
+
     def _drop_gone(self, model: LocalDatastoreModel, there: set[str]) -> None:
         for image_id, image in list(model.objects.items()):
             name = file_name(image_id, image)
             # Looked at again: it may have been uploaded since the folder was listed.
-            if name not in there and not is_scan(self._folder / name):
+            if name not in there and (self._view.knows(name) or not is_scan(self._folder / name)):
                 _log.info("%s: went.", name)
                 self._gone[name] = image_id, dict(image.image.info)
                 del model.objects[image_id]
@@ -98,7 +124,7 @@ class Discovery:
         ids = {file_name(key, image): key for key, image in model.objects.items()}
         for name, (mark, description) in read.items():
             try:
-                if mark_of(self._folder / name)[0] != mark:
+                if mark_of(self._folder / name.split("/")[0])[0] != mark:
                     continue  # changed meanwhile: the next look reads it again
             except OSError:
                 continue
@@ -161,10 +187,14 @@ def describe(path: Path, reading: Reading) -> dict[str, Any]:
     try:
         return place_of(reading.grid(path))
     except VolumeError as error:
-        return {"error": str(error).replace(str(path), path.name)}
+        return _told(error, path)
     except Exception:  # noqa: BLE001 - one strange file must not keep the others out
         _log.exception("%s: its header cannot be read.", path)
         return {"error": f"{path.name}: its header cannot be read; convert or copy the file again."}
+
+
+def _told(error: VolumeError, path: Path) -> dict[str, Any]:
+    return {"error": str(error).replace(str(path), path.name)}
 
 
 def place_of(grid: Grid) -> dict[str, Any]:
@@ -178,7 +208,8 @@ def is_scan(path: Path) -> bool:
 
 
 def free_id(model: LocalDatastoreModel, name: str) -> str:
-    """Choose the id of a new file: its stem, else its name, else its name with a number."""
+    """Choose the id of a new file: its stem, else its name, else its name with a number; of a tree's, its path."""
+    name = name.replace("/", "_")
     stem = name[: len(name) - len(volume_suffix(Path(name)) or "")]
     for candidate in (stem, name):
         if candidate not in model.objects and is_plain_component(candidate):

@@ -48,8 +48,12 @@ def assigned_domain(info: Mapping[str, Any]) -> tuple[str, str]:
 
 def person_in(image: str, info: Mapping[str, Any]) -> str:
     """Give the person of a scan: the tag's, else guessed from the file's name."""
-    # Of the name alone: the folders above it are the same for all scans.
-    return str(info.get("person") or "") or person_of(Path(str(info.get("name") or image)))
+    # Of the name alone: the folders above the studies are the same for all scans.
+    name = Path(str(info.get("name") or image))
+    guessed = person_of(name)
+    # A series within a tree is called after what was scanned: the tree is whose it is.
+    within = len(name.parts) > 1 and guessed == name.name.split(".")[0]
+    return str(info.get("person") or "") or (name.parts[0] if within else guessed)
 
 
 def scans_in(datastore: Datastore, domain: str) -> list[str]:

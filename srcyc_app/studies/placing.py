@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from srcyc.errors import OutputError
-from srcyc.volumes.dicom import is_dicom_file
+from srcyc.volumes.dicom import is_dicom_file, is_series_address
 from srcyc.volumes.image_files import detached_data
 from srcyc_app.studies.archives import refuse_programs
 
@@ -85,6 +85,11 @@ def remove_scan(path: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether a file or a folder is there, or the folder of which a path is one of several series."""
+    return path.exists() or (is_series_address(path) and path.parent.is_dir())
 
 
 def remove_path(path: Path) -> None:

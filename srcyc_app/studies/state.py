@@ -157,8 +157,8 @@ def _drop_unusable(model: LocalDatastoreModel) -> None:
         name = file_name(image_id, image)
         if (
             not is_plain_component(image_id)
-            or name != os.path.basename(name)
-            or name in ("", ".", "..", *names)
+            or any(part in ("", ".", "..") or part != os.path.basename(part) for part in name.split("/"))
+            or name in names
         ):
             _log.warning(
                 "%s: image %r is left out, its id or file name is not a plain one.", STATE_FILE, image_id

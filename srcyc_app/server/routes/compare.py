@@ -163,10 +163,7 @@ def _scan(served: Services, image: str, session_id: str) -> Path:
         raise unusable("image: give an image id or a session_id.")
     if session_id:
         return scan_of(served, session_id)
-    path, _ = served.app.find_scan(check_image_id(image), served.app.datastore())
-    if not path.exists():
-        raise not_found(f"image {image!r} is not there any more.")
-    return path
+    return served.app.find_scan(check_image_id(image), served.app.datastore())[0]
 
 
 @router.api_route("", methods=["GET", "HEAD"], include_in_schema=False)

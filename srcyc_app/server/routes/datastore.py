@@ -22,6 +22,7 @@ from srcyc_app.server.uploads import read_object, save, unpacked
 from srcyc_app.studies.datastore import StudiesFolder
 from srcyc_app.studies.dicomweb import MOST, Search
 from srcyc_app.studies.identifiers import check_image_id, check_tag
+from srcyc_app.studies.placing import is_there
 
 router = APIRouter(prefix="/datastore", tags=["Datastore"])
 
@@ -104,7 +105,7 @@ def remove_image(served: Served, id: str) -> dict[str, Any]:
 def check_image(served: Served, image: str, check_sum: str | None = None) -> dict[str, Any]:
     """404 if it does not, or has another ``check_sum`` (``SHA256:hex``; also SHA512, MD5)."""
     path = _image(served, image)
-    if check_sum and (path.is_dir() or not _matches(path, check_sum)):
+    if check_sum and (not path.is_file() or not _matches(path, check_sum)):
         raise not_found(f"image {image!r} has another check sum.")
     return {}
 
@@ -193,7 +194,7 @@ def dataset(served: Served, limit_cases: Annotated[int | None, Query(ge=1, le=1_
 
 def _image(served: Services, image: str) -> Path:
     path = Path(served.app.datastore().get_image_uri(check_image_id(image)))
-    if not path.exists():
+    if not is_there(path):
         raise not_found(f"image {image!r} is not there any more.")
     return path
 

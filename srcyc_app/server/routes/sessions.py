@@ -11,13 +11,13 @@ from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from srcyc_app.refusals import Refusal, not_found, unusable
+from srcyc_app.refusals import Refusal, not_found, refusing, unusable
 from srcyc_app.server.access import current
 from srcyc_app.server.audit import note
 from srcyc_app.server.replies import FileOnce
 from srcyc_app.server.services import Served, Services
 from srcyc_app.server.uploads import save_all
-from srcyc_app.studies.archives import MOST_MEMBERS, pack_folder
+from srcyc_app.studies.archives import MOST_MEMBERS, pack_files, pack_folder
 from srcyc_app.studies.sessions import ScanSessions
 
 router = APIRouter(prefix="/session", tags=["Session"])
@@ -104,14 +104,18 @@ def scan_of(served: Services, session_id: str) -> Path:
 
 
 def send_scan(served: Services, path: Path) -> Response:
-    """Send a volume's file, or the folder of a series as a zip archive."""
-    if not path.is_dir():
+    """Send a volume's file, or a series as a zip archive."""
+    if path.is_file():
         return FileResponse(path, media_type="application/octet-stream", filename=path.name)
     room = served.scratch.new()
     archive = room / f"{path.name}.zip"
     try:
         with archive.open("wb") as stream:
-            pack_folder(path, stream)
+            if path.is_dir():
+                pack_folder(path, stream)
+            else:
+                with refusing(path, path.name):
+                    pack_files(served.app.reading.files(path), stream)
     except BaseException:
         served.scratch.remove(room)
         raise
