@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -74,7 +75,7 @@ def staging(folder: Path) -> Iterator[Path]:
 
 
 def publish(staged: Sequence[Path], folder: Path) -> None:
-    """Move complete files to ``folder`` in the order given: a volume goes last, so it never lacks its sidecar.
+    """Move complete files or folders to ``folder`` in the order given: a volume goes last, with its sidecar there.
 
     Raises:
         OutputError: a file cannot be moved; those of the set that were moved before are taken back.
@@ -85,11 +86,28 @@ def publish(staged: Sequence[Path], folder: Path) -> None:
             final = folder / path.name
             if not final.exists():
                 new.append(final)
-            os.replace(path, final)
+            _move(path, final)
     except OSError as error:
         for final in new:
-            final.unlink(missing_ok=True)
+            if final.is_dir():
+                shutil.rmtree(final, ignore_errors=True)
+            else:
+                final.unlink(missing_ok=True)
         raise _not_written(folder, error) from error
+
+
+def _move(staged: Path, final: Path) -> None:
+    """Move a file or a folder to its place; a folder there is put where the staged one was, to be removed with that."""
+    if not (staged.is_dir() and final.is_dir()):
+        os.replace(staged, final)
+        return
+    old = staged.with_name(f"{staged.name}.{uuid.uuid4().hex[:8]}.old")
+    os.replace(final, old)
+    try:
+        os.replace(staged, final)
+    except OSError:
+        os.replace(old, final)
+        raise
 
 
 def sha256(path: Path, files: Sequence[Path] = ()) -> str:

@@ -14,7 +14,7 @@ import pytest
 from factories import make_head, save_series
 from srcyc.data.store import ScanStore
 from srcyc.errors import VolumeError
-from srcyc.volumes.volume import Volume, find_volumes
+from srcyc.volumes.volume import Volume, find_volumes, read_volume
 
 SHAPE = (16, 18, 6)
 
@@ -235,3 +235,72 @@ def test_a_training_keeps_every_series_of_a_folder_apart(study, tmp_path):
     assert len(list((tmp_path / "store").glob("*.npy"))) == 2
     with pytest.raises(VolumeError):
         store.get(study / "absent")
+
+
+def _checked_series(folder: Path, result: Volume) -> pydicom.Dataset:
+    """See that a series is a volume, within its rounding; give one of its images."""
+    found = read_volume(folder, series=pydicom.dcmread(folder / "0001.dcm").SeriesInstanceUID)
+    image = pydicom.dcmread(folder / "0001.dcm")
+    np.testing.assert_allclose(found.data, result.data, rtol=0, atol=0.502 * float(image.RescaleSlope))
+    ends = np.array([[0, 0, 0, 1], [*(n - 1 for n in result.shape), 1]]).T
+    np.testing.assert_allclose(found.affine @ ends, result.affine @ ends, atol=1e-3)
+    return image
+
+
+def test_dicom_out_is_what_nifti_out_is(srcyc, tiny_model, series, tmp_path):
+    given = ("infer", series, "--model", tiny_model, "--uncertainty", "--correction-map")
+    assert srcyc(*given, "-o", tmp_path / "nifti").code == 0
+    answer = srcyc(*given, "-o", tmp_path / "dicom", "--format", "dicom", "--preview", "--json").json
+    (result,) = answer["results"]
+    assert Path(result["output"]) == tmp_path / "dicom" / "series_sr"
+    told = result["report"]["dicom"]
+    for content, ending in (("volume", ""), ("uncertainty", "_uncertainty"), ("correction", "_correction")):
+        volume = read_volume(tmp_path / "nifti" / f"series_sr{ending}.nii.gz")
+        image = _checked_series(tmp_path / "dicom" / f"series_sr{ending}", volume)
+        assert told[content]["series"] == image.SeriesInstanceUID
+        assert image.StudyInstanceUID == pydicom.dcmread(series / "IM0000.dcm").StudyInstanceUID
+    assert sorted(path.name for path in (tmp_path / "dicom").iterdir()) == [
+        *("series_sr", "series_sr.json", "series_sr.png", "series_sr_correction", "series_sr_uncertainty")
+    ]
+
+
+def test_a_series_that_is_there_is_kept_and_is_no_scan(srcyc, tiny_model, series, tmp_path):
+    given = (
+        "infer",
+        series,
+        "--model",
+        tiny_model,
+        "-o",
+        tmp_path / "out",
+        "--format",
+        "dicom",
+        "--stable-uids",
+    )
+    assert srcyc(*given).code == 0
+    before = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*.dcm")}
+    assert "skipped" in srcyc(*given).out
+    assert srcyc(*given, "--overwrite").code == 0
+    assert {file: file.read_bytes() for file in (tmp_path / "out").rglob("*.dcm")} == before
+    (tmp_path / "out" / "series_sr.json").unlink()
+    again = srcyc("infer", tmp_path / "out", "--model", tiny_model, "-o", tmp_path / "again")
+    assert again.code == 2
+    assert "only volumes that srcyc made" in again.sentence
+
+
+def test_what_is_no_dicom_has_no_series_to_be_derived_from(srcyc, tiny_model, series, thick_file, tmp_path):
+    ran = srcyc(
+        "infer", thick_file, series, "--model", tiny_model, "-o", tmp_path / "out", "--format", "dicom"
+    )
+    assert ran.code == 2
+    assert "no DICOM series" in ran.err
+    assert (tmp_path / "out" / "series_sr").is_dir()  # one bad input does not stop the rest
+    ran = srcyc("infer", series, "--model", tiny_model, "-o", tmp_path / "a.nii.gz", "--format", "dicom")
+    assert ran.code == 2 and "--format" in ran.sentence
+    ran = srcyc("infer", series, "--model", tiny_model, "-o", tmp_path / "b", "--format", "minc")
+    assert ran.code == 2 and "--format" in ran.sentence
+    assert not (tmp_path / "b").exists()
+
+
+def test_other_formats_by_name(srcyc, tiny_model, series, tmp_path):
+    assert srcyc("infer", series, "--model", tiny_model, "-o", tmp_path / "out", "--format", "nrrd").code == 0
+    assert (tmp_path / "out" / "series_sr.nrrd").is_file()

@@ -14,7 +14,7 @@ import typer
 from srcyc.cli.console import EXIT_BAD_INPUT, EXIT_FAILURE, Console, sentence_of, show_error
 from srcyc.cli.options import Device, MaxMemory, ModelName, Precision, with_inference_options
 from srcyc.cli.plan import Job, find_sources, plan_jobs, prepare_folder, remove_empty
-from srcyc.errors import InputError, LabelMapError
+from srcyc.errors import ConfigError, InputError, LabelMapError
 from srcyc.inference.options import InferenceOptions
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from srcyc.volumes.dicom import LeftOut
     from srcyc.volumes.volume import Volume
 
+
+#: Kinds of files that results are written as; of DICOM it is a folder.
+FORMATS = ("nii.gz", "nii", "nrrd", "mha", "mgz", "dicom")
 
 #: Files left out for one reason that the summary names.
 _TOLD = 20
@@ -61,6 +64,8 @@ class Request:
     preview: bool
     fill_gaps: bool = False
     labels: Path | None = None
+    suffix: str | None = None
+    stable: bool = False
 
 
 @with_inference_options(after="model")
@@ -97,6 +102,19 @@ def infer(
         bool,
         typer.Option("--fill-gaps", help="Interpolate slices that a DICOM series lacks between others."),
     ] = False,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(FORMATS),
+            help="How results are written into a folder; dicom: as series derived from their scans', which have to be "
+            "DICOM. Default: nii.gz.",
+            show_default=False,
+        ),
+    ] = None,
+    stable_uids: Annotated[
+        bool,
+        typer.Option("--stable-uids", help="Give a DICOM result the same UIDs each time it is made."),
+    ] = False,
     model: ModelName = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -127,7 +145,9 @@ def infer(
     Exit code: 0 all written or skipped, 2 some input was refused, 1 something failed.
     """
     console = Console(json=json)
-    request = Request(InferenceOptions.of(wishes), keep_type, preview, fill_gaps, labels)
+    request = Request(
+        InferenceOptions.of(wishes), keep_type, preview, fill_gaps, labels, _suffix(format), stable_uids
+    )
     batch = _Batch(console, request, _loader(model, device, precision, max_memory))
     outcomes = batch.run(inputs, output, series=series or [], overwrite=overwrite)
     code = exit_code(outcomes)
@@ -145,6 +165,17 @@ def infer(
     elif len(outcomes) > 1 or batch.left_out:
         _summarise(console, outcomes, batch.left_out)
     raise typer.Exit(code)
+
+
+def _suffix(format: str | None) -> str | None:
+    """Give the suffix of a format, empty for the one that is a folder.
+
+    Raises:
+        ConfigError: there is no such format.
+    """
+    if format is not None and format not in FORMATS:
+        raise ConfigError(f"--format {format!r}: give one of {', '.join(FORMATS)}.")
+    return None if format is None else "" if format == "dicom" else f".{format}"
 
 
 def exit_code(outcomes: list[Outcome]) -> int:
@@ -206,6 +237,7 @@ class _Batch:
             preview=wanted.preview,
             maps=maps,
             roots=sources.roots,
+            suffix=wanted.suffix,
         )
         folders = sorted({job.output.parent for job in jobs if not job.done and job.problem is None})
         created: list[Path] = []
@@ -242,22 +274,26 @@ class _Batch:
             return self._problem(str(job.source), error)
 
     def _super_resolve(self, job: Job, label: str) -> Outcome:
-        from srcyc.inference.results import INPUT_TYPE, LABELS, write_result
+        from srcyc.inference.results import INPUT_TYPE, LABELS, Dicom, write_result
+        from srcyc.volumes.dicom.source import DicomSource
         from srcyc.volumes.volume import read_volume
 
         start = time.perf_counter()
         scan = read_volume(job.source, fill_gaps=self._request.fill_gaps)
         request = self._request
+        # What no series can be derived from is refused before anything is computed.
+        dicom = Dicom(DicomSource.of(scan), request.stable) if job.place.is_series else None
         resolver = self._ready()
         with self._console.progress(label) as progress:
             result = resolver(scan, request.options, progress=progress)
             written = write_result(
                 result,
                 scan,
-                job.output,
+                job.place,
                 dtype=INPUT_TYPE if request.keep_type else "float32",
                 labels=self._labels,
                 also=self._preview(job, scan) if request.preview else None,
+                dicom=dicom,
             )
         for warning in written.sidecar["warnings"]:
             self._console.warn(f"{job.source}: {warning}")

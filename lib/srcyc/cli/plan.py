@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,22 +29,20 @@ class Job:
 
     Attributes:
         source: volume file or folder of a DICOM series.
-        output: volume file to write.
+        place: where the result goes.
         problem: why it cannot be done, found while planning.
         done: the output is there already and is kept.
     """
 
     source: Path
-    output: Path
+    place: Place
     problem: InputError | None = None
     done: bool = False
 
     @property
-    def place(self) -> Place:
-        """The output, and what lies beside it."""
-        from srcyc.inference.results import Place
-
-        return Place(self.output)
+    def output(self) -> Path:
+        """The volume, or the folder of a DICOM series."""
+        return self.place.volume
 
 
 @dataclass(frozen=True)
@@ -178,6 +176,7 @@ def plan_jobs(
     preview: bool = False,
     maps: Sequence[str] = (),
     roots: Mapping[Path, Path] | None = None,
+    suffix: str | None = None,
 ) -> list[Job]:
     """Name the output of every source and see whether it may be written.
 
@@ -188,18 +187,24 @@ def plan_jobs(
         preview: a picture is written beside each volume.
         maps: so are these, by their names.
         roots: folders whose tree the outputs keep, of the sources that were found in one.
+        suffix: of the outputs, empty for DICOM series; None: what the name of the file says, else `.nii.gz`.
 
     Raises:
         OutputError: one file named for several scans, or a name that is neither a volume nor a folder.
     """
+    from srcyc.inference.results import Place
     from srcyc.volumes.image_files import require_writable, volume_suffix, written_suffixes
 
-    if volume_suffix(out) is not None and not out.is_dir():
+    named = volume_suffix(out) if not out.is_dir() else None
+    if named is not None and suffix not in (None, named):
+        wanted = f"end in {suffix}" if suffix else "be a folder, for DICOM series"
+        raise OutputError(f"{out}: let the name {wanted}, or leave --format out.")
+    if named is not None:
         require_writable(out)
         if len(sources) != 1:
-            named = "; ".join(path.name for path in sources[:_TOLD]) + "; ..." * (len(sources) > _TOLD)
+            listed = "; ".join(path.name for path in sources[:_TOLD]) + "; ..." * (len(sources) > _TOLD)
             raise OutputError(
-                f"{out}: one file for {len(sources)} scans ({named}); give a folder as --output, or choose one, of "
+                f"{out}: one file for {len(sources)} scans ({listed}); give a folder as --output, or choose one, of "
                 "DICOM by --series."
             )
         outputs = [out]
@@ -212,19 +217,31 @@ def plan_jobs(
         )
     else:
         names = unique_names(sources, roots)
-        outputs = [out / f"{name}{OUTPUT_ENDING}{OUTPUT_SUFFIX}" for name in names]
+        ending = OUTPUT_ENDING + (OUTPUT_SUFFIX if suffix is None else suffix)
+        outputs = [out / f"{name}{ending}" for name in names]
+    return check_jobs(
+        [Job(source, Place(output)) for source, output in zip(sources, outputs, strict=True)],
+        overwrite=overwrite,
+        preview=preview,
+        maps=maps,
+    )
+
+
+def check_jobs(
+    wanted: Sequence[Job], *, overwrite: bool, preview: bool = False, maps: Sequence[str] = ()
+) -> list[Job]:
+    """See of jobs whether their outputs may be written; arguments as for :func:`plan_jobs`."""
     jobs = []
-    for source, output in zip(sources, outputs, strict=True):
-        job = Job(source, output)
+    for job in wanted:
         try:
             companions = [job.place.sidecar]
             companions += [job.place.preview] if preview else []
             companions += [job.place.map(name) for name in maps]
             done = _check_place(job, overwrite=overwrite, companions=companions)
         except InputError as error:
-            job = Job(source, output, problem=error)
+            job = replace(job, problem=error)
         else:
-            job = Job(source, output, done=done)
+            job = replace(job, done=done)
         jobs.append(job)
     return jobs
 
@@ -329,8 +346,12 @@ def _check_place(job: Job, *, overwrite: bool, companions: Sequence[Path]) -> bo
     from srcyc.volumes.dicom import is_series_address
 
     output = job.output
-    if output.is_dir():
+    if output.is_dir() and not job.place.is_series:
         raise OutputError(f"{output}: is a folder; give a file name.")
+    if output.is_file() and job.place.is_series:
+        raise OutputError(
+            f"{output}: is a file where the folder of a series should be; choose another --output."
+        )
     if output.exists() and job.source.exists() and output.samefile(job.source):
         raise OutputError(f"{output}: is the input itself; give another name as --output.")
     if overwrite or not (job.source.exists() or is_series_address(job.source)):
@@ -391,12 +412,13 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def _made_by_srcyc(path: Path) -> bool:
-    """Tell whether a file is a result or a map of one, by the sidecar beside it."""
+    """Tell whether a scan is a result or a map of one, by the sidecar beside it, or of DICOM by what it says itself."""
     from srcyc.inference.results import LABELS, MAPS, SIDECAR_SUFFIX
+    from srcyc.volumes.dicom import is_dicom_file, made_by_srcyc
     from srcyc.volumes.volume import volume_stem
 
-    if not path.is_file():
-        return False
+    if not path.is_file() or is_dicom_file(path):
+        return made_by_srcyc(path)
     stem = volume_stem(path)
     for name, ending in (("output", ""), *((name, f"_{name}") for name in (*MAPS, LABELS))):
         sidecar = path.with_name(stem.removesuffix(ending) + SIDECAR_SUFFIX)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,9 @@ import numpy as np
 
 from srcyc.files import publish, staging, write_text
 from srcyc.inference.provenance import origin_of
-from srcyc.volumes.image_files import Origin, Scaling, can_scale, is_written
+from srcyc.volumes.dicom.derived import require_free, write_dicom_series
+from srcyc.volumes.dicom.source import DicomSource
+from srcyc.volumes.image_files import Origin, Scaling, can_scale, is_written, volume_suffix
 from srcyc.volumes.labels import resample_labels
 from srcyc.volumes.volume import Volume, volume_stem, write_volume
 
@@ -36,10 +38,16 @@ class Place:
     """Where a result goes, and under which names what belongs to it lies beside it.
 
     Attributes:
-        volume: path of the volume; its suffix decides the format, of the maps too.
+        volume: path of the volume; its suffix decides the format, of the maps too. Without one it is the folder of a
+            DICOM series.
     """
 
     volume: Path
+
+    @property
+    def is_series(self) -> bool:
+        """Whether the volume is a DICOM series."""
+        return volume_suffix(self.volume) is None
 
     @property
     def sidecar(self) -> Path:
@@ -52,13 +60,31 @@ class Place:
         return self.beside(PREVIEW_SUFFIX)
 
     def map(self, name: str) -> Path:
-        """One of :data:`MAPS`."""
+        """One of :data:`MAPS`, or the labels: beside a DICOM series these are NIfTI."""
         stem = volume_stem(self.volume)
-        return self.beside(f"_{name}{self.volume.name[len(stem) :]}")
+        suffix = ".nii.gz" if self.is_series and name == LABELS else self.volume.name[len(stem) :]
+        return self.beside(f"_{name}{suffix}")
+
+    def told(self) -> dict[str, Any]:
+        """What the sidecar says besides the report, because of where the result goes."""
+        return {}
 
     def beside(self, ending: str) -> Path:
         """Give the path that replaces the volume's suffix by ``ending``."""
         return self.volume.with_name(volume_stem(self.volume) + ending)
+
+
+@dataclass(frozen=True)
+class Dicom:
+    """How a DICOM series is written: see :func:`srcyc.volumes.dicom.derived.write_dicom_series`.
+
+    Attributes:
+        source: headers of the scan, if its files may be gone by then.
+        stable: the same result has the same UIDs each time.
+    """
+
+    source: DicomSource | None = None
+    stable: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,35 +111,42 @@ def maps_of(result: SuperResolution) -> dict[str, Volume]:
 def write_result(
     result: SuperResolution,
     scan: Volume,
-    path: Path,
+    path: Path | Place,
     *,
     dtype: str = "float32",
     sidecar: bool = True,
     private: bool = False,
     labels: Volume | None = None,
     also: Callable[[Place, Volume], None] | None = None,
+    dicom: Dicom | None = None,
 ) -> Written:
     """Write a result and all that belongs to it; the files appear together and complete, or not at all.
 
     Args:
         result: to be written.
         scan: it was made from.
-        path: of the volume, in a folder that exists; what is there is replaced.
+        path: of the volume, in a folder that exists, or more about its place; what is there is replaced. A path
+            without a volume's suffix is that of a DICOM series, which needs a scan that is one.
         dtype: voxel type, or ``input`` for the scan's if that is an integer (with the scaling of its header, where
-            the format can hold one); maps are float32.
+            the format can hold one); maps are float32. DICOM: 16 bits with a rescale, or with ``input`` without.
         sidecar: write it too.
         private: only this user may read the files.
         labels: label map of the scan, written on the result's grid too.
         also: writes further files to a place that is given to it, of the volume as it is written.
+        dicom: how a DICOM series is written.
 
     Raises:
-        OutputError: see :func:`srcyc.volumes.volume.write_volume`.
+        OutputError: see :func:`srcyc.volumes.volume.write_volume` and
+            :func:`srcyc.volumes.dicom.derived.write_dicom_series`.
         VolumeError: labels that are none, or of something else.
     """
-    document = result.report.model_dump(mode="json")
-    volume, kind, scaling = result.volume, np.dtype(np.float32 if dtype == INPUT_TYPE else dtype), None
+    final = path if isinstance(path, Place) else Place(path)
+    path, maps = final.volume, maps_of(result)
+    document = result.report.model_dump(mode="json") | final.told()
+    as_input = dtype == INPUT_TYPE
+    volume, kind, scaling = result.volume, np.dtype(np.float32 if as_input else dtype), None
     warnings: list[str] = []
-    if dtype == INPUT_TYPE:
+    if as_input and not final.is_series:
         kind, scaling, warnings = _own_type(scan, path)
     if kind.kind in "iu":
         volume, outside = fit_type(volume, kind, scaling)
@@ -121,33 +154,67 @@ def write_result(
     else:
         kind = np.dtype(np.float32)
     document["warnings"] += warnings
-    final, maps = Place(path), maps_of(result)
     document["output"] = path.name
-    document["output_type"] = str(kind)
     document |= {name: final.map(name).name for name in maps}
     if labels is not None:
         document[LABELS] = final.map(LABELS).name
     with staging(path.parent) as folder:
-        staged = Place(folder / path.name)
+        staged = replace(final, volume=folder / path.name)
+        if also is not None:
+            also(staged, volume)
+        if labels is not None:
+            _write_labels(labels, result.volume, staged.map(LABELS), origin_of(result.report, LABELS))
+        if final.is_series:
+            document |= _write_series(result, scan, final, staged, dicom or Dicom(), whole=as_input)
+            last = staged.volume
+        else:
+            for name, values in maps.items():
+                write_volume(values, staged.map(name), origin=origin_of(result.report, name))
+            document["output_type"] = str(kind)
+            last = write_volume(
+                volume, staged.volume, dtype=kind, scaling=scaling, origin=origin_of(result.report)
+            )
         first = []
         if sidecar:
             text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
             first.append(write_text(staged.sidecar, text))
-        if also is not None:
-            also(staged, volume)
-        for name, values in maps.items():
-            write_volume(values, staged.map(name), origin=origin_of(result.report, name))
-        if labels is not None:
-            _write_labels(labels, result.volume, staged.map(LABELS), origin_of(result.report, LABELS))
-        origin = origin_of(result.report)
-        last = write_volume(volume, staged.volume, dtype=kind, scaling=scaling, origin=origin)
         # The volume goes last; a .raw has to be there before the .mhd that names it.
         others = sorted(file for file in folder.iterdir() if file not in (*first, last))
         if private:
-            for file in (*first, *others, last):
-                file.chmod(0o600)
+            _keep_private([*first, *others, last])
         publish([*first, *others, last], path.parent)
     return Written(path, {name: final.map(name) for name in maps}, document)
+
+
+def _write_series(
+    result: SuperResolution, scan: Volume, final: Place, staged: Place, dicom: Dicom, *, whole: bool
+) -> dict[str, Any]:
+    """Write the volume and its maps as DICOM series, and tell which they are.
+
+    Raises:
+        OutputError: see :func:`srcyc.volumes.dicom.derived.write_dicom_series`.
+    """
+    source = dicom.source or DicomSource.of(scan)
+    told: dict[str, Any] = {}
+    for name, values in {"volume": result.volume, **maps_of(result)}.items():
+        where = final.volume if name == "volume" else final.map(name)
+        require_free(where, overwrite=True)
+        written = write_dicom_series(
+            values,
+            staged.volume.with_name(where.name),
+            source,
+            origin=origin_of(result.report, name),
+            stable=dicom.stable,
+            whole=whole and name == "volume",
+        )
+        told[name] = {"study": written.study, "series": written.series, "instances": len(written.files)}
+    return {"output_type": "whole numbers of 16 bits" if whole else "uint16, rescaled", "dicom": told}
+
+
+def _keep_private(paths: Sequence[Path]) -> None:
+    for path in paths:
+        for part in (path, *path.rglob("*")):
+            part.chmod(0o700 if part.is_dir() else 0o600)
 
 
 def _write_labels(labels: Volume, result: Volume, path: Path, origin: Origin) -> None:

@@ -131,7 +131,7 @@ def read_header(path: Path) -> Dataset:
     """
     try:
         with path.open("rb") as stream:
-            header, syntax = _parsed(stream, path)
+            header, syntax = _parsed(stream, path, _TAGS)
             for _ in header:  # what pydicom would convert on access, and fail at there
                 pass
     except VolumeError:
@@ -151,6 +151,25 @@ def read_header(path: Path) -> Dataset:
     if "Rows" in header:
         _require_plausible(path, header, syntax)
     return header
+
+
+def read_whole_header(path: Path) -> Dataset:
+    """Read all of a header but the pixels, of a file that :func:`read_header` has passed.
+
+    Raises:
+        VolumeError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return _parsed(stream, path, None)[0]
+    except VolumeError:
+        raise
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except Exception as error:  # pydicom lets whatever a damaged file causes escape
+        raise VolumeError(
+            f"{path}: cannot be read as DICOM ({brief(error)})", remedy="copy the file again"
+        ) from error
 
 
 def unreadable(path: Path, error: OSError) -> VolumeError:
@@ -233,19 +252,21 @@ def inflated(stream: BinaryIO, path: Path, limit: int) -> tuple[bytes, bytes]:
     return meta, b"".join(parts)
 
 
-def _parsed(stream: BinaryIO, path: Path) -> tuple[Dataset, str]:
+def _parsed(stream: BinaryIO, path: Path, tags: list[str] | None) -> tuple[Dataset, str]:
+    """Read a header and its transfer syntax: some elements of it, or all."""
+    wanted = None if tags is None else [pydicom.tag.Tag(tag) for tag in tags]
     syntax = _syntax_in(stream.read(_HEAD))
     if syntax != DeflatedExplicitVRLittleEndian:
         stream.seek(0)
         # Forced: old files lack the mark, and only their suffix tells.
-        return pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_TAGS)), syntax
+        return pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=wanted), syntax
     _, data = inflated(stream, path, LARGEST_HEADER)
     header = read_dataset(
         io.BytesIO(data),
         is_implicit_VR=False,
         is_little_endian=True,
         stop_when=lambda tag, _vr, _length: tag >= _PIXELS,
-        specific_tags=[pydicom.tag.Tag(tag) for tag in _TAGS],
+        specific_tags=wanted,
     )
     return header, syntax
 
