@@ -13,7 +13,15 @@ import typer
 
 from srcyc.cli.console import EXIT_BAD_INPUT, EXIT_FAILURE, Console, sentence_of, show_error
 from srcyc.cli.options import Device, MaxMemory, ModelName, Precision, with_inference_options
-from srcyc.cli.plan import Job, find_sources, plan_jobs, prepare_folder, remove_empty
+from srcyc.cli.plan import (
+    Job,
+    check_jobs,
+    find_sources,
+    plan_derivative,
+    plan_jobs,
+    prepare_folder,
+    remove_empty,
+)
 from srcyc.errors import ConfigError, InputError, LabelMapError
 from srcyc.inference.options import InferenceOptions
 
@@ -66,6 +74,7 @@ class Request:
     labels: Path | None = None
     suffix: str | None = None
     stable: bool = False
+    bids: bool = False
 
 
 @with_inference_options(after="model")
@@ -115,6 +124,14 @@ def infer(
         bool,
         typer.Option("--stable-uids", help="Give a DICOM result the same UIDs each time it is made."),
     ] = False,
+    bids: Annotated[
+        bool,
+        typer.Option(
+            "--bids",
+            help="The input is (a part of) a BIDS data set, --output a derivative of it: names with rec-SR, sidecars "
+            "with Sources.",
+        ),
+    ] = False,
     model: ModelName = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -146,8 +163,12 @@ def infer(
     """
     console = Console(json=json)
     request = Request(
-        InferenceOptions.of(wishes), keep_type, preview, fill_gaps, labels, _suffix(format), stable_uids
+        InferenceOptions.of(wishes), keep_type, preview, fill_gaps, labels, _suffix(format), stable_uids, bids
     )
+    if bids and format not in (None, "nii.gz"):
+        raise ConfigError(
+            f"--format {format}: a BIDS derivative is nii.gz; leave one of --format and --bids out."
+        )
     batch = _Batch(console, request, _loader(model, device, precision, max_memory))
     outcomes = batch.run(inputs, output, series=series or [], overwrite=overwrite)
     code = exit_code(outcomes)
@@ -230,15 +251,20 @@ class _Batch:
             given = wanted.labels.resolve()
             sources.scans[:] = [path for path in sources.scans if path.resolve() != given]
             self._labels = _read_labels(wanted.labels, sources.scans)
-        jobs = plan_jobs(
-            sources.scans,
-            output,
-            overwrite=overwrite,
-            preview=wanted.preview,
-            maps=maps,
-            roots=sources.roots,
-            suffix=wanted.suffix,
-        )
+        if wanted.bids:
+            bids_jobs, left_out = plan_derivative(sources.scans, output)
+            self.left_out.extend(left_out)
+            jobs = check_jobs(bids_jobs, overwrite=overwrite, preview=wanted.preview, maps=maps)
+        else:
+            jobs = plan_jobs(
+                sources.scans,
+                output,
+                overwrite=overwrite,
+                preview=wanted.preview,
+                maps=maps,
+                roots=sources.roots,
+                suffix=wanted.suffix,
+            )
         folders = sorted({job.output.parent for job in jobs if not job.done and job.problem is None})
         created: list[Path] = []
         try:

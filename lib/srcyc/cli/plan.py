@@ -246,6 +246,40 @@ def check_jobs(
     return jobs
 
 
+def plan_derivative(scans: Sequence[Path], out: Path) -> tuple[list[Job], list[LeftOut]]:
+    """Name the outputs of the scans of one BIDS data set, and describe the derivative that they make.
+
+    Returns:
+        the jobs, and what is no scan of the data set.
+
+    Raises:
+        InputError: no BIDS data set, or several.
+        OutputError: the output is another data set, or the source itself.
+    """
+    from srcyc.inference import bids
+    from srcyc.volumes.dicom import LeftOut
+
+    roots = {root for root in map(bids.root_of, scans) if root is not None}
+    outer = {root for root in roots if not any(other != root and other in root.parents for other in roots)}
+    if len(outer) != 1:
+        found = "; ".join(sorted(str(root) for root in outer)) or "none has a dataset_description.json"
+        raise InputError(
+            f"--bids: the scans are not of one BIDS data set ({found}); give one, or leave --bids out."
+        )
+    (root,) = outer
+    if os.path.realpath(out) == os.path.realpath(root):
+        raise OutputError(
+            f"{out}: is the data set itself; give a folder like {root / 'derivatives' / 'srcyc'}."
+        )
+    reasons = {scan: bids.why_no_scan(scan, root) for scan in scans}
+    left_out = [LeftOut((scan,), reason) for scan, reason in reasons.items() if reason is not None]
+    jobs = [Job(scan, bids.place_of(scan, root, out)) for scan, reason in reasons.items() if reason is None]
+    if jobs:
+        prepare_folder(out)
+        bids.describe_dataset(out, root)
+    return jobs, left_out
+
+
 def unique_names(sources: Sequence[Path], roots: Mapping[Path, Path] | None = None) -> list[str]:
     """Name each scan by its stem, in the tree of the folder that it was found in; no two alike.
 
@@ -420,6 +454,10 @@ def _made_by_srcyc(path: Path) -> bool:
     if not path.is_file() or is_dicom_file(path):
         return made_by_srcyc(path)
     stem = volume_stem(path)
+    for name in MAPS:  # as BIDS has it: sub-01_rec-SR_desc-uncertainty_T2w
+        sidecar = path.with_name(stem.replace(f"_desc-{name}", "") + SIDECAR_SUFFIX)
+        if f"_desc-{name}_" in stem and read_sidecar(sidecar).get(name) == path.name:
+            return True
     for name, ending in (("output", ""), *((name, f"_{name}") for name in (*MAPS, LABELS))):
         sidecar = path.with_name(stem.removesuffix(ending) + SIDECAR_SUFFIX)
         if stem.endswith(ending) and read_sidecar(sidecar).get(name) == path.name:
