@@ -48,7 +48,7 @@ $(VENV)/.stamp-venv:
 
 $(VENV)/.stamp-run: $(VENV)/.stamp-venv $(METADATA)
 	@echo "Installing SRCyc into $(VENV) (the first time this fetches PyTorch, which takes some minutes)"
-	$(BIN)/python -m pip install -e .
+	$(BIN)/python -m pip install -e ".[evaluate]"
 	@touch $@
 
 $(VENV)/.stamp-test: $(VENV)/.stamp-venv $(METADATA)

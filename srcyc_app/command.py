@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -156,7 +157,10 @@ def serve(
     if not 0 < max_upload < float("inf"):
         raise ConfigError(f"--max-upload {max_upload:g}: give a positive number of GB.")
     if importlib.util.find_spec("monailabel") is None:
-        raise ConfigError('srcyc serve: MONAI Label is not installed; run pip install "srcyc[server]".')
+        where = " in an environment of Python 3.10, 3.11 or 3.12" if sys.version_info >= (3, 13) else ""
+        raise ConfigError(
+            f'srcyc serve: MONAI Label is not installed; run pip install "srcyc[server]"{where}.'
+        )
     from srcyc_app.server.launch import Options, run
 
     console = Console()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class SRCycError(Exception):
@@ -37,6 +38,29 @@ class StoppedError(SRCycError):
         self.number = number
 
 
+class MissingExtraError(SRCycError, ImportError):
+    """A package that only an extra of the installation brings, and that is not there."""
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Import inside the block what only an extra brings.
+
+    Args:
+        name: of the extra, as in ``srcyc[train]``.
+
+    Raises:
+        MissingExtraError: a package is not there; names the extra.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"the Python package {error.name} is not installed",
+            remedy=f"install it with the extra {name}: pip install 'srcyc[{name}]'",
+        ) from error
+
+
 class InputError(SRCycError, ValueError):
     """Bad input, refused before anything is written; the command line exits with 2."""
 
@@ -63,6 +87,10 @@ class DataError(InputError):
 
 class OutputError(InputError):
     """An output place that cannot be written, or already holds something."""
+
+
+class ArchiveError(SRCycError):
+    """A PACS that cannot be asked, or does not do what it was asked."""
 
 
 class NothingToDoError(InputError):

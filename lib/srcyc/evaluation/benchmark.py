@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srcyc.errors import ConfigError, SRCycError
+from srcyc.errors import ConfigError, SRCycError, extra
 from srcyc.evaluation.lpips import LPIPS
 from srcyc.evaluation.metrics import Alignment, Foresight, Image, Quality, Truth, alignment, foresight
 from srcyc.evaluation.regions import Kept, Regions
@@ -20,6 +20,9 @@ from srcyc.physics.resampling import resample
 from srcyc.physics.simulation import CLEAN, Spoiling, simulate_thick
 from srcyc.volumes.geometry import FIELD_OF_VIEW_TOLERANCE, Grid
 from srcyc.volumes.volume import Volume
+
+with extra("evaluate"):
+    import skimage  # noqa: F401 - the metrics need it, which shall not turn out after an hour
 
 #: What needs no network, and every model is compared with; a model has to beat the last one.
 TRILINEAR, CUBIC, CLASSICAL = "trilinear", "cubic B-spline", "classical inverse"

@@ -11,10 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 from scipy.stats import spearmanr
-from skimage.metrics import structural_similarity
-from skimage.registration import phase_cross_correlation
 
-from srcyc.errors import DataError
+from srcyc.errors import DataError, extra
 from srcyc.volumes.intensity import IntensityScaling, foreground_mask, robust_scaling
 
 if TYPE_CHECKING:
@@ -161,7 +159,10 @@ def ssim(image: Image, truth: Image, mask: Mask, peak: float) -> float:
 
     Raises:
         DataError: a volume smaller than the window (11 voxels) along an axis.
+        MissingExtraError: scikit-image is not installed.
     """
+    with extra("evaluate"):
+        from skimage.metrics import structural_similarity
     if min(truth.shape) < SSIM_WINDOW:
         size = " x ".join(map(str, truth.shape))
         raise DataError(
@@ -259,7 +260,12 @@ def alignment(image: Image, truth: Image) -> Alignment:
     Args:
         image: ``(I, J, K)`` on the truth's grid.
         truth: ``(I, J, K)``.
+
+    Raises:
+        MissingExtraError: scikit-image is not installed.
     """
+    with extra("evaluate"):
+        from skimage.registration import phase_cross_correlation
     window = np.ones(truth.shape, dtype=np.float32)
     for axis, n in enumerate(truth.shape):
         window *= _taper(n).reshape([-1 if a == axis else 1 for a in range(3)])

@@ -10,18 +10,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-from filelock import FileLock, Timeout
-
 from srcyc.config import TrainingConfig
 from srcyc.data.domains import AssignedScan, Domain
 from srcyc.data.gathering import TrainingSet
 from srcyc.data.store import ScanStore
-from srcyc.errors import DataError, ModelError, OutputError
+from srcyc.errors import DataError, ModelError, OutputError, extra
 from srcyc.files import remove_unfinished, write_text
 from srcyc.models.model_file import PublishedModel, load_model, publish_model
 from srcyc.training.checkpoint import Checkpoints
 from srcyc.training.settings import checked, read_yaml
+
+with extra("train"):
+    import yaml
+    from filelock import FileLock, Timeout
 
 MODEL_NAME = "model.safetensors"
 

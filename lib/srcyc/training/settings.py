@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from srcyc.config import TrainingConfig
-from srcyc.errors import ConfigError
+from srcyc.errors import ConfigError, extra
+
+with extra("train"):
+    import yaml
 
 DEFAULT_PRESET = "default"
 

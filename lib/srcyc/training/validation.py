@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from srcyc.config import ValidationConfig
 from srcyc.data.store import TrainingScan
 from srcyc.enhancement import Enhanced, enhance
-from srcyc.errors import ConfigError
+from srcyc.errors import ConfigError, extra
 from srcyc.evaluation.lpips import LPIPS
 from srcyc.evaluation.metrics import Quality, Truth
 from srcyc.networks import DegradationNet, Generator
@@ -23,6 +23,9 @@ from srcyc.physics.acquisition import AxisAcquisition, relative_residual
 from srcyc.physics.resampling import apply_along, resample
 from srcyc.volumes.geometry import Grid
 from srcyc.volumes.intensity import FOREGROUND
+
+with extra("evaluate"):
+    import skimage  # noqa: F401 - the metrics need it, which shall not turn out after an hour
 
 Image = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]
