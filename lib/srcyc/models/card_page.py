@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
-
-import yaml
 
 from srcyc.models.card import Gain, ModelCard, ScanScore, Training, gains
 from srcyc.models.model_file import PublishedModel
@@ -33,7 +32,7 @@ def card_page(model: PublishedModel) -> str:
         ("SHA-256", f"`{model.sha256}`"),
     ]
     parts = [
-        f"---\n{yaml.safe_dump(_front_matter(card), sort_keys=False, default_flow_style=None, width=120)}---",
+        "\n".join(["---", *_front_matter(card), "---"]),
         f"# {card.name}",
         f"{card.title.rstrip('.')}. `srcyc publish` wrote this page; `srcyc models {card.name}` shows the same.",
         _table(["", ""], [(name, text) for name, text in facts if text]),
@@ -44,34 +43,33 @@ def card_page(model: PublishedModel) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(card: ModelCard) -> dict[str, object]:
-    """Give what programs read of a card: https://huggingface.co/docs/hub/model-cards."""
+def _front_matter(card: ModelCard) -> list[str]:
+    """Give what programs read of a card, in YAML: https://huggingface.co/docs/hub/model-cards."""
     metrics = [
-        {
-            "type": "psnr",
-            "name": f"{gain.contrast or 'any contrast'}, {gain.thickness:g} mm: dB over the classical inverse",
-            "value": round(gain.psnr_over_classical, 2),
-        }
+        "    - {type: psnr, name: "
+        + json.dumps(
+            f"{gain.contrast or 'any contrast'}, {gain.thickness:g} mm: dB over the classical inverse"
+        )
+        + f", value: {gain.psnr_over_classical:.2f}}}"
         for gain in gains(card.scores)
         if not gain.spoiled
     ]
-    front: dict[str, object] = {
-        "license": card.licence.lower(),
-        "library_name": "srcyc",
-        "pipeline_tag": "image-to-image",
-        "tags": ["super-resolution", "medical", "mri", "brain", "monai"],
-    }
-    if not metrics:
-        return front
-    results = {
-        "task": {"type": "image-to-image", "name": "MR super-resolution"},
-        "dataset": {
-            "type": "simulated-thick-slices",
-            "name": "Scans that did not train it, their slices made thick",
-        },
-        "metrics": metrics,
-    }
-    return {**front, "model-index": [{"name": card.name, "results": [results]}]}
+    index = [
+        "model-index:",
+        f"- name: {json.dumps(card.name)}",
+        "  results:",
+        "  - task: {type: image-to-image, name: MR super-resolution}",
+        "    dataset: {type: simulated-thick-slices, name: Scans that did not train it}",
+        "    metrics:",
+        *metrics,
+    ]
+    return [
+        f"license: {json.dumps(card.licence.lower())}",
+        "library_name: srcyc",
+        "pipeline_tag: image-to-image",
+        "tags: [super-resolution, medical, mri, brain, monai]",
+        *(index if metrics else []),
+    ]
 
 
 def training_text(training: Training | None) -> list[str]:
