@@ -1,167 +1,45 @@
-"""The MONAI Label app: one class for the stock server, the hardened one, their subprocesses, and scripts."""
+"""The app as MONAI Label's own server loads it."""
 
 from __future__ import annotations
 
-import logging
-import os
-import re
-import tempfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
-from monailabel.interfaces.tasks.infer_v2 import InferTask
-from monailabel.interfaces.tasks.strategy import Strategy
-from monailabel.interfaces.tasks.train import TrainTask
 
-from srcyc._version import __version__
-from srcyc.errors import ConfigError, OutputError
-from srcyc_app.batch import BatchSuperResolution
-from srcyc_app.infers.options import Options
-from srcyc_app.infers.super_resolution import Result, SuperResolutionTask
-from srcyc_app.models import ModelShelf
-from srcyc_app.refusals import forbidden, not_found, unusable
-from srcyc_app.server.decoding import InPlace, Reading, prepare, reading
-from srcyc_app.server.stock import close_import_paths, guard, is_stock_server
-from srcyc_app.strategies import RandomScan
-from srcyc_app.studies.archives import refuse_detached
-from srcyc_app.studies.datastore import StudiesFolder
-from srcyc_app.studies.dicomweb import Archive, Login
-from srcyc_app.studies.identifiers import is_inside, is_plain_component
-from srcyc_app.studies.pacs import Pacs
-from srcyc_app.studies.sessions import ScanSessions
-from srcyc_app.trainers.task import UnpairedTraining
-
-_log = logging.getLogger(__name__)
-
-#: Both the inference task and the trainer bear this name.
-NAME = "srcyc"
-
-#: What Python calls the temporary files into which the stock server puts uploads: not to be guessed.
-_UPLOADED = re.compile(r"tmp[a-z0-9_]{8}(\..*)?")
+from srcyc_app.core import AppCore
+from srcyc_app.refusals import forbidden, not_found
+from srcyc_app.server.stock import guard, is_stock_server
 
 
-class SRCycApp(MONAILabelApp):
-    """Registers the inference task and the trainer ``srcyc``.
+class SRCycApp(AppCore, MONAILabelApp):
+    """MONAI Label's class, in which all that matters is the core's, and what its routes leave open is closed.
 
-    Args:
-        app_dir: the folder of ``main.py``.
-        studies: the studies folder, or the address of a DICOMweb server.
-        conf: MONAI Label's ``--conf``: ``model_dir`` (default: ``model`` in the app's folder) for retrained models,
-            runs and logs; ``packaged_models`` (``false`` offers retrained ones only); ``max_upload_gb``;
-            ``allow_model_files``; ``allowed_hosts`` (with commas between them), by which MONAI Label's own server may
-            be called besides this machine's names; ``pacs_login``, a file with the login for a DICOMweb server;
-            ``decode_apart`` (``false`` reads files in this process, as a script does with its own).
-
-    Raises:
-        ConfigError: a value in ``conf`` that cannot be used.
-        DataError: the studies folder's state cannot be read.
+    Arguments and errors are :class:`~srcyc_app.core.AppCore`'s.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str] | None = None) -> None:
+        self.prepare(app_dir, conf)
         conf = dict(conf or {})
-        self.model_dir = Path(conf.get("model_dir") or Path(app_dir) / "model").absolute()
-        self.max_upload = _gigabytes(conf.get("max_upload_gb", "4"))
-        self.allow_model_files = _switch(conf, "allow_model_files", default=False)
-        self.shelf = ModelShelf(self.model_dir, with_packaged=_switch(conf, "packaged_models", default=True))
-        apart = _switch(conf, "decode_apart", default=True)
-        #: Reads what clients send and what lies in the studies folder.
-        self.reading: Reading = reading(self.max_upload) if apart else InPlace()
         self._allowed_hosts = [
             name for name in conf.get("allowed_hosts", "").replace(" ", "").split(",") if name
         ]
-        #: Where results are made before they are sent; None: the system's temporary folder.
-        self.scratch: Path | None = None
-        super().__init__(
+        MONAILabelApp.__init__(
+            self,
             app_dir=app_dir,
             studies=studies,
             conf=conf,
-            name="SRCyc",
-            description="Super-resolution of thick-slice MR scans. Research software, not for diagnostic use.",
-            version=__version__,
+            name=self.name,
+            description=self.description,
+            version=self.version,
         )
         if is_stock_server():
             # From the first request on, also of an app that MONAI Label loads anew while it runs.
             self.server_mode(True)
 
-    # -- what MONAI Label asks for at the start ------------------------------------------------------------------
-
-    def init_datastore(self) -> Datastore:
-        if self.studies.startswith(("http://", "https://")):
-            return self._pacs()
-        return StudiesFolder(
-            self.studies,
-            watch=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
-            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
-            reading=self.reading,
-        )
-
-    def _pacs(self) -> Pacs:
-        """Give the DICOMweb server's series.
-
-        Raises:
-            ConfigError: an address or a login that cannot be used.
-        """
-        login = self.conf.get("pacs_login")
-        chosen = settings.model_fields_set
-        # MONAI Label's default is CT.
-        wanted = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
-        place = settings.MONAI_LABEL_DICOMWEB_CACHE_PATH.strip()
-        return Pacs(
-            Archive(
-                self.studies,
-                Login(
-                    Path(login) if login else None,
-                    settings.MONAI_LABEL_DICOMWEB_USERNAME,
-                    settings.MONAI_LABEL_DICOMWEB_PASSWORD,
-                ),
-                wanted if "MONAI_LABEL_DICOMWEB_SEARCH_FILTER" in chosen else {"Modality": "MR"},
-                settings.MONAI_LABEL_QIDO_PREFIX,
-                settings.MONAI_LABEL_WADO_PREFIX,
-            ),
-            Path(place) if place else Path.home() / ".cache" / "monailabel" / "dicom",
-            expiry=settings.MONAI_LABEL_DICOMWEB_CACHE_EXPIRY,
-            max_bytes=self.max_upload,
-        )
-
-    def init_infers(self) -> dict[str, InferTask]:
-        return {NAME: SuperResolutionTask(self.shelf, self.max_upload, self.reading)}
-
-    def init_trainers(self) -> dict[str, TrainTask]:
-        return {NAME: UnpairedTraining(self.model_dir, self.shelf)}
-
-    def init_strategies(self) -> dict[str, Strategy]:
-        return {"random": RandomScan()}
-
-    def init_batch_infer(self) -> Callable[..., dict[str, Any]]:
-        return BatchSuperResolution()
-
-    def _load_sessions(self, load: bool = False) -> ScanSessions | None:
-        if not load:
-            return None
-        place = settings.MONAI_LABEL_SESSION_PATH.strip()
-        return ScanSessions(
-            os.path.abspath(place) if place else "",
-            settings.MONAI_LABEL_SESSION_EXPIRY,
-            max_bytes=self.max_upload,
-        )
-
-    def server_mode(self, mode: bool) -> None:
-        super().server_mode(mode)
-        if mode:
-            close_import_paths(self._client_folders())
-            try:
-                self.shelf.settle()
-            except OutputError as error:
-                _log.warning("%s The model in use is the newest one until somebody chooses another.", error)
-            if not isinstance(self.reading, InPlace):
-                prepare()
-
     def on_init_complete(self) -> None:
-        """Close what MONAI Label's own server leaves open; ours does not call this."""
+        """Close what MONAI Label's own server leaves open."""
         super().on_init_complete()
         guard(self._allowed_hosts, lambda: self.max_upload)
 
@@ -172,112 +50,6 @@ class SRCycApp(MONAILabelApp):
         writes there.
         """
         return str(self.app_dir)
-
-    def _download_dcmqi_tools(self) -> None:
-        """Download nothing: the tools write DICOM segmentations, of which there are none here."""
-
-    # -- requests ------------------------------------------------------------------------------------------------
-
-    def infer(
-        self,
-        request: dict[str, Any],
-        datastore: Datastore | None = None,
-        *,
-        progress: Callable[[float], None] | None = None,
-        source: Path | None = None,
-        shown: str | None = None,
-    ) -> dict[str, Any]:
-        """Super-resolve one scan.
-
-        Args:
-            request: ``model``, ``image`` (an image id; without a server a path does too), and the options of
-                :class:`~srcyc_app.infers.options.Options`.
-            datastore: where ids are looked up; default: the app's.
-            progress: told the share done; what it raises cancels the work.
-            source: the scan's file, where the caller has it: an upload, or a session's.
-            shown: how the client calls that file.
-
-        Returns:
-            ``file``: the result, to be removed by the caller; ``params``: the sidecar's content.
-
-        Raises:
-            Refusal: 4xx, what the request is to blame for.
-            SRCycError: the network failed.
-        """
-        task = self._task(self._infers, request)
-        options = Options.of(request)
-        store = datastore or self.datastore()
-        image = None
-        if source is None:
-            source, image = self.find_scan(request.get("image"), store)
-            shown = source.name
-        if image is None and self._server_mode:
-            refuse_detached(source, shown)
-        if options.store and (image is None or not isinstance(store, StudiesFolder)):
-            raise unusable(
-                "store: only results of scans in the studies folder are kept; upload the scan first."
-            )
-        result = task.run(source, options, shown=shown, folder=self.scratch, progress=progress)
-        try:
-            if options.store and image is not None and isinstance(store, StudiesFolder):
-                result.params["stored_as"] = store.store_result(image, result.file, dict(result.params))
-            self._hand_over_maps(result)
-        except BaseException:
-            result.remove()
-            raise
-        file = str(result.file)
-        return {"file": file, "label": file, "tag": "", "params": result.params}
-
-    def find_scan(self, image: Any, datastore: Datastore) -> tuple[Path, str | None]:
-        """Give the file of a scan, and its id if it is one of the datastore's.
-
-        Raises:
-            Refusal: 404 for an unknown id, 403 for a path that is nobody's business, 422 for what is neither.
-        """
-        if not isinstance(image, str) or not image:
-            raise unusable("image: give an image id, a session, or upload a file.")
-        if is_plain_component(image) and _has(datastore, image):
-            return Path(datastore.get_image_uri(image)), image
-        path = Path(image)
-        if not self._server_mode and path.exists():
-            return path, None
-        if not path.is_absolute():
-            raise not_found(f"image {image[:60]!r} is unknown; /datastore/?output=all lists the images.")
-        if "\0" in image or not self._may_read(path):
-            raise forbidden("image: paths outside the studies folder are not read; upload the scan instead.")
-        if not path.exists():
-            raise not_found(f"image {path.name!r} is not there any more; send it again.")
-        return path, None
-
-    def train(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Train; see :class:`~srcyc_app.trainers.task.UnpairedTraining`.
-
-        Raises:
-            Refusal: 404, no such trainer; what the request is to blame for.
-        """
-        if self._server_mode:
-            raise unusable("run_sync: a training takes hours and runs in the background; leave run_sync out.")
-        self._task(self._trainers, request)
-        return super().train(request)
-
-    def check_training(self, request: dict[str, Any]) -> None:
-        """Refuse at once a training that could not begin.
-
-        Raises:
-            Refusal: 4xx, with the reason.
-        """
-        self._task(self._trainers, request).check(request, self.datastore())
-
-    def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Super-resolve many scans; see :class:`~srcyc_app.batch.BatchSuperResolution`.
-
-        Raises:
-            Refusal: 404, no such task; what the request is to blame for.
-        """
-        if self._server_mode:
-            raise unusable("run_sync: a batch takes hours and runs in the background; leave run_sync out.")
-        self._task(self._infers, request)
-        return super().batch_infer(request, datastore)
 
     def infer_wsi(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Refuse whole-slide images: MONAI Label would open whatever file a client names as one.
@@ -295,14 +67,8 @@ class SRCycApp(MONAILabelApp):
         """
         raise not_found("there are no scoring methods here.")
 
-    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
-        strategy = request.get("strategy") or "random"
-        if strategy not in self._strategies:
-            raise not_found(f"strategy {strategy!r} is unknown; choose one of {', '.join(self._strategies)}.")
-        return super().next_sample({**request, "strategy": strategy})
-
     def model_file(self, model: str, validate: bool = True) -> str | None:
-        """Keep the stock server, which asks nobody for a password, from sending, replacing or removing model files.
+        """Keep MONAI Label's server, which asks nobody for a password, from sending, replacing or removing model files.
 
         Raises:
             Refusal: 403, always.
@@ -311,64 +77,5 @@ class SRCycApp(MONAILabelApp):
             "model files are neither sent nor changed by this server; `srcyc serve --allow-model-files` does so."
         )
 
-    # -- inside --------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _task(tasks: Mapping[str, Any], request: Mapping[str, Any]) -> Any:
-        name = str(request.get("model"))
-        if name not in tasks:
-            raise not_found(f"model {name[:60]!r} is unknown; there is {', '.join(tasks) or 'none'}.")
-        return tasks[name]
-
-    def _client_folders(self) -> list[Path]:
-        """List the folders in which clients put files."""
-        folders = [self.model_dir]
-        if not self.studies.startswith(("http://", "https://")):
-            folders.append(Path(self.studies))
-        if self._sessions is not None:
-            folders.append(Path(self._sessions.store_path))
-        return folders
-
-    def _may_read(self, path: Path) -> bool:
-        """Tell whether a client may name a path: in the studies folder, of a session, or the stock server's upload."""
-        studies = Path(self.studies)
-        if studies.is_dir() and is_inside(path, studies):
-            # All of the folder is no scan, also where a single series lies somewhere in it.
-            return not studies.samefile(path) if path.exists() else True
-        if self._sessions is not None and is_inside(path, Path(self._sessions.store_path)):
-            return True
-        uploads = Path(tempfile.gettempdir())
-        return path.parent == uploads and bool(_UPLOADED.fullmatch(path.name)) and path.is_file()
-
-    def _hand_over_maps(self, result: Result) -> None:
-        """Keep maps as sessions, from which any client of MONAI Label can fetch them; a script gets their paths."""
-        for name, path in result.maps.items():
-            if self._sessions is None or not self._server_mode:
-                result.params[f"{name}_file"] = str(path)
-                continue
-            try:
-                session, _ = self._sessions.add_session(str(path))
-            finally:
-                path.unlink(missing_ok=True)
-            result.params[f"{name}_session"] = session
-
-
-def _has(datastore: Datastore, image: str) -> bool:
-    return datastore.has(image) if isinstance(datastore, Pacs) else image in datastore.list_images()
-
-
-def _switch(conf: Mapping[str, str], key: str, *, default: bool) -> bool:
-    text = str(conf.get(key, default)).lower()
-    if text not in ("true", "false"):
-        raise ConfigError(f"{key} {text!r}: give true or false.")
-    return text == "true"
-
-
-def _gigabytes(text: str) -> int:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"max_upload_gb {text!r}: give a positive number of GB.")
-    return int(value * 1e9)
+    def _download_dcmqi_tools(self) -> None:
+        """Download nothing: the tools write DICOM segmentations, of which there are none here."""

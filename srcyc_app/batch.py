@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from monailabel.interfaces.datastore import Datastore
-from monailabel.interfaces.tasks.batch_infer import BatchInferImageType, BatchInferTask
 
 from srcyc.errors import InputError, NothingToDoError, StoppedError
 from srcyc.inference.results import MAPS
@@ -24,10 +23,13 @@ from srcyc_app.trainers.supervision import Asked, background_process, is_backgro
 
 _log = logging.getLogger(__name__)
 
+#: MONAI Label's for which images are meant; labels are not made here, so all of them mean the scans without a result.
+_WORDS = ("all", "labeled", "unlabeled")
+
 Infer = Callable[[dict[str, Any], Datastore], dict[str, Any]]
 
 
-class BatchSuperResolution(BatchInferTask):
+class BatchSuperResolution:
     """Keeps each result in the datastore as image ``ID_sr`` in the domain SR."""
 
     def get_images(self, request: Mapping[str, Any], datastore: Datastore) -> list[str]:
@@ -100,7 +102,7 @@ def check_images(images: Any, datastore: Datastore) -> None:
         Refusal: 404 for an id that is not there, 422 for what is none, or where there is no studies folder.
     """
     studies_folder(datastore, "a batch")
-    if isinstance(images, str) and images in {kind.value for kind in BatchInferImageType}:
+    if isinstance(images, str) and images in _WORDS:
         return
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images) or not images:
         raise unusable("images: give all, labeled, unlabeled, or in params a list of image ids.")

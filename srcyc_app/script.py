@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from srcyc.errors import InputError, SRCycError, StoppedError
 
 if TYPE_CHECKING:
-    from srcyc_app.app import SRCycApp
+    from srcyc_app.core import AppCore
 
 _log = logging.getLogger(__name__)
 
@@ -80,10 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _app(arguments: argparse.Namespace) -> SRCycApp:
+def _app(arguments: argparse.Namespace) -> AppCore:
     from monailabel.config import settings
 
-    from srcyc_app.app import SRCycApp
+    from srcyc_app.core import AppCore
 
     # Scans that come later are not looked for.
     settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD = False
@@ -91,10 +91,10 @@ def _app(arguments: argparse.Namespace) -> SRCycApp:
     conf = {"decode_apart": "false"}
     if arguments.model_dir:
         conf["model_dir"] = arguments.model_dir
-    return SRCycApp(str(Path(__file__).parent), str(Path(arguments.studies).resolve()), conf)
+    return AppCore(str(Path(__file__).parent), str(Path(arguments.studies).resolve()), conf)
 
 
-def _run(app: SRCycApp, arguments: argparse.Namespace) -> dict[str, Any]:
+def _run(app: AppCore, arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.command == "info":
         return dict(app.info())
     request = {"model": "srcyc", **_options(arguments.settings)}
@@ -105,7 +105,7 @@ def _run(app: SRCycApp, arguments: argparse.Namespace) -> dict[str, Any]:
     return _infer(app, request, arguments.image, arguments.output)
 
 
-def _infer(app: SRCycApp, request: dict[str, Any], image: str, output: Path) -> dict[str, Any]:
+def _infer(app: AppCore, request: dict[str, Any], image: str, output: Path) -> dict[str, Any]:
     from srcyc.errors import OutputError
     from srcyc.volumes.image_files import volume_suffix
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.utils.app import app_instance
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from srcyc._version import __version__
+from srcyc_app.core import AppCore
 from srcyc_app.server.access import Access, Rules
 from srcyc_app.server.audit import Audit
+from srcyc_app.server.environment import app_of_settings
 from srcyc_app.server.failures import PROBLEMS, Failures, add_handlers
 from srcyc_app.server.limits import Limits
 from srcyc_app.server.metrics import Metrics
@@ -31,7 +31,6 @@ from srcyc_app.server.middleware import (
 from srcyc_app.server.replies import Json
 from srcyc_app.server.routes import background, compare, datastore, general, health, infer, models, sessions
 from srcyc_app.server.services import Services
-from srcyc_app.studies.pacs import Pacs
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +43,7 @@ def create_app(
     cors_origins: Sequence[str] = (),
     rules: Rules | None = None,
     limits: Limits | None = None,
+    load: Callable[[], AppCore] = app_of_settings,
 ) -> FastAPI:
     """Make the application for the app and the studies that MONAI Label's settings name.
 
@@ -54,12 +54,13 @@ def create_app(
         cors_origins: pages elsewhere that may use it, as ``https://host[:port]``.
         rules: who is who; default: nobody needs to say.
         limits: what one user may take.
+        load: gives the app.
     """
     rules = rules or Rules()
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        instance = app_instance()
+        instance = load()
         instance.server_mode(True)
         services = Services.of(instance, limits)
         app.state.services = services
@@ -115,14 +116,11 @@ def create_app(
     return app
 
 
-async def _tidy(app: MONAILabelApp) -> None:
-    """Remove what is over, now and then; MONAI Label's own scheduler outlives the server."""
-    datastore = app.datastore()
+async def _tidy(app: AppCore) -> None:
+    """Remove what is over, now and then."""
     while True:
         try:
             await run_in_threadpool(app.cleanup_sessions)
-            if isinstance(datastore, Pacs):
-                await run_in_threadpool(datastore.remove_expired)
         except OSError as error:
             _log.warning("sessions that are over cannot be removed: %s", error)
         await asyncio.sleep(_TIDY)

@@ -6,9 +6,12 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import srcyc_app
+
+if TYPE_CHECKING:
+    from srcyc_app.core import AppCore
 
 
 def configure(studies: str, port: int, conf: Mapping[str, str]) -> None:
@@ -29,6 +32,21 @@ def configure(studies: str, port: int, conf: Mapping[str, str]) -> None:
     settings.MONAI_LABEL_TASKS_SCORING = False
     settings.MONAI_LABEL_AUTO_UPDATE_SCORING = False
     settings.MONAI_LABEL_TRACKING_ENABLED = False
+
+
+def app_of_settings() -> AppCore:
+    """Load the app on the studies that the settings name.
+
+    Raises:
+        SRCycError: it cannot be loaded.
+    """
+    from monailabel.config import settings
+
+    from srcyc_app.core import AppCore
+
+    return AppCore(
+        settings.MONAI_LABEL_APP_DIR, settings.MONAI_LABEL_STUDIES, dict(settings.MONAI_LABEL_APP_CONF)
+    )
 
 
 def of_subprocess(**more: str) -> dict[str, str]:

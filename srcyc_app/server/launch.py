@@ -122,9 +122,9 @@ def run(options: Options, say: Callable[[str], None], warn: Callable[[str], None
 
 def _serve(options: Options, rules: Rules, listener: socket.socket, ready: Callable[[], None]) -> None:
     import uvicorn
-    from monailabel.interfaces.utils.app import app_instance
 
     from srcyc_app.server.application import create_app
+    from srcyc_app.server.environment import app_of_settings
     from srcyc_app.server.limits import Limits
     from srcyc_app.server.protocol import PatientProtocol, allow_files
 
@@ -142,9 +142,11 @@ def _serve(options: Options, rules: Rules, listener: socket.socket, ready: Calla
             await super().shutdown(sockets)
 
     # Loaded before the web server runs: what is wrong with it is then said in one sentence.
-    app_instance()
+    app = app_of_settings()
     limits = Limits(options.user_queue, options.user_sessions, int(options.user_storage_gb * 1e9))
-    application = create_app([options.host, *options.allowed_hosts], options.cors_origins, rules, limits)
+    application = create_app(
+        [options.host, *options.allowed_hosts], options.cors_origins, rules, limits, lambda: app
+    )
     config = uvicorn.Config(
         application,
         log_config=None,

@@ -10,7 +10,7 @@ from srcyc_app.refusals import Refusal
 from srcyc_app.server.access import current
 
 if TYPE_CHECKING:
-    from srcyc_app.app import SRCycApp
+    from srcyc_app.core import AppCore
 
 #: Key of an image's info and of a session's: who sent it.
 OWNER = "added_by"
@@ -30,7 +30,7 @@ class Limits:
     sessions: int = 20
     storage: int = 100_000_000_000
 
-    def check_sessions(self, app: SRCycApp) -> None:
+    def check_sessions(self, app: AppCore) -> None:
         """Refuse one session too many.
 
         Raises:
@@ -47,7 +47,7 @@ class Limits:
                 f"you have {count} sessions, and may have {self.sessions}; remove some, or wait until they are over.",
             )
 
-    def check_storage(self, app: SRCycApp, scan: Path) -> None:
+    def check_storage(self, app: AppCore, scan: Path) -> None:
         """Refuse a scan for which its sender has no room left.
 
         Raises:
@@ -64,7 +64,7 @@ class Limits:
                 f"{more / 1e9:.2f} GB more; remove sessions, or have scans removed.",
             )
 
-    def _taken(self, app: SRCycApp, user: str) -> int:
+    def _taken(self, app: AppCore, user: str) -> int:
         sessions, datastore = app.sessions(), app.datastore()
         paths: list[Path] = [] if sessions is None else [Path(info.image) for info in sessions.of_owner(user)]
         of_owner: Any = getattr(datastore, "of_owner", None)

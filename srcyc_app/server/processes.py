@@ -38,12 +38,10 @@ _NEW_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 Status = Literal["SUBMITTED", "RUNNING", "DONE", "ERROR", "STOPPED"]
 
 
-def monai_label_command(method: str, request: dict[str, Any]) -> list[str]:
+def task_command(method: str, request: dict[str, Any]) -> list[str]:
     """Give the command that loads the app and has it meet one request."""
-    return [
-        *(sys.executable, "-m", "monailabel.interfaces.utils.app"),
-        *("-m", method, "-r", json.dumps(request, separators=(",", ":"))),
-    ]
+    program = (sys.executable, "-m", "srcyc_app.server.task")
+    return [*program, method, json.dumps(request, separators=(",", ":"))]
 
 
 @dataclass(eq=False)
@@ -91,7 +89,7 @@ class Background:
         folder: Path,
         *,
         scratch: Scratch | None = None,
-        command: Callable[[str, dict[str, Any]], list[str]] = monai_label_command,
+        command: Callable[[str, dict[str, Any]], list[str]] = task_command,
         patience: float = PATIENCE,
     ) -> None:
         self._method = method

@@ -14,7 +14,7 @@ from srcyc_app.server.processes import Background
 from srcyc_app.server.scratch import Scratch
 
 if TYPE_CHECKING:
-    from srcyc_app.app import SRCycApp
+    from srcyc_app.core import AppCore
 
 
 #: Seconds that an inference that was given up has to end.
@@ -35,7 +35,7 @@ class Services:
         limits: what one user may take.
     """
 
-    app: SRCycApp
+    app: AppCore
     line: Line
     quick: Line
     training: Background
@@ -45,7 +45,7 @@ class Services:
     _closed: bool = field(default=False, init=False)
 
     @classmethod
-    def of(cls, app: SRCycApp, limits: Limits | None = None) -> Services:
+    def of(cls, app: AppCore, limits: Limits | None = None) -> Services:
         """Begin to serve an app."""
         scratch = Scratch()
         app.scratch = scratch.folder

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastoreModel
 from monailabel.interfaces.datastore import Datastore
 
 from srcyc.errors import DataError
@@ -30,7 +29,7 @@ from srcyc_app.studies.identifiers import check_image_id
 from srcyc_app.studies.image_info import checked_image_info, merged
 from srcyc_app.studies.labels import FINAL, LabelledFolder
 from srcyc_app.studies.placing import brought, clear_leftovers, is_there, put, remove_scan
-from srcyc_app.studies.state import STATE_FILE, file_name
+from srcyc_app.studies.state import STATE_FILE, DataModel, ImageLabelModel, StudiesModel, file_name
 from srcyc_app.studies.watching import LABELS, Poller, mark_of
 
 
@@ -385,7 +384,7 @@ class StudiesFolder(LabelledFolder):
         for file in _files_of(path, self._reading) if is_there(path) else ():
             file.unlink(missing_ok=True)
 
-    def _require_free(self, model: LocalDatastoreModel, image_id: str, name: str, overwrite: bool) -> None:
+    def _require_free(self, model: StudiesModel, image_id: str, name: str, overwrite: bool) -> None:
         """Refuse an id or a file name that something else has, be it still on its way into the state.
 
         Raises:

@@ -9,15 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastoreModel
-
 from srcyc.errors import DataError, VolumeError
 from srcyc.volumes.geometry import Grid
 from srcyc.volumes.image_files import volume_suffix
 from srcyc.volumes.volume import is_volume_path
 from srcyc_app.server.decoding import Reading
 from srcyc_app.studies.identifiers import is_plain_component
-from srcyc_app.studies.state import StateFile, file_name
+from srcyc_app.studies.state import DataModel, ImageLabelModel, StateFile, StudiesModel, file_name
 from srcyc_app.studies.watching import LABELS, FolderView, mark_of
 
 _log = logging.getLogger(__name__)
@@ -111,7 +109,7 @@ class Discovery:
             self._read[name] = _told(one, folder) if isinstance(one, VolumeError) else place_of(one)
         return list(names)
 
-    def _drop_gone(self, model: LocalDatastoreModel, there: set[str]) -> None:
+    def _drop_gone(self, model: StudiesModel, there: set[str]) -> None:
         for image_id, image in list(model.objects.items()):
             name = file_name(image_id, image)
             # Looked at again: it may have been uploaded since the folder was listed.
@@ -120,7 +118,7 @@ class Discovery:
                 self._gone[name] = image_id, dict(image.image.info)
                 del model.objects[image_id]
 
-    def _take_up(self, model: LocalDatastoreModel, read: dict[str, tuple[str, dict[str, Any]]]) -> None:
+    def _take_up(self, model: StudiesModel, read: dict[str, tuple[str, dict[str, Any]]]) -> None:
         ids = {file_name(key, image): key for key, image in model.objects.items()}
         for name, (mark, description) in read.items():
             try:
@@ -167,7 +165,7 @@ class Discovery:
             for name in names
         )
 
-    def _align_labels(self, model: LocalDatastoreModel, files: _LabelFiles) -> None:
+    def _align_labels(self, model: StudiesModel, files: _LabelFiles) -> None:
         folder = self._folder / LABELS
         for image_id, image in model.objects.items():
             for tag, label in list(image.labels.items()):
@@ -207,7 +205,7 @@ def is_scan(path: Path) -> bool:
     return path.exists() and is_volume_path(path)
 
 
-def free_id(model: LocalDatastoreModel, name: str) -> str:
+def free_id(model: StudiesModel, name: str) -> str:
     """Choose the id of a new file: its stem, else its name, else its name with a number; of a tree's, its path."""
     name = name.replace("/", "_")
     stem = name[: len(name) - len(volume_suffix(Path(name)) or "")]

@@ -11,8 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
-from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from srcyc.errors import DataError
 from srcyc.volumes.image_files import volume_suffix
@@ -21,14 +20,14 @@ from srcyc_app.studies.discovery import label_name
 from srcyc_app.studies.identifiers import check_image_id, check_tag
 from srcyc_app.studies.image_info import checked_label_info, merged
 from srcyc_app.studies.placing import brought
-from srcyc_app.studies.state import StateFile, file_name
+from srcyc_app.studies.state import DataModel, ImageLabelModel, StateFile, StudiesModel, file_name
 from srcyc_app.studies.watching import LABELS
 
 #: The tag of a finished label.
 FINAL = DefaultLabelTag.FINAL.value
 
 
-class LabelledFolder(LocalDatastore):
+class LabelledFolder(Datastore):
     """Labels of the images in a folder, and what every method of a datastore needs: ids checked, state locked.
 
     Args:
@@ -40,7 +39,6 @@ class LabelledFolder(LocalDatastore):
     """
 
     def __init__(self, folder: Path, *, read_only: bool) -> None:
-        # Not LocalDatastore's: it would start a watcher that dies, and write the state in place.
         self._folder = folder
         self._read_only = read_only
         self._state = StateFile(folder, read_only=read_only)
@@ -117,7 +115,7 @@ class LabelledFolder(LocalDatastore):
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _now(self) -> LocalDatastoreModel:
+    def _now(self) -> StudiesModel:
         """Give the newest state; what another process damaged is complained of by the poller and by changes."""
         if not self._read_only:
             with suppress(DataError):
@@ -125,7 +123,7 @@ class LabelledFolder(LocalDatastore):
         return self._state.model
 
     @contextmanager
-    def _changing(self) -> Iterator[LocalDatastoreModel]:
+    def _changing(self) -> Iterator[StudiesModel]:
         self._require_writable()
         with self._state.changing() as model:
             yield model
@@ -134,13 +132,13 @@ class LabelledFolder(LocalDatastore):
         if self._read_only:
             raise forbidden("the studies folder is open for reading only.")
 
-    def _find(self, image_id: str, model: LocalDatastoreModel | None = None) -> ImageLabelModel:
+    def _find(self, image_id: str, model: StudiesModel | None = None) -> ImageLabelModel:
         image = (model or self._now()).objects.get(check_image_id(str(image_id)))
         if image is None:
             raise not_found(f"image {image_id!r} is unknown; /datastore/?output=all lists the images.")
         return image
 
-    def _find_label(self, image_id: str, tag: str, model: LocalDatastoreModel | None = None) -> DataModel:
+    def _find_label(self, image_id: str, tag: str, model: StudiesModel | None = None) -> DataModel:
         label = self._find(image_id, model).labels.get(check_tag(str(tag)))
         if label is None:
             raise not_found(f"image {image_id!r} has no label {tag!r}.")

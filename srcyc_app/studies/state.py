@@ -8,9 +8,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
-from monailabel.datastore.local import ImageLabelModel, LocalDatastoreModel
+from pydantic import BaseModel
 
 from srcyc.errors import DataError, OutputError
 from srcyc.files import write_text
@@ -23,7 +24,46 @@ _log = logging.getLogger(__name__)
 STATE_FILE = "datastore_v2.json"
 _LOCK_FILE = ".lock"
 _LOCK_SECONDS = 30
-_EMPTY = LocalDatastoreModel(name="SRCyc studies", description="Scans for super-resolution").model_dump_json()
+
+
+class DataModel(BaseModel):
+    """What is known of an image, or of a label of it.
+
+    Attributes:
+        info: by key; ``name`` is its file's.
+        ext: of that file.
+    """
+
+    info: dict[str, Any] = {}
+    ext: str = ""
+
+
+class ImageLabelModel(BaseModel):
+    """An image, and its labels by tag."""
+
+    image: DataModel
+    labels: dict[str, DataModel] = {}
+
+
+class StudiesModel(BaseModel):
+    """The state as MONAI Label writes it (its ``LocalDatastoreModel``, whose import would load all of MONAI).
+
+    Attributes:
+        name, description: of the folder.
+        images_dir, labels_dir: relative.
+        objects: images by id.
+        base_path: of the folder; never written.
+    """
+
+    name: str
+    description: str
+    images_dir: str = ""
+    labels_dir: str = "labels"
+    objects: dict[str, ImageLabelModel] = {}
+    base_path: str = ""
+
+
+_EMPTY = StudiesModel(name="SRCyc studies", description="Scans for super-resolution").model_dump_json()
 
 
 class StateFile:
@@ -71,7 +111,7 @@ class StateFile:
             self._stamp = stamp
 
     @contextmanager
-    def changing(self) -> Iterator[LocalDatastoreModel]:
+    def changing(self) -> Iterator[StudiesModel]:
         """Hold the newest state for a change, which is on the disk at the end of the block, or not made at all.
 
         Raises:
@@ -125,9 +165,9 @@ class StateFile:
     def _dumped(self) -> str:
         return self.model.model_dump_json(exclude={"base_path"}, indent=2)
 
-    def _parsed(self, raw: bytes) -> LocalDatastoreModel:
+    def _parsed(self, raw: bytes) -> StudiesModel:
         try:
-            model = LocalDatastoreModel.model_validate_json(raw)
+            model = StudiesModel.model_validate_json(raw)
         except ValueError as error:
             raise DataError(
                 f"{self.path}: the state of the studies folder is damaged ({_first_line(error)}); restore the file "
@@ -150,7 +190,7 @@ def file_name(image_id: str, image: ImageLabelModel) -> str:
     return str(image.image.info.get("name") or f"{image_id}{image.image.ext}")
 
 
-def _drop_unusable(model: LocalDatastoreModel) -> None:
+def _drop_unusable(model: StudiesModel) -> None:
     """Forget images and labels whose names would lead out of the folder: the file may have been edited."""
     names: set[str] = set()
     for image_id, image in list(model.objects.items()):

@@ -24,8 +24,8 @@ _log = logging.getLogger(__name__)
 INTERVAL = 1.0
 #: Seconds that a process has to save and end once its server is gone.
 LAST_SECONDS = 60.0
-#: The program that MONAI Label's servers start for a background task.
-_BACKGROUND_PROGRAM = "monailabel.interfaces.utils.app"
+#: The programs that our server and MONAI Label's start for a background task.
+_BACKGROUND_PROGRAMS = ("srcyc_app.server.task", "monailabel.interfaces.utils.app")
 #: Those that ask a process to end. SIGINT comes as KeyboardInterrupt.
 _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
@@ -33,7 +33,7 @@ _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") i
 def is_background_process() -> bool:
     """Tell whether a server started this process for a task; else this is a script, or the server itself."""
     specification = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return getattr(specification, "name", None) == _BACKGROUND_PROGRAM
+    return getattr(specification, "name", None) in _BACKGROUND_PROGRAMS
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from srcyc_app.app import NAME
+from srcyc_app.core import NAME
 from srcyc_app.infers.options import Options
 from srcyc_app.refusals import Refusal, not_found, unusable
 from srcyc_app.server.access import current

@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, Response
 
 from srcyc.files import sha256, written
 from srcyc.models.model_file import SUFFIX
-from srcyc_app.app import NAME
+from srcyc_app.core import NAME
 from srcyc_app.refusals import conflict, forbidden, refusing, unusable
 from srcyc_app.server.access import current
 from srcyc_app.server.audit import note

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from monailabel.datastore.local import LocalDatastore
+from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
@@ -116,7 +117,7 @@ def test_an_empty_and_a_missing_folder(tmp_path: Path) -> None:
         "domains": {"LR": 0, "HR": 0, "SR": 0, "neither": 0},
     }
     assert store.datalist() == []
-    assert isinstance(store, LocalDatastore)
+    assert isinstance(store, Datastore)
     refused(404, store.get_dataset_archive, None)
 
 
