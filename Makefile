@@ -12,7 +12,7 @@ DEMO   := demo-output
 METADATA := pyproject.toml lib/srcyc/_version.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format benchmark fuzzer dev clean distclean
+.PHONY: help demo test test-all lint format benchmark fuzzer tools dev clean distclean
 
 help:
 	@echo "make demo        install what is needed, super-resolve the sample scans, print the numbers, draw the figure"
@@ -64,6 +64,10 @@ $(VENV)/schemathesis/.stamp: $(VENV)/.stamp-venv
 
 fuzzer: $(VENV)/schemathesis/.stamp
 
+# Both environments at a time: one of them mostly waits for the network.
+tools: $(VENV)/.stamp-venv
+	@$(MAKE) --no-print-directory -j2 $(VENV)/.stamp-test fuzzer
+
 $(VENV)/.stamp-dev: $(VENV)/.stamp-test
 	$(BIN)/python -m pip install -e ".[dev]"
 	$(BIN)/pre-commit install
@@ -106,10 +110,10 @@ format: $(VENV)/.stamp-test
 # One thread each; a file's tests stay together, the slow files come first (tests/conftest.py). No test may take a minute.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=25 --durations-min=10
 
-test: lint fuzzer
+test: tools lint
 	$(PYTEST) $(ARGS)
 
-test-all: lint fuzzer
+test-all: tools lint
 	$(PYTEST) -m "not benchmark" $(ARGS)
 
 benchmark: $(VENV)/.stamp-test
