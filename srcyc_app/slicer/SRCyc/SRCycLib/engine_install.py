@@ -32,6 +32,8 @@ _KEPT = 400
 _OFFLINE = (
     "NewConnection|Failed to establish|getaddrinfo|Name or service not known|Temporary failure in name resolution"
     "|ConnectTimeout|ReadTimeout|Max retries|ProxyError|ConnectionError|Network is unreachable|CERTIFICATE_VERIFY"
+    # Of a package that exists: nobody was there to tell.
+    "|from versions: none"
 )
 _DISK = r"No space left on device|\[Errno 28\]|WinError 112|There is not enough space"
 _DENIED = r"Permission denied|Access is denied|\[Errno 13\]|WinError 5\b|WinError 32\b"

@@ -1,0 +1,453 @@
+"""The engine on this computer: what it needs, real pip installing it into a lean Python, the library as a process."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+import lean_python
+from srcyc.models.model_file import DEFAULT_MODEL, load_model, packaged_models
+from srcyc.volumes.volume import read_volume
+from SRCycLib import engine_needs
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # what pytest itself uses there
+    import tomli as tomllib
+
+MODULE = Path(engine_needs.__file__).resolve().parents[1]
+#: What only the command line needs of the base installation.
+COMMAND_LINE = {"matplotlib", "rich", "typer"}
+#: Longer than anything takes on a busy machine.
+PATIENCE = 120.0
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of wheels, all that is missing in a bare Slicer."""
+    return lean_python.make_wheels(tmp_path_factory.mktemp("wheels"))
+
+
+class Desk:
+    """Somebody who uses the engine from within Slicer.
+
+    Attributes:
+        folder: of the lean Python.
+        engine: with it.
+    """
+
+    def __init__(self, session: Any, folder: Path) -> None:
+        self.session = session
+        self.folder = folder
+        self.python = lean_python.make_python(folder)
+        lean_python.launch(self.python, Path(session.folder) / "bin" / "PythonSlicer")
+        session._search_path_before = list(sys.path)
+        self.library = importlib.import_module("SRCycLib.engine")
+        self.engine = self.library.Engine()
+        self.said: list[tuple[str, float | None]] = []
+
+    def wait(self, begin: Callable[..., Any]) -> Any:
+        """Begin something, let Slicer run until it has ended, and give the answer or the problem."""
+        answers: list[Any] = []
+        begin(answers.append, answers.append)
+        end = time.monotonic() + PATIENCE
+        while not answers and time.monotonic() < end:
+            self.session.process_events()
+            time.sleep(0.01)
+        (answer,) = answers
+        return answer
+
+    def check(self) -> Any:
+        return self.wait(self.engine.check)
+
+    def install(self, needs: Any) -> Any:
+        return self.wait(lambda done, failed: self.engine.install(needs, self.say, done, failed))
+
+    def say(self, sentence: str, share: float | None) -> None:
+        self.said.append((sentence, share))
+
+    def infer(self, scan: Path, folder: Path, **params: Any) -> Any:
+        arguments = {"file": str(scan), "folder": str(folder), "params": params}
+        told: list[tuple[str, float]] = []
+        answer = self.wait(
+            lambda done, failed: self.engine.call(
+                "infer", arguments, done=done, failed=failed, progress=lambda *each: told.append(each)
+            )
+        )
+        return answer, told
+
+    def versions(self) -> dict[str, str]:
+        """Ask the lean Python itself which numpy and pydicom it has."""
+        code = "import numpy, pydicom, json; print(json.dumps([numpy.__version__, pydicom.__version__]))"
+        return json.loads(subprocess.check_output([self.python, "-c", code], text=True))  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def desk(stand_in: Any, tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    """A Slicer with a bare Python; pip finds the wheels, and nothing else."""
+    for name, value in {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(wheels),
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_EXTRA_INDEX_URL": "",
+    }.items():
+        monkeypatch.setenv(name, value)
+    desk = Desk(stand_in, tmp_path / "lean")
+    yield desk
+    desk.engine.close()
+
+
+# -- what is needed --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_needed_is_the_base_installation_of_the_library(repository: Path) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {each.specifier for each in engine_needs.REQUIREMENTS}
+    assert {each for each in project["dependencies"] if each.split(">")[0] not in COMMAND_LINE} == needed
+    oldest = re.search(r">=3\.(\d+)", project["requires-python"])
+    assert oldest and (3, int(oldest[1])) == engine_needs.OLDEST_PYTHON
+
+
+def test_the_models_are_told_without_running_anything() -> None:
+    """Before PyTorch is there, the panel shows them already."""
+    package = engine_needs.library()
+    assert package is not None
+    models = engine_needs.models_of(package)
+    assert models[0]["name"] == DEFAULT_MODEL == engine_needs.DEFAULT_MODEL
+    assert {model["name"] for model in models} == set(packaged_models())
+    for model in models:
+        assert model["card"] == load_model(packaged_models()[model["name"]]).card.model_dump(mode="json")
+
+
+def test_a_damaged_model_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    for name, content in (("a", b""), ("b", b"\xff" * 40), ("c", b"\x02" + bytes(7) + b"{}")):
+        (tmp_path / "models" / f"{name}.safetensors").write_bytes(content)
+    models = engine_needs.models_of(tmp_path)
+    assert [model["card"] for model in models] == [None] * 3
+    assert all(f"{model['name']}.safetensors" in model["error"] for model in models)
+
+
+@pytest.mark.parametrize("place", ["engine of the module", "clone", "site-packages"])
+def test_the_library_is_found_where_it_is_shipped(place: str, tmp_path: Path) -> None:
+    module = tmp_path / "a" / "srcyc_app" / "slicer" / "SRCyc"
+    package = {
+        "engine of the module": module / "SRCycLib" / "engine" / "srcyc",
+        "clone": tmp_path / "a" / "lib" / "srcyc",
+        "site-packages": tmp_path / "a" / "srcyc",
+    }[place]
+    (module / "SRCycLib").mkdir(parents=True)
+    package.mkdir(parents=True)
+    (package / "_version.py").write_text('__version__ = "9.8.7"\n')
+    (package / "__init__.py").write_text("from srcyc._version import __version__\n")
+    for name in ("__init__.py", "engine_needs.py"):
+        shutil.copy(MODULE / "SRCycLib" / name, module / "SRCycLib")
+    # Something of another kind beside it, which must stay unknown.
+    (package.parent / "numpy.py").write_text("raise RuntimeError('imported')\n")
+    code = (
+        "import sys; from SRCycLib import engine_needs as e; p = e.library(); print(p, e.version_of(p)); e.load(p)\n"
+        "import srcyc; print(srcyc.__version__); print(any(str(p.parent) == x for x in sys.path[1:]))"
+    )
+    said = subprocess.check_output([sys.executable, "-S", "-c", code], cwd=module, text=True)
+    assert said.split() == [str(package), "9.8.7", "9.8.7", "False"]
+
+
+def test_no_library_at_all_is_told(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_needs, "library", lambda: None)
+    with pytest.raises(desk.library.EngineProblem) as problem:
+        desk.engine.info()
+    assert problem.value.kind == "missing"
+    assert "extension" in problem.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"python": "3.9.10"}, "python"),
+        ({"missing": ["SimpleITK"]}, "slicer"),
+        ({"old": ["numpy"]}, "slicer"),
+        ({"library": False}, "missing"),
+    ],
+)
+def test_a_slicer_that_cannot_run_the_engine_is_told_so(
+    change: dict[str, Any], kind: str, library: Callable[[str], ModuleType]
+) -> None:
+    install = library("engine_install")
+    seen = {"python": "3.12.9", "installed": {}, "missing": [], "old": [], "library": True}
+    assert install.Needs(seen).complete
+    with pytest.raises(install.EngineProblem) as problem:
+        install.Needs({**seen, **change})
+    assert problem.value.kind == kind
+    assert problem.value.remedy in str(problem.value)
+
+
+# -- installed -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_installed_on_the_first_use_by_real_pip(
+    desk: Desk, scans: Any, tmp_path: Path, tiny_model: Path, command_line: Callable[..., Any]
+) -> None:
+    """From a bare Python to a result; the same voxels as the command line's."""
+    offered = desk.engine.info()
+    assert offered["options"]["weights"][0] == DEFAULT_MODEL
+    needs = desk.check()
+    assert not needs.complete
+    assert {each.split(">")[0] for each in needs.missing} == set(lean_python.WANTED)
+    assert all(name in needs.question for name in lean_python.WANTED)
+    before = desk.versions()
+
+    now = desk.install(needs)
+    assert now.complete, now
+    assert desk.check().complete
+    assert desk.versions() == before
+    assert "torch" in desk.said[0][0]
+    made = sorted(path.name for path in lean_python.site_packages(desk.folder).iterdir())
+    assert not [name for name in made if re.match("numpy|pydicom|SimpleITK|simpleitk", name)]
+    assert not [name for name in os.environ if name == "PIP_CONSTRAINT"], "set only while pip runs"
+
+    answer, told = desk.infer(
+        scans.nrrd, tmp_path, weights=str(tiny_model), device="cpu", target_spacing="isotropic"
+    )
+    expected, sidecar = command_line(scans.nrrd)
+    result = read_volume(Path(answer["volume"]))
+    np.testing.assert_array_equal(result.data, expected.data)
+    np.testing.assert_allclose(result.affine, expected.affine, atol=1e-6)
+    assert answer["report"]["model"] == sidecar["model"]
+    assert list(dict.fromkeys(state for state, _ in told)) == ["starting", "reading", "running", "writing"]
+    shares = [share for state, share in told if state == "running"]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+def test_slicers_extension_pytorch_is_asked_where_it_is(
+    desk: Desk, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It alone knows which PyTorch suits the graphics card; the constraints hold for its pip too."""
+    import slicer
+
+    asked: list[str] = []
+
+    class Logic:
+        def installTorch(
+            self,
+            askConfirmation: bool = False,
+            forceComputationBackend: Any = None,
+            torchVersionRequirement: Any = None,
+        ) -> Any:
+            asked.append(torchVersionRequirement)
+            pinned = Path(os.environ["PIP_CONSTRAINT"]).read_text()
+            assert re.search("^numpy==", pinned, re.M) and re.search("^pydicom==", pinned, re.M)
+            slicer.util.pip_install(f"torch{torchVersionRequirement}")
+            return object()
+
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", SimpleNamespace(PyTorchUtilsLogic=Logic))
+    monkeypatch.setattr(slicer.modules, "pytorchutils", object(), raising=False)
+    needs = desk.check()
+    assert desk.install(needs).complete
+    assert asked == [">=2.6"]
+
+
+def test_offline(desk: Desk, monkeypatch: pytest.MonkeyPatch, new_port: Callable[[], int]) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{new_port()}/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    # Without another try pip does not even say that nobody answers.
+    problem = desk.install(desk.check())
+    assert problem.kind == "offline"
+    assert "internet" in problem.fact
+    assert "torch" in problem.details
+    assert not desk.check().complete
+
+
+def test_nothing_of_slicers_is_replaced(
+    desk: Desk, tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package that wants another numpy is not installed, though that numpy is to be had."""
+    greedy = tmp_path / "greedy"
+    shutil.copytree(wheels, greedy, symlinks=True)
+    for wheel in greedy.glob("scipy-*.whl"):
+        wheel.unlink()
+    lean_python.make_wheel(greedy, "scipy", "1.99", ("numpy>=99",))
+    lean_python.make_wheel(greedy, "numpy", "99.0")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(greedy))
+    before = desk.versions()
+    problem = desk.install(desk.check())
+    assert problem.kind == "conflict"
+    assert desk.versions() == before
+
+
+def test_what_was_replaced_all_the_same_is_told(library: Callable[[str], ModuleType]) -> None:
+    install = library("engine_install")
+
+    def needs(**more: Any) -> Any:
+        return install.Needs(
+            {"python": "3.12.9", "installed": {}, "missing": [], "old": [], "library": True, **more}
+        )
+
+    before = needs(installed={"numpy": "2.0.2", "nibabel": "4.0"}, missing=["torch"], old=["nibabel"])
+    install.verify(before, needs(installed={"numpy": "2.0.2", "nibabel": "5.4", "torch": "2.9"}), "")
+    with pytest.raises(install.EngineProblem) as problem:
+        install.verify(before, needs(installed={"numpy": "2.5.0", "nibabel": "5.4", "torch": "2.9"}), "said")
+    assert problem.value.kind == "replaced"
+    assert "numpy" in problem.value.fact
+    with pytest.raises(install.EngineProblem) as problem:
+        install.verify(
+            before, needs(installed={"numpy": "2.0.2", "nibabel": "5.4"}, missing=["torch"]), "said"
+        )
+    assert problem.value.kind == "failed"
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk"),
+        ("ERROR: Could not install packages due to an OSError: [WinError 5] Access is denied: 'c:\\\\x'", "denied"),
+        ("WARNING: Retrying ... [Errno 11001] getaddrinfo failed\nERROR: No matching distribution", "offline"),
+        ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] certificate", "offline"),
+        ("ERROR: Could not find a version that satisfies the requirement torch>=2.6", "conflict"),
+        ("something else", "failed"),
+    ],
+)  # fmt: skip
+def test_what_pip_says_becomes_a_sentence_with_a_remedy(
+    said: str, kind: str, library: Callable[[str], ModuleType]
+) -> None:
+    problem = library("engine_install")._understood(said, RuntimeError("1"))
+    assert problem.kind == kind
+    assert said in problem.details
+    assert said not in str(problem)
+
+
+def test_pips_progress_is_passed_on(
+    library: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[tuple[str, Any]] = []
+    install = library("engine_install")
+    with install._listening(lambda *each: told.append(each)) as heard:
+        sys.stdout.write(
+            "Collecting torch>=2.6\n  Downloading https://x/torch-2.9.0-cp312-cp312-win_amd64.whl (1 MB)\n"
+        )
+        sys.stdout.write("Progress 50 of 200\n")
+    assert [share for _, share in told] == [None, None, 0.25]
+    assert "torch-2.9.0" in told[-1][0]
+    assert "Downloading" in heard()
+    assert "Downloading" in capsys.readouterr().out, "Slicer's log has it too"
+
+
+# -- at work ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_broken_installation_is_told_with_what_to_do(
+    desk: Desk, scans: Any, tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(wheels, broken, symlinks=True)
+    for wheel in broken.glob("torch-*.whl"):
+        wheel.unlink()
+    lean_python.make_wheel(
+        broken, "torch", "2.9", (), {"torch/__init__.py": "raise OSError('c10.dll is damaged')\n"}
+    )
+    monkeypatch.setenv("PIP_FIND_LINKS", str(broken))
+    assert desk.install(desk.check()).complete
+    sentence, _ = desk.infer(scans.nrrd, tmp_path)
+    assert "c10.dll is damaged" in sentence
+    assert "PyTorch Utils" in sentence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["cancelled", pytest.param("Slicer closes", marks=pytest.mark.exhaustive)])
+def test_cancelled_within_a_second_with_nothing_left(
+    how: str, stand_in: Any, patient: Any, tmp_path: Path
+) -> None:
+    """Also of the child of the launcher, and of the patient's scan."""
+    engine = importlib.import_module("SRCycLib.engine").Engine()
+    folder = Path(stand_in.app.temporaryPath) / "scan"
+    folder.mkdir()
+    scan = Path(shutil.copy(patient[0], folder))
+    shares: list[float] = []
+    params = {"weights": str(patient[1]), "device": "cpu", "precision": "fp32", "uncertainty": True}
+    call = engine.call(
+        "infer",
+        {"file": str(scan), "folder": str(folder), "params": params},
+        done=pytest.fail,
+        failed=pytest.fail,
+        progress=lambda state, share: shares.append(share if state == "running" else 0.0),
+        folder=folder,
+    )
+    end = time.monotonic() + PATIENCE
+    while not (shares and shares[-1] > 0) and time.monotonic() < end:
+        stand_in.process_events()
+        time.sleep(0.01)
+    assert shares[-1] > 0, "it does not compute"
+    workers = [
+        p for p in psutil.Process().children(recursive=True) if "engine_worker" in " ".join(p.cmdline())
+    ]
+    assert len(workers) == 2, "a launcher and its child"
+    # On a machine whose processors are all taken, a second is not what it is elsewhere.
+    begin = time.monotonic()
+    subprocess.run([sys.executable, "-S", "-c", ""], check=True)
+    second = max(1.0, 20 * (time.monotonic() - begin))
+    begin = time.monotonic()
+    if how == "cancelled":
+        call.cancel()
+        while (folder.exists() or any(map(_runs, workers))) and time.monotonic() < begin + PATIENCE:
+            stand_in.process_events()
+    else:
+        engine.close()
+    assert time.monotonic() - begin < second
+    assert not any(map(_runs, workers))
+    assert not list(Path(stand_in.app.temporaryPath).iterdir())
+
+
+def _runs(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"target_spacing": "-1"}, "Target spacing"),
+        ({"weights": "no such model"}, "no such model"),
+        ({"device": "cuda:77"}, "cuda:77"),
+    ],
+)
+def test_a_refusal_names_the_panels_labels(
+    params: dict[str, Any], says: str, scans: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In this process: what is said is the point here."""
+    from SRCycLib import engine_worker
+
+    try:
+        engine_worker._infer(str(scans.nrrd), str(tmp_path), params, lambda *told: None)
+    except ValueError as error:
+        sentence = engine_worker._sentence(error)
+    assert says in sentence
+    assert "--" not in sentence
+    assert "_" not in sentence.replace(str(scans.nrrd), "")
+
+
+def test_time_that_remains(library: Callable[[str], ModuleType]) -> None:
+    now = [100.0]
+    remaining = library("engine").Remaining(clock=lambda: now[0])
+    assert remaining.seconds(0.05) is None
+    now[0] += 10
+    assert remaining.seconds(0.06) is None, "too early to promise anything"
+    assert remaining.seconds(0.25) == pytest.approx(10 / 0.2 * 0.75)
+    now[0] += 30
+    assert remaining.seconds(1.0) == 0.0
