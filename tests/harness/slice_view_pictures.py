@@ -40,6 +40,10 @@ class LayoutManager:
         self.logic.SetMRMLApplicationLogic(app.app_logic)
         self.logic.SetMRMLScene(app.scene)
 
+    @property
+    def layout(self) -> int:
+        return int(self.logic.GetLayoutNode().GetViewArrangement())
+
     def setLayout(self, layout: int) -> None:
         from trame_slicer.views import ViewLayoutDefinition, ViewProps, ViewType
 
@@ -100,6 +104,9 @@ class Pictures:
         self._app = SlicerApp()
         self.layouts = LayoutManager(self._app, size)
         self.scan, self.result = (self._load(path) for path in (scan, result))
+        from SRCycLib.views import Comparison
+
+        self.comparison = Comparison(self._app.scene, self.layouts)
         display = self.scan.GetDisplayNode()
         display.AutoWindowLevelOff()
         for node in (self.scan, self.result):
@@ -115,16 +122,14 @@ class Pictures:
 
     def side_by_side(self) -> list[np.ndarray]:
         """Draw three views of the scan, then the same three of the result."""
-        from SRCycLib import views
-
-        views.side_by_side(self._app.scene, self.layouts, self.scan, self.result)
+        self.comparison.side_by_side(self.scan, self.result)
+        self.comparison.fit()
         return [self.layouts.pixels(node) for node in self.layouts.slice_nodes()]
 
     def faded(self, share: float) -> list[np.ndarray]:
         """Draw three views of the scan with the result over it."""
-        from SRCycLib import views
-
-        views.fade(self._app.scene, self.layouts, self.scan, self.result, share)
+        self.comparison.fade(self.scan, self.result, share)
+        self.comparison.fit()
         return [self.layouts.pixels(node) for node in self.layouts.slice_nodes()]
 
 

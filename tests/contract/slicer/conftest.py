@@ -117,14 +117,22 @@ class Panel:
         ui: the panel's widgets.
         widget: the module's own object.
         dialogs: that have opened.
+        complaints: that the panel has shown and nobody has asked for yet.
     """
 
     def __init__(self, session: Any, folder: Path) -> None:
         self.session = session
+        self.folder = folder
         self.dialogs = Dialogs()
-        panel = session.load_module(folder)
+        self.complaints: list[str] = []
+        self.open()
+
+    def open(self) -> None:
+        """Open the module."""
+        panel = self.session.load_module(self.folder)
         self.widget = panel.self()
         self.ui = self.widget.ui
+        self.widget.logic.session.hear_complaints(lambda said: self.complaints.extend([said] if said else []))
         panel.resize(520, 1100)
 
     # -- the hand ----------------------------------------------------------------------------------------------------
@@ -194,7 +202,7 @@ class Panel:
         begun, disturbed = time.monotonic(), False
         while time.monotonic() < begun + within and not disturbed:
             # A dialog or an exception that nobody has asked for tells more than a minute's waiting.
-            disturbed = bool(self.dialogs.texts or self.session.errors())
+            disturbed = bool(self.dialogs.texts or self.complaints or self.session.errors())
             self.session.process_events()
             if result := happened():
                 return result
@@ -202,8 +210,18 @@ class Panel:
         raise AssertionError(
             f"did not {what} within {time.monotonic() - begun:.0f} s.\nstatus: {self.ui.statusLabel.text!r}; server: "
             f"{self.ui.serverStatusLabel.text!r}; training: {self.ui.trainStatusLabel.text!r}; "
-            f"dialogs: {self.dialogs.texts}; raised: {self.session.errors()!r}\nlog:\n{self.ui.logText.plainText}"
+            f"dialogs: {self.dialogs.texts}; complaints: {self.complaints}; "
+            f"raised: {self.session.errors()!r}\nlog:\n{self.ui.logText.plainText}"
         )
+
+    def complaint(self) -> str:
+        """Wait for one complaint, see that it can be read in both tabs, and give it."""
+        self.wait(lambda: self.complaints, "complain")
+        (said,), self.complaints = self.complaints, []
+        for label in (self.ui.messageLabel, self.ui.trainMessageLabel):
+            assert label.text == said and "#58151c" in label.styleSheet
+        assert not self.dialogs.texts, "errors are no dialogs"
+        return said
 
     def dialog(self) -> str:
         """Wait for one dialog, and give what it said."""
@@ -212,13 +230,20 @@ class Panel:
         assert len(texts) == 1, texts
         return texts[0]
 
+    def settled(self) -> None:
+        """Let the application give the views their sizes, and the module fit them."""
+        end = time.monotonic() + 0.3
+        while time.monotonic() < end:
+            self.session.process_events()
+            time.sleep(0.01)
+
     # -- what is done in many tests ----------------------------------------------------------------------------------
 
     def connect(self, url: str) -> None:
         """Test the connection to a server that answers."""
         self.type(self.ui.urlComboBox.lineEdit(), url)
         self.click(self.ui.connectButton)
-        self.wait(lambda: self.ui.modelComboBox.count > 0, "connect")
+        self.wait(lambda: "Connected" in self.ui.serverStatusLabel.text, "connect")
         self.wait(lambda: self.ui.sampleComboBox.count > 0, "list the server's scans")
 
     def load(self, scan: Path, name: str = "scan") -> Any:
@@ -236,7 +261,7 @@ class Panel:
         self.click(self.ui.applyButton)
         assert self.ui.applyButton.text == "Cancel"
         self.wait(lambda: self.ui.applyButton.text == "Apply", "come to an end")
-        assert not self.dialogs.texts, self.dialogs.take()
+        assert not self.dialogs.texts and not self.complaints, (self.dialogs.texts, self.complaints)
         (result,) = [node for node in self.results() if node.GetID() not in before]
         return result
 
@@ -280,12 +305,25 @@ class Panel:
 
 
 @pytest.fixture
-def panel(stand_in: Any, module_folder: Path) -> Iterator[Panel]:
-    """The module's panel; a dialog that a test has not asked for fails it."""
-    shown = Panel(stand_in, module_folder)
-    yield shown
-    shown.dialogs.close()
-    assert not shown.dialogs.texts, f"dialogs that nobody expected: {shown.dialogs.texts}"
+def open_panel(stand_in: Any, module_folder: Path) -> Iterator[Callable[[], Panel]]:
+    """``open_panel()`` opens the module; a dialog or complaint that a test has not asked for fails it."""
+    opened: list[Panel] = []
+
+    def begin() -> Panel:
+        opened.append(Panel(stand_in, module_folder))
+        return opened[-1]
+
+    yield begin
+    for shown in opened:
+        shown.dialogs.close()
+        assert not shown.dialogs.texts, f"dialogs that nobody expected: {shown.dialogs.texts}"
+        assert not shown.complaints, f"complaints that nobody expected: {shown.complaints}"
+
+
+@pytest.fixture
+def panel(open_panel: Callable[[], Panel]) -> Panel:
+    """The module's panel."""
+    return open_panel()
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def test_info(server: Any) -> None:
 def test_a_server_that_is_starting_is_waited_for(
     serve: Callable[..., Any], studies_of: Callable[..., Path]
 ) -> None:
-    server = serve("srcyc", studies_of("nifti"), wait=False)
+    server = serve("srcyc", studies_of("nifti"), wait=False, real=True)
     server.launch()
     try:
         assert Client(server.url).wait(120)["version"] == srcyc.__version__
@@ -221,7 +221,7 @@ def test_what_the_server_refuses(srcyc_server: Any, scans: Any, tmp_path: Path) 
 def test_a_large_scan_goes_out_from_disk(srcyc_server: Any, tmp_path: Path) -> None:
     """The server takes 50 MB: one file is under that and no scan, the other is over it."""
     client = Client(srcyc_server.url)
-    for megabytes, says in ((45, "large.nrrd"), (80, "--max-upload")):
+    for megabytes, says in ((45, "large.nrrd"), (80, "the limit of the server")):
         large = tmp_path / "large.nrrd"
         with large.open("wb") as stream:
             stream.truncate(megabytes * 1_000_000)
@@ -269,7 +269,8 @@ def test_upload_and_tag(srcyc_server: Any, scans: Any, tmp_path: Path) -> None:
 def trainer(
     serve: Callable[..., Any], training_studies: Callable[..., Path], tiny_model: Path
 ) -> Iterator[Any]:
-    server = serve("srcyc", training_studies(), model=tiny_model)
+    # As a user starts it, and with it the training's process.
+    server = serve("srcyc", training_studies(), model=tiny_model, real=True)
     server.wait_for(lambda: len(Client(server.url).scans()) == 4, "notice the scans")
     yield server
     server.end()
@@ -425,7 +426,7 @@ def as_page(status: int) -> Answer:
 
 def test_nobody_listens(new_port: Callable[[], int]) -> None:
     port = new_port()
-    sentence_of(Client(f"127.0.0.1:{port}").info, f"http://127.0.0.1:{port}", "srcyc serve")
+    sentence_of(Client(f"127.0.0.1:{port}").info, f"http://127.0.0.1:{port}", "start it")
 
 
 def test_no_such_computer() -> None:
@@ -474,7 +475,7 @@ def test_a_plain_web_server(tmp_path: Path) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
         # The folder `info` is listed as a page; the rest is not there.
-        sentence_of(Client(url).info, url, "not as an SRCyc server", "srcyc serve")
+        sentence_of(Client(url).info, url, "not as an SRCyc server", "the port")
         sentence_of(Client(url).scans, url, "not as an SRCyc server")
         server.shutdown()
 
@@ -492,7 +493,7 @@ def like_ours(**changes: Any) -> Answer:
 
 def test_monai_label_with_another_app(answering: Callable[..., str]) -> None:
     url = answering({"/info/": like_ours(name="MONAILabel - Radiology", models={"segmentation": {}})})
-    sentence_of(Client(url).info, url, "MONAILabel - Radiology", "srcyc serve")
+    sentence_of(Client(url).info, url, "MONAILabel - Radiology", "start SRCyc's server")
 
 
 def test_a_server_without_our_model(answering: Callable[..., str]) -> None:
@@ -538,7 +539,7 @@ def test_a_small_step_in_the_version_does_no_harm(answering: Callable[..., str])
     [
         (403, "access"),
         (404, "not as an SRCyc server"),
-        (413, "--max-upload"),
+        (413, "the limit of the server"),
         (500, "not as an SRCyc server"),
         (502, "proxy"),
         (503, "proxy"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from srcyc.models.model_file import DEFAULT_MODEL
 from srcyc.volumes.volume import Volume
 
 
@@ -83,34 +84,56 @@ def test_scan_and_result_side_by_side_and_faded(connected: Any, scans: Any) -> N
 
     scan = connected.load(scans.nifti)
     connected.make_it_short()
+    layouts, before = slicer.app.layoutManager(), slicer.app.layoutManager().layout
     result = connected.apply()
-    layouts = slicer.app.layoutManager()
-    assert layouts.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutThreeOverThreeView
     views = layouts.layoutLogic().GetViewNodes()
-    names = [views.GetItemAsObject(row).GetLayoutName() for row in range(views.GetNumberOfItems())]
+    nodes = [views.GetItemAsObject(row) for row in range(views.GetNumberOfItems())]
+    names = [node.GetLayoutName() for node in nodes]
     shown = composites(slicer.mrmlScene)
-    assert len(names) == 6
-    assert [shown[name].GetBackgroundVolumeID() for name in names] == 3 * [scan.GetID()] + 3 * [
-        result.GetID()
-    ]
+    # Where the slices of an axial scan are seen from the side, first.
+    assert [node.GetOrientation() for node in nodes] == 2 * ["Sagittal", "Coronal", "Axial"]
+    backgrounds = [shown[name].GetBackgroundVolumeID() for name in names]
+    assert backgrounds == 3 * [scan.GetID()] + 3 * [result.GetID()]
     assert all(shown[name].GetLinkedControl() for name in names)
 
-    upper, lower = (layouts.sliceWidget(names[row]).mrmlSliceNode() for row in (0, 3))
-    for row in range(3):
-        assert upper.GetSliceToRAS().GetElement(row, 3) == lower.GetSliceToRAS().GetElement(row, 3)
-    assert upper.GetFieldOfView() == pytest.approx(lower.GetFieldOfView())
-    assert upper.GetOrientation() == lower.GetOrientation()
+    connected.settled()
+    for node in nodes:
+        # Qt has given the views their sizes only after the module had asked for the layout.
+        assert node.GetDimensions()[:2] == (400, 400)
+        assert all_is_seen(node, scan)
+    for upper, lower in zip(nodes[:3], nodes[3:], strict=True):
+        for row in range(3):
+            assert upper.GetSliceToRAS().GetElement(row, 3) == lower.GetSliceToRAS().GetElement(row, 3)
+        assert upper.GetFieldOfView() == pytest.approx(lower.GetFieldOfView())
 
     connected.click(connected.ui.fadeButton)
-    assert layouts.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
-    for name in ("Red", "Green", "Yellow"):
+    connected.settled()
+    for name in names[:3]:
         assert shown[name].GetBackgroundVolumeID() == scan.GetID()
         assert shown[name].GetForegroundVolumeID() == result.GetID()
+        assert all_is_seen(layouts.sliceWidget(name).mrmlSliceNode(), scan)
+    nodes[0].SetFieldOfView(30.0, 40.0, 1.0)
     connected.ui.fadeSlider.value = 0.25
-    assert [shown[name].GetForegroundOpacity() for name in ("Red", "Green", "Yellow")] == 3 * [0.25]
+    connected.settled()
+    assert [shown[name].GetForegroundOpacity() for name in names[:3]] == 3 * [0.25]
+    assert nodes[0].GetFieldOfView()[0] == 30.0, "it stays where the user has moved it"
     connected.click(connected.ui.sideBySideButton)
-    assert layouts.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutThreeOverThreeView
     assert [shown[name].GetForegroundVolumeID() for name in names] == 6 * [None]
+    connected.click(connected.ui.viewsBeforeButton)
+    assert layouts.layout == before
+    assert not connected.ui.viewsBeforeButton.enabled
+
+
+def all_is_seen(node: Any, volume: Any) -> bool:
+    """Tell whether a view shows a volume from edge to edge, and as large as it can."""
+    import vtk
+
+    inverse, bounds = vtk.vtkMatrix4x4(), [0.0] * 6
+    vtk.vtkMatrix4x4.Invert(node.GetSliceToRAS(), inverse)
+    volume.GetSliceBounds(bounds, inverse)
+    field = node.GetFieldOfView()
+    shares = [max(-bounds[2 * axis], bounds[2 * axis + 1]) / (field[axis] / 2) for axis in (0, 1)]
+    return max(shares) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_the_scan_on_the_screen_can_be_left_unsmoothed(connected: Any, scans: Any) -> None:
@@ -152,7 +175,10 @@ def test_options_reach_the_server(connected: Any, scans: Any, command_line: Any)
 def test_an_uncertainty_map_lies_over_the_result(connected: Any, scans: Any) -> None:
     import slicer
 
-    connected.load(scans.nifti)
+    scan = connected.load(scans.nifti)
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
+    hierarchy.SetItemParent(hierarchy.GetItemByDataNode(scan), study)
     connected.make_it_short()
     assert not connected.ui.uncertaintySlider.enabled
     connected.click(connected.ui.uncertaintyCheckBox)
@@ -171,6 +197,22 @@ def test_an_uncertainty_map_lies_over_the_result(connected: Any, scans: Any) -> 
     assert len(below) == 3
     assert {node.GetForegroundVolumeID() for node in below} == {uncertainty.GetID()}
     assert {node.GetForegroundOpacity() for node in below} == {0.5}
+    # No scan: it is not offered as one, and lies where the result lies.
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    studies = {
+        hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) for node in (scan, result, uncertainty)
+    }
+    assert studies == {study}
+    assert connected.ui.inputSelector.nodeCount() == connected.ui.uploadSelector.nodeCount() == 1
+    assert connected.ui.inputSelector.currentNode() is scan
+    assert connected.ui.resultSelector.nodeCount() == connected.ui.outputSelector.nodeCount() == 1
+    # Faded, it lies over the result alone, and the fade comes back when it goes.
+    connected.click(connected.ui.fadeButton)
+    assert uncertainty.GetID() in {
+        node.GetForegroundVolumeID() for node in composites(slicer.mrmlScene).values()
+    }
+    connected.ui.uncertaintySlider.value = 0.0
+    assert composites(slicer.mrmlScene)["SRCycScanAxial"].GetForegroundVolumeID() == result.GetID()
 
 
 def test_what_was_corrected_in_the_slices_is_told_and_shown(connected: Any, scans: Any) -> None:
@@ -194,7 +236,7 @@ def test_a_thickness_that_is_none_is_said(connected: Any, scans: Any) -> None:
     connected.load(scans.nifti)
     connected.type(connected.ui.thicknessLineEdit, "-3")
     connected.click(connected.ui.applyButton)
-    assert "slice_thickness '-3'" in connected.dialog()
+    assert "slice_thickness '-3'" in connected.complaint()
     connected.is_ready()
 
 
@@ -211,23 +253,24 @@ def test_a_scan_of_the_server_can_be_loaded_and_used(connected: Any) -> None:
     connected.leaves_nothing()
 
 
-def test_what_cannot_be_super_resolved_is_said(connected: Any) -> None:
+def test_what_cannot_be_super_resolved_is_said_before_anything_is_pressed(connected: Any) -> None:
     import slicer
 
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "nothing")
     connected.ui.inputSelector.setCurrentNode(node)
-    connected.click(connected.ui.applyButton)
-    assert "nothing" in connected.dialog()
-    connected.is_ready()
+    ui = connected.ui
+    assert not ui.applyButton.enabled
+    assert ui.reasonLabel.visible and "nothing" in ui.reasonLabel.text
+    assert ui.applyButton.toolTip == ui.reasonLabel.text
 
 
 def test_what_the_server_refuses_is_said(connected: Any, scans: Any) -> None:
     connected.load(scans.nifti)
     connected.type(connected.ui.spacingComboBox.lineEdit(), "finer")
     connected.click(connected.ui.applyButton)
-    said = connected.dialog()
+    said = connected.complaint()
     assert "finer" in said and "Traceback" not in said
-    assert connected.ui.statusLabel.text == said
+    assert connected.ui.messageLabel.text == said
     connected.is_ready()
 
 
@@ -320,6 +363,8 @@ def test_choices_are_kept_with_the_scene(
     connected.type(connected.ui.thicknessLineEdit, "2.5")
     connected.click(connected.ui.denoiseCheckBox)
     connected.click(connected.ui.correctSlicesCheckBox)
+    connected.choose(connected.ui.modelComboBox, DEFAULT_MODEL)
+    connected.choose(connected.ui.precisionComboBox, "fp32")
     node = connected.widget.logic.getParameterNode()
     assert node.GetParameter("target_spacing") == "1.5"
     scene = tmp_path / "scene.mrml"
@@ -331,6 +376,8 @@ def test_choices_are_kept_with_the_scene(
     assert connected.ui.thicknessLineEdit.text == ""
     connected.click(connected.ui.denoiseCheckBox)
     connected.click(connected.ui.correctSlicesCheckBox)
+    connected.choose(connected.ui.modelComboBox, "tiny")
+    connected.choose(connected.ui.precisionComboBox, "auto")
     slicer.mrmlScene.SetURL(str(scene))
     slicer.mrmlScene.Import()
     connected.session.process_events()
@@ -338,6 +385,16 @@ def test_choices_are_kept_with_the_scene(
     assert connected.ui.thicknessLineEdit.text == "2.5"
     assert connected.ui.denoiseCheckBox.checked
     assert not connected.ui.correctSlicesCheckBox.checked
+    assert connected.ui.modelComboBox.currentText == DEFAULT_MODEL
+    assert connected.ui.precisionComboBox.currentText == "fp32"
+    # What a script writes into the parameter node is seen, and used.
+    node = connected.widget.logic.getParameterNode()
+    node.SetParameter("target_spacing", "0.9")
+    node.SetParameter("uncertainty", "true")
+    node.SetNodeReferenceID("Input", None)
+    assert connected.ui.spacingComboBox.currentText == "0.9"
+    assert connected.ui.uncertaintyCheckBox.checked
+    assert connected.ui.inputSelector.currentNode() is None and not connected.ui.applyButton.enabled
 
 
 def test_the_panel_goes_during_a_request(connected: Any, patient: tuple[Path, Path]) -> None:

@@ -55,18 +55,19 @@ def test_nobody_there(panel: Any, new_port: Any) -> None:
     port = new_port()
     panel.type(panel.ui.urlComboBox.lineEdit(), f"http://127.0.0.1:{port}")
     panel.click(panel.ui.connectButton)
-    said = panel.dialog()
+    said = panel.complaint()
     assert str(port) in said and "Traceback" not in said
     assert panel.ui.serverStatusLabel.text == said
     assert panel.ui.connectButton.enabled
-    assert panel.ui.modelComboBox.count == 0 and not panel.ui.applyButton.enabled
+    assert panel.ui.sampleComboBox.count == 0 and not panel.ui.applyButton.enabled
+    assert panel.ui.whereComboBox.currentText == "This computer"
     panel.leaves_nothing()
 
 
 def test_no_address(panel: Any) -> None:
     panel.type(panel.ui.urlComboBox.lineEdit(), "no such thing://")
     panel.click(panel.ui.connectButton)
-    assert "Traceback" not in panel.dialog()
+    assert "Traceback" not in panel.complaint()
     assert panel.ui.connectButton.enabled
 
 
@@ -98,17 +99,17 @@ def another_server() -> Iterator[str]:
 def test_a_server_of_something_else(panel: Any, another_server: str) -> None:
     panel.type(panel.ui.urlComboBox.lineEdit(), another_server)
     panel.click(panel.ui.connectButton)
-    said = panel.dialog()
+    said = panel.complaint()
     assert "MONAI Label" in said or "SRCyc" in said
     assert "Traceback" not in said and "<html>" not in said
-    assert panel.ui.modelComboBox.count == 0
+    assert panel.ui.sampleComboBox.count == 0
 
 
 def test_the_lists_go_when_the_connection_is_lost(connected: Any, new_port: Any) -> None:
     ui = connected.ui
     connected.type(ui.urlComboBox.lineEdit(), f"http://127.0.0.1:{new_port()}")
     connected.click(ui.connectButton)
-    connected.dialog()
+    connected.complaint()
     assert ui.modelComboBox.count == 0 and ui.sampleComboBox.count == 0
     assert ui.scansTable.rowCount == 0
     assert not ui.loadButton.enabled and not ui.trainButton.enabled

@@ -108,7 +108,7 @@ def test_a_volume_is_uploaded_to_a_domain(training: Any, trainer: Any, scans: An
 
     # The same once more would replace it: the server refuses, and that is said.
     training.click(ui.uploadButton)
-    assert "new_head" in training.dialog()
+    assert "new_head" in training.complaint()
     training.wait(lambda: ui.uploadButton.enabled, "be ready again")
     trainer.delete("/datastore/?id=new_head")
     training.click(ui.refreshButton)
@@ -152,7 +152,7 @@ def test_a_training_runs_to_its_end_and_its_model_is_used(
 
 
 def test_a_training_is_found_again_stopped_and_gone_on_with(
-    training: Any, trainer: Any, tiny_training: Any, module_folder: Path
+    training: Any, trainer: Any, tiny_training: Any
 ) -> None:
     fill_in(training, tiny_training(steps=5000, name="long"))
     training.click(training.ui.trainButton)
@@ -160,8 +160,7 @@ def test_a_training_is_found_again_stopped_and_gone_on_with(
     training.session.quit()
     assert trainer.children(), "the training does not end with Slicer"
 
-    panel = training.session.load_module(module_folder)
-    training.ui, training.widget = panel.self().ui, panel.self()
+    training.open()
     ui = training.ui
     training.connect(trainer.url)
     training.wait(lambda: ui.trainButton.text == "Stop training", "see the training")
@@ -184,9 +183,9 @@ def test_a_training_that_is_refused(training: Any) -> None:
     ui = training.ui
     training.type(ui.settingsLineEdit, "steps=many")
     training.click(ui.trainButton)
-    said = training.dialog()
+    said = training.complaint()
     assert "steps" in said and "Traceback" not in said
-    assert ui.trainStatusLabel.text == said
+    assert ui.trainMessageLabel.text == said
     training.wait(
         lambda: ui.trainButton.text == "Start training" and ui.trainButton.enabled, "be ready again"
     )
@@ -199,7 +198,7 @@ def test_the_server_dies_during_a_training(training: Any, trainer: Any, tiny_tra
     training.click(training.ui.trainButton)
     training.wait(lambda: steps(trainer, "lost") > 0, "get on")
     trainer.kill()
-    said = training.dialog()
+    said = training.complaint()
     assert "Traceback" not in said and "HTTPConnection" not in said
     assert str(trainer.port) in said
     assert training.ui.trainButton.text == "Start training"

@@ -29,16 +29,16 @@ def test_the_server_is_killed_during_a_request(panel: Any, mortal: Any, patient:
     panel.click(panel.ui.applyButton)
     panel.wait(lambda: "Computing" in panel.ui.statusLabel.text, "compute")
     mortal.kill()
-    said = panel.dialog()
+    said = panel.complaint()
     assert "Traceback" not in said and "HTTPConnection" not in said
     assert str(mortal.port) in said or "server" in said.lower()
-    assert panel.ui.statusLabel.text == said
+    assert panel.ui.messageLabel.text == said
     panel.is_ready()
     assert panel.results() == []
 
     # Nobody is there now: that is said too, and nothing is stuck.
     panel.click(panel.ui.applyButton)
-    assert str(mortal.port) in panel.dialog()
+    assert str(mortal.port) in panel.complaint()
     panel.is_ready()
 
     mortal.restart()
@@ -122,7 +122,7 @@ def test_a_server_is_started_used_and_stopped(local: Any, scans: Any) -> None:
     assert local.ui.localServerButton.enabled
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     assert local.ui.modelComboBox.count == 0
-    assert not local.dialogs.take()
+    assert not local.complaints
     local.leaves_nothing()
 
 
@@ -130,10 +130,10 @@ def test_a_server_that_dies_is_missed(local: Any) -> None:
     """Here before it has answered; after that, requests find out."""
     process = start(local)
     process.kill()
-    said = local.dialog()
+    said = local.complaint()
     assert "ended" in said and "Traceback" not in said
     assert local.ui.localServerButton.text == "Start server" and local.ui.localServerButton.enabled
-    assert local.ui.modelComboBox.count == 0
+    assert local.ui.sampleComboBox.count == 0
 
 
 def test_the_server_ends_with_slicer(local: Any) -> None:
@@ -148,7 +148,7 @@ def test_a_program_that_is_no_server(local: Any, tmp_path: Path) -> None:
     program.chmod(0o755)
     local.ui.programPathEdit.currentPath = str(program)
     local.click(local.ui.localServerButton)
-    said = local.dialog()
+    said = local.complaint()
     assert "I am something else." in said and "3" in said
     assert local.ui.localServerButton.text == "Start server" and local.ui.localServerButton.enabled
     assert local.ui.connectButton.enabled
@@ -159,7 +159,7 @@ def test_a_program_that_is_no_server(local: Any, tmp_path: Path) -> None:
 def test_what_is_missing_is_said(local: Any, tmp_path: Path, field: str) -> None:
     getattr(local.ui, field).currentPath = str(tmp_path / "missing")
     local.click(local.ui.localServerButton)
-    assert "missing" in local.dialog()
+    assert "missing" in local.complaint()
     assert servers() == []
 
 
@@ -168,6 +168,6 @@ def test_a_program_that_cannot_be_run(local: Any, tmp_path: Path) -> None:
     program.write_text("nothing that runs")
     local.ui.programPathEdit.currentPath = str(program)
     local.click(local.ui.localServerButton)
-    assert "cannot be started" in local.dialog()
+    assert "cannot be started" in local.complaint()
     assert local.ui.localServerButton.text == "Start server"
     local.leaves_nothing()

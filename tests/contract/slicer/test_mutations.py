@@ -101,7 +101,7 @@ def scenario(folder: Path, url: str, scan: Path) -> None:
             session.quit()
         finally:
             panel.dialogs.close()
-        assert not panel.dialogs.texts, panel.dialogs.texts
+        assert not panel.dialogs.texts and not panel.complaints, (panel.dialogs.texts, panel.complaints)
         assert not session.errors(), session.errors()
     finally:
         slicer_stand_in.close()

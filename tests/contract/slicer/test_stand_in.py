@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 UI = """<?xml version="1.0"?>
@@ -236,6 +237,54 @@ def test_layouts_are_slicer_s_own(stand_in: Any) -> None:
     assert red.mrmlSliceNode().GetClassName() == "vtkMRMLSliceNode"
     assert red.sliceLogic().GetSliceCompositeNode() is red.mrmlSliceCompositeNode()
     assert layouts.mrmlSliceLogics().GetNumberOfItems() == 6
+
+
+def test_views_get_their_sizes_in_a_later_event(stand_in: Any) -> None:
+    """As in the application: who fits in the event of setLayout() fits to sizes that do not last."""
+    import slicer
+
+    layouts = slicer.app.layoutManager()
+    red = layouts.sliceWidget("Red").mrmlSliceNode()
+    assert red.GetDimensions() == (600, 400, 1)
+    layouts.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutThreeOverThreeView)
+    assert red.GetDimensions() == (600, 400, 1)
+    red.SetFieldOfView(300.0, 200.0, 1.0)
+    stand_in.process_events()
+    assert red.GetDimensions() == (400, 400, 1)
+    assert red.GetFieldOfView()[:2] == pytest.approx((200.0, 200.0)), "a third of the width is cropped"
+    assert layouts.sliceWidget("Yellow+").mrmlSliceNode().GetDimensions() == (400, 400, 1)
+
+
+def test_the_child_of_slicer_s_python_outlives_its_launcher(stand_in: Any) -> None:
+    """As in the application: PythonSlicer is not the Python that works, and to kill it does not end that."""
+    process = subprocess.Popen(
+        ["PythonSlicer", "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    child = psutil.Process(int(process.stdout.readline()))
+    process.stdout.close()
+    try:
+        assert child.pid != process.pid
+        process.kill()
+        process.wait(60)
+        assert child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+    finally:
+        child.kill()
+
+
+def test_hidden_nodes_are_not_offered(small: Any) -> None:
+    import slicer
+
+    first, second = (slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name) for name in "ab")
+    selector = small.ui.volumeSelector
+    selector.setCurrentNode(second)
+    selector.sortFilterProxyModel().hiddenNodeIDs = [second.GetID()]
+    assert selector.nodeCount() == 1 and selector.nodeFromIndex(0) is first
+    assert selector.currentNode() is not second
+    with pytest.raises(AttributeError):
+        selector.sortFilterProxyModel().hiddenNodeIds = []
 
 
 def test_nothing_is_written_outside_its_folder(stand_in: Any) -> None:

@@ -24,7 +24,7 @@ OUTSIDE = {"client.py", "worker.py", "processes.py", "engine_needs.py", "engine_
 #: Loads the library, once that is known to be there.
 ENGINE = "engine_worker.py"
 STANDARD = set(sys.stdlib_module_names)
-IN_SLICER = {"requests", "numpy", "vtk", "slicer", "qt", "ctk", "SimpleITK"}
+IN_SLICER = {"requests", "numpy", "vtk", "slicer", "qt", "ctk", "SimpleITK", "SampleData"}
 
 #: Widgets that a user sees only: nothing needs to be done with them in Python.
 PASSIVE = {"QLabel", "QWidget", "QTabWidget", "ctkCollapsibleButton", "QGroupBox", "QFrame", "qMRMLWidget"}
@@ -342,6 +342,24 @@ def test_what_a_user_reads_can_be_translated(path: Path) -> None:
             found += [
                 (node.lineno, words) for words in _untranslated(expression) if words not in PROPER_NAMES
             ]
+    assert not found
+
+
+def test_nothing_that_a_user_reads_is_a_command_line() -> None:
+    """Whoever reads these sentences sits in front of a window: no command, no option, no package manager."""
+    words = re.compile(r"(?<![\w-])--[a-z]|srcyc (serve|infer|train)|pip install|\bgit\b|\bterminal\b")
+    found = []
+    for path in SOURCES:
+        parsed = tree(path)
+        # A text that is a statement is documentation, for programmers.
+        written = {id(node.value) for node in ast.walk(parsed) if isinstance(node, ast.Expr)}
+        found += [
+            (f"{path.name}:{node.lineno}", node.value)
+            for node in ast.walk(parsed)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in written
+            if " " in node.value and words.search(node.value)
+        ]
+    found += [(UI.name, text) for text in ET.parse(UI).getroot().itertext() if words.search(text)]
     assert not found
 
 

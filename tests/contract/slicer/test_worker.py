@@ -297,7 +297,10 @@ def test_it_ends_with_slicer_behind_a_launcher(tmp_path: Path, new_port: Callabl
     file = tmp_path / "request.json"
     request = {"url": f"127.0.0.1:{new_port()}", "action": "wait", "arguments": {"seconds": 600}}
     slicer = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    file.write_text(json.dumps({**request, "parent": slicer.pid}))
+    scan = tmp_path / "scan"
+    scan.mkdir()
+    (scan / "patient.nrrd").write_text("")
+    file.write_text(json.dumps({**request, "parent": slicer.pid, "folders": [str(scan)]}))
     launcher = subprocess.Popen(
         ["/bin/sh", "-c", f'"{sys.executable}" -m SRCycLib.worker "{file}"; exit $?'],
         cwd=MODULE,
@@ -316,6 +319,7 @@ def test_it_ends_with_slicer_behind_a_launcher(tmp_path: Path, new_port: Callabl
         slicer.wait(60)
         assert launcher.wait(60) == processes.UNWANTED
         assert not child.is_running()
+        assert not scan.exists(), "a patient's scan"
     finally:
         launcher.stdout.close()
         for each in (slicer, launcher, child):

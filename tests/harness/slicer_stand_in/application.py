@@ -14,11 +14,12 @@ from typing import Any
 
 import slicer
 import slicer.util
+import vtk
 from PySide6.QtCore import QEventLoop, QObject, QProcessEnvironment, QSettings, QTimer, Signal
 from PySide6.QtGui import QFont, QFontDatabase
 from PySide6.QtWidgets import QApplication, QMainWindow, QWidget
 
-from . import mrml_widgets, pythonqt, qt_modules, scripted_modules
+from . import mrml_widgets, pythonqt, qt_modules, sample_data, scripted_modules
 from .layouts import qMRMLLayoutManager
 from .scripted_modules import qSlicerScriptedLoadableModule, qSlicerScriptedLoadableModuleWidget
 
@@ -228,6 +229,14 @@ def _register_fonts(application: QApplication) -> None:
     application.setFont(QFont("DejaVu Sans", 9))
 
 
+@vtk.calldata_type(vtk.VTK_OBJECT)
+def _put_into_hierarchy(scene: Any, _event: str, node: Any) -> None:
+    """Give each volume its item in the subject hierarchy, as the application's plugins do."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    if hierarchy is not None and node.IsA("vtkMRMLVolumeNode"):
+        hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+
+
 class StandIn:
     """One session of the stand-in: from start() to close().
 
@@ -262,6 +271,7 @@ class StandIn:
         for scope in (QSettings.Scope.UserScope, QSettings.Scope.SystemScope):
             QSettings.setPath(QSettings.Format.IniFormat, scope, str(self.folder / "settings"))
         self.app._stage = self
+        self._started = False
         self._errors = len(pythonqt.errors)
         self._excepthook = sys.excepthook
         sys.excepthook = self._hear
@@ -296,6 +306,7 @@ class StandIn:
         i18n = ModuleType("slicer.i18n")
         i18n.tr = lambda text: text  # type: ignore[attr-defined]
         i18n.translate = lambda _context, text: text  # type: ignore[attr-defined]
+        sys.modules["SampleData"] = sample_data.module()
         for name, module in (("ScriptedLoadableModule", bases), ("i18n", i18n), ("modules", slicer.modules)):
             sys.modules[f"slicer.{name}"] = module
             setattr(slicer, name, module)
@@ -316,6 +327,7 @@ class StandIn:
             logic.SetMRMLScene(self.scene)
             self.logic.SetModuleLogic(name, logic)
             setattr(slicer.modules, name.lower(), SimpleNamespace(name=name, logic=lambda logic=logic: logic))
+        self._in_hierarchy = self.scene.AddObserver(self.scene.NodeAddedEvent, _put_into_hierarchy)
         self.modules = qSlicerModuleManager()
         self.io = qSlicerCoreIOManager()
         self.layouts = qMRMLLayoutManager(self.scene, self.logic)
@@ -334,6 +346,10 @@ class StandIn:
         self.modules._modules[folder.name] = module
         module._load()
         self.modules._loaded.emit(folder.name)
+        if not self._started:
+            # The application loads all modules, says so, and then shows the one that its user chooses.
+            self._started = True
+            self.app._startup_completed.emit(None)
         panel = module.widgetRepresentation()
         panel.show()
         panel.enter()
@@ -389,6 +405,7 @@ class StandIn:
     def close(self) -> None:
         """End the session and remove what it has written."""
         self.quit()
+        self.scene.RemoveObserver(self._in_hierarchy)
         self.scene.Clear(1)
         self.layouts._close()
         self.window.deleteLater()

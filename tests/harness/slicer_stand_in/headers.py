@@ -51,12 +51,18 @@ HEADERS = {
             "mrmlScene setMRMLScene currentNode setCurrentNode setCurrentNodeID setCurrentNodeIndex nodeCount "
             "nodeFromIndex addAttribute removeAttribute setNodeTypes setNoneEnabled setAddEnabled setRemoveEnabled "
             "setEditEnabled setRenameEnabled setShowHidden setShowChildNodeTypes setNoneDisplay "
-            "setSelectNodeUponCreation"
+            "setSelectNodeUponCreation sortFilterProxyModel"
         ),
         _names(
             "currentNodeChanged(vtkMRMLNode*) currentNodeChanged(bool) currentNodeIDChanged(QString) "
             "nodeActivated(vtkMRMLNode*) nodeAdded(vtkMRMLNode*)"
         ),
+    ),
+    "qMRMLSortFilterProxyModel": Header(
+        "Libs/MRML/Widgets/qMRMLSortFilterProxyModel.h",
+        "0485dd239d4311f05c830392c5fad13efe256265",
+        "QSortFilterProxyModel",
+        _names("hiddenNodeIDs"),
     ),
     "qMRMLWidget": Header(
         "Libs/MRML/Widgets/qMRMLWidget.h",

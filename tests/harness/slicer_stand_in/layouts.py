@@ -1,17 +1,22 @@
-"""The layout manager, driven by Slicer's own layout logic; slice views without the drawing."""
+"""The layout manager, driven by Slicer's own layout logic; slice views without the drawing.
+
+As in the application, a layout is only announced by ``setLayout()``: Qt gives the views their places in a later event,
+and Slicer's own slice logics then adapt the fields of view to the new sizes.
+"""
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
 from typing import Any
 
 import slicer
 import vtk
-from PySide6.QtCore import QObject, Signal
+from PySide6.QtCore import QObject, QTimer, Signal
 
 from .mrml_widgets import qMRMLSliceWidget
 
-#: Pixels of a slice view.
-_WIDTH, _HEIGHT = 400, 300
+#: Pixels of all views together.
+_WIDTH, _HEIGHT = 1200, 800
 
 
 class qMRMLLayoutManager(QObject):
@@ -36,7 +41,13 @@ class qMRMLLayoutManager(QObject):
         self._shown = -1
         self._node = node
         self._tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._update)
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.setInterval(0)
+        QObject.connect(self._later, "2timeout()", self._lay_out)
         self.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        # The application has been on the screen for some time when a module is opened.
+        self._lay_out()
 
     def _update(self, _node: Any = None, _event: str = "") -> None:
         if self._scene.IsBatchProcessing():
@@ -51,7 +62,15 @@ class qMRMLLayoutManager(QObject):
         arrangement = self._node.GetViewArrangement()
         if arrangement != self._shown:
             self._shown = arrangement
+            self._later.start()
             self._layout_changed.emit(arrangement)
+
+    def _lay_out(self) -> None:
+        """Give the views of the layout the sizes that they have in it."""
+        description = self._node.GetLayoutDescription(self._shown)
+        for name, (width, height) in _sizes(ET.fromstring(description), _WIDTH, _HEIGHT).items():
+            if name in self._widgets:
+                self._widgets[name]._logic.ResizeSliceNode(width, height)
 
     def _add(self, node: Any) -> None:
         logic = slicer.vtkMRMLSliceLogic()
@@ -59,13 +78,13 @@ class qMRMLLayoutManager(QObject):
         logic.SetMRMLScene(self._scene)
         logic.SetSliceNode(node)
         self._logics.AddItem(logic)
-        node.SetDimensions(_WIDTH, _HEIGHT, 1)
         widget = qMRMLSliceWidget(logic)
         widget.setMRMLScene(self._scene)
         self._widgets[node.GetLayoutName()] = widget
 
     def _close(self) -> None:
         """Let go of the scene."""
+        self._later.stop()
         self._node.RemoveObserver(self._tag)
         for widget in self._widgets.values():
             widget._logic.SetMRMLScene(None)
@@ -115,3 +134,28 @@ class qMRMLLayoutManager(QObject):
     def resetSliceViews(self) -> None:
         for widget in self._widgets.values():
             widget._logic.FitSliceToBackground()
+
+
+def _sizes(element: ET.Element, width: float, height: float) -> dict[str, tuple[int, int]]:
+    """Give the pixels of the slice views in (a part of) a layout's description, by their names."""
+    if element.tag == "view":
+        name = element.get("singletontag", "")
+        return {name: (int(width), int(height))} if element.get("class") == "vtkMRMLSliceNode" else {}
+    if element.tag == "item":
+        return {name: size for child in element for name, size in _sizes(child, width, height).items()}
+    items, kind = element.findall("item"), element.get("type")
+    found: dict[str, tuple[int, int]] = {}
+    shares = [float(item.get("splitSize", 1)) for item in items]
+    columns = max((int(item.get("column", 0)) for item in items), default=0) + 1
+    rows = max((int(item.get("row", 0)) for item in items), default=0) + 1
+    for item, share in zip(items, shares, strict=True):
+        part = share / sum(shares)
+        if kind == "horizontal":
+            found.update(_sizes(item, width * part, height))
+        elif kind == "vertical":
+            found.update(_sizes(item, width, height * part))
+        elif kind == "grid":
+            found.update(_sizes(item, width / columns, height / rows))
+        else:
+            found.update(_sizes(item, width, height))
+    return found

@@ -6,7 +6,7 @@ from typing import Any
 
 import shiboken6
 import slicer
-from PySide6.QtCore import QObject, Signal
+from PySide6.QtCore import QObject, QSortFilterProxyModel, Signal
 from PySide6.QtWidgets import QComboBox, QHBoxLayout, QWidget
 
 
@@ -27,6 +27,25 @@ class qMRMLWidget(QWidget):
         if scene is not self._scene:
             self._scene = scene
             self._scene_changed.emit(scene)
+
+
+class qMRMLSortFilterProxyModel(QSortFilterProxyModel):
+    """Says which nodes a selector leaves out."""
+
+    def __init__(self, owner: qMRMLNodeComboBox) -> None:
+        super().__init__(owner)
+        self._owner = owner
+        self._hidden: tuple[str, ...] = ()
+
+    @property
+    def hiddenNodeIDs(self) -> tuple[str, ...]:
+        # PythonQt gives lists of strings as tuples.
+        return self._hidden
+
+    @hiddenNodeIDs.setter
+    def hiddenNodeIDs(self, ids: list[str]) -> None:
+        self._hidden = tuple(ids)
+        self._owner._refresh()
 
 
 class qMRMLNodeComboBox(QWidget):
@@ -69,6 +88,7 @@ class qMRMLNodeComboBox(QWidget):
         self._scene: Any = None
         self._tags: list[int] = []
         self._chosen = ""
+        self._proxy = qMRMLSortFilterProxyModel(self)
         self._combo = QComboBox(self)
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -111,6 +131,8 @@ class qMRMLNodeComboBox(QWidget):
             self._refresh()
 
     def _fits(self, node: Any) -> bool:
+        if node.GetID() in self._proxy._hidden:
+            return False
         if node.GetHideFromEditors() and not self._values["showHidden"]:
             return False
         if any(node.IsA(kind) for kind in self._values["hideChildNodeTypes"]):
@@ -193,6 +215,9 @@ class qMRMLNodeComboBox(QWidget):
         return self._scene.GetNodeByID(ids[index]) if 0 <= index < len(ids) else None
 
     # -- what is offered ---------------------------------------------------------------------------------------------
+
+    def sortFilterProxyModel(self) -> qMRMLSortFilterProxyModel:
+        return self._proxy
 
     def addAttribute(self, kind: str, name: str, value: str | None = None) -> None:
         self._attributes[kind, name] = value

@@ -314,13 +314,12 @@ class Client:
         info = self._connection.json("GET", "/info/")
         if not isinstance(info, dict) or "models" not in info or "version" not in info:
             raise ServerError(
-                f"{self.url} answers, but not as an SRCyc server does: check the address and the port; `srcyc serve` "
-                "prints its own."
+                f"{self.url} answers, but not as an SRCyc server does: check the address and the port."
             )
         if info.get("name") != _APP:
             raise ServerError(
                 f"{self.url} runs MONAI Label with another app, {str(info.get('name'))[:60]!r}: start SRCyc's server "
-                "(srcyc serve --studies FOLDER) and connect to that one."
+                "and connect to that one."
             )
         _check_version(str(info["version"]), self.url)
         if _NAME not in (info["models"] or {}):

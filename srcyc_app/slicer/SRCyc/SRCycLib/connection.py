@@ -152,7 +152,7 @@ class Connection:
         if status == 413:
             raise ServerError(
                 f"{self.url} does not take files as large as this one (413): ask whoever runs it to raise the limit "
-                "of the server (--max-upload) or of the proxy in front of it."
+                "of the server or of the proxy in front of it."
             )
         if status in (502, 503, 504):
             raise Unreachable(
@@ -173,7 +173,7 @@ class Connection:
         kind = response.headers.get("content-type", "").partition(";")[0].strip() or "no content type"
         return ServerError(
             f"{self.url} answers, but not as an SRCyc server does ({response.status_code}, {kind[:60]}): check the "
-            "address and the port; `srcyc serve` prints its own."
+            "address and the port."
         )
 
     def _beginning(self, response: requests.Response) -> bytes:
@@ -197,9 +197,7 @@ class Connection:
                 f"There is no computer named {name!r}: check the address {place} and the network."
             )
         if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-            return Unreachable(
-                f"No server listens at {place}: start it (srcyc serve --studies FOLDER), or correct the address."
-            )
+            return Unreachable(f"No server listens at {place}: start it, or correct the address.")
         if isinstance(error, requests.exceptions.ProxyError):
             return Unreachable(
                 f"The network's proxy does not let through to {place}: check the proxy's settings."
@@ -215,7 +213,7 @@ class Connection:
         if isinstance(error, (requests.exceptions.InvalidURL, UnicodeError)):
             return ServerError(_nonsense(place))
         if any("BadStatusLine" in type(cause).__name__ for cause in causes):
-            return ServerError(f"{place} does not speak HTTP: check the port; `srcyc serve` prints its own.")
+            return ServerError(f"{place} does not speak HTTP: check the port.")
         return Unreachable(
             f"The connection to {place} was lost ({_reason(causes)}): see whether the server still runs, start it "
             "again if not, and try once more."

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     say({"pid": os.getpid()})
     try:
         request = json.loads(file.read_text(encoding="utf-8"))
-        end_with(file, int(request["parent"]))
+        end_with(file, int(request["parent"]), request.get("folders", ()))
         action = _ACTIONS[request["action"]]
 
         def progress(state: str, share: float) -> None:

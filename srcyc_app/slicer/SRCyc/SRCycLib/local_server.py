@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -14,7 +15,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from SRCycLib.remote import console_options, new_folder
+from SRCycLib.processes import console_options
+from SRCycLib.remote import new_folder
 
 _HOST = "127.0.0.1"
 _FIRST_PORT = 8000
@@ -39,12 +41,15 @@ def find_program() -> str:
 
 def find_studies() -> str:
     """Find the sample scans of the clone that this module lies in; else ''."""
-    folder = Path(__file__).resolve().parents[4] / "sample-data"
-    return str(folder) if folder.is_dir() else ""
+    folders = (folder / "sample-data" for folder in Path(__file__).resolve().parents)
+    return next((str(folder) for folder in folders if folder.is_dir()), "")
 
 
 class LocalServer:
     """`srcyc serve`, started and watched.
+
+    It ends, and lets a training save, when its standard input is closed: by us, or by the system if Slicer crashes.
+    Signals would not do: Windows has none, and a program there may be a launcher of the real one.
 
     Args:
         ended: called when it has ended, with a sentence if it did so by itself, else with ''.
@@ -82,11 +87,15 @@ class LocalServer:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [program, "serve", "--studies", studies, "--host", _HOST, "--port", str(port)],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 # Slicer's own variables would make another Python load Slicer's libraries.
-                env={**slicer.util.startupEnvironment(), "PYTHONUNBUFFERED": "1"},
+                env={
+                    **slicer.util.startupEnvironment(),
+                    "PYTHONUNBUFFERED": "1",
+                    "SRCYC_END_WITH_INPUT": "1",
+                },
                 **console_options(),
             )
         self._timer.start()
@@ -96,19 +105,24 @@ class LocalServer:
         """Tell it to end; a training on it saves its state first."""
         if self._process is not None and self._deadline is None:
             self._deadline = time.monotonic() + _GRACE
-            self._process.terminate()
+            self._ask_to_end()
 
     def close(self) -> None:
         """Stop it and wait."""
         self._timer.stop()
         if self._process is not None:
-            self._process.terminate()
+            self._ask_to_end()
             try:
                 self._process.wait(_LAST_GRACE)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
             self._clear()
+
+    def _ask_to_end(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
 
     def _look(self) -> None:
         if self._process is None:
@@ -133,6 +147,7 @@ class LocalServer:
         return " ".join(line.strip() for line in lines[-3:])
 
     def _clear(self) -> None:
+        self._ask_to_end()
         self._process = None
         self._deadline = None
         if self._log:

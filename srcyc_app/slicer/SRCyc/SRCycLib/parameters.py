@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import vtk
 
 #: Roles of the nodes referred to.
 _INPUT = "Input"
+_OUTPUT = "Output"
 _RESULT = "Result"
 
 
@@ -26,7 +31,16 @@ class Parameters:
 
     @input.setter
     def input(self, volume: Any | None) -> None:
-        self._node.SetNodeReferenceID(_INPUT, volume.GetID() if volume else None)
+        self._refer(_INPUT, volume)
+
+    @property
+    def output(self) -> Any | None:
+        """The volume that the next result replaces; None: a new one."""
+        return self._node.GetNodeReference(_OUTPUT)
+
+    @output.setter
+    def output(self, volume: Any | None) -> None:
+        self._refer(_OUTPUT, volume)
 
     @property
     def result(self) -> Any | None:
@@ -35,7 +49,7 @@ class Parameters:
 
     @result.setter
     def result(self, volume: Any | None) -> None:
-        self._node.SetNodeReferenceID(_RESULT, volume.GetID() if volume else None)
+        self._refer(_RESULT, volume)
 
     def get(self, name: str, default: str = "") -> str:
         """Give an option's value as text."""
@@ -45,3 +59,21 @@ class Parameters:
     def set(self, name: str, value: str) -> None:
         """Keep an option's value."""
         self._node.SetParameter(name, value)
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Tell those who observe of several changes once."""
+        changing = self._node.StartModify()
+        try:
+            yield
+        finally:
+            self._node.EndModify(changing)
+
+    def observe(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call ``changed`` whenever something is set, here or by a script; gives what ends that."""
+        node = self._node
+        tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda _caller, _event: changed())
+        return lambda: node.RemoveObserver(tag)
+
+    def _refer(self, role: str, volume: Any | None) -> None:
+        self._node.SetNodeReferenceID(role, volume.GetID() if volume else None)

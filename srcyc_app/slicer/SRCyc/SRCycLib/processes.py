@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +64,22 @@ def kill(pid: int) -> None:
         os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
-def end_with(file: Path, pid: int) -> None:
+def end_with(file: Path, pid: int, folders: Sequence[str] = ()) -> None:
     """End this process when a file is removed, or when another process has ended.
 
     Args:
         file: of the request: without it nobody waits any more.
         pid: Slicer's.
+        folders: with a patient's scan; removed here if Slicer has ended and cannot do it.
     """
     slicer = Watched(pid)
 
     def watch() -> None:
         while file.exists() and slicer.alive():
             time.sleep(LOOK)
+        if not slicer.alive():
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
         # Not by an exception: another thread may be waiting for an answer, which nothing interrupts.
         os._exit(UNWANTED)
 

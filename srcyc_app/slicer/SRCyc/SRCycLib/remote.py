@@ -193,7 +193,7 @@ class Calls:
         Args:
             module: of this package, that meets it: ``python -m MODULE request.json``. It says one JSON object per
                 line: first ``pid``, then ``progress`` or ``news``, last ``result`` or ``error``.
-            request: for the module; ``parent``, Slicer's process, is added.
+            request: for the module; ``parent``, Slicer's process, and ``folders``, of its files, are added.
             done: called with its result.
             failed: called with a sentence.
             progress: called with a state and a share from 0 to 1.
@@ -202,7 +202,8 @@ class Calls:
         """
         own = new_folder("request")
         file = own / "request.json"
-        file.write_text(json.dumps({**request, "parent": os.getpid()}))
+        folders = [str(each) for each in (folder, own) if each]
+        file.write_text(json.dumps({**request, "parent": os.getpid(), "folders": folders}))
         with (own / "said").open("wb") as said, (own / "errors").open("wb") as errors:
             process = subprocess.Popen(
                 [self._python, "-m", module, str(file)],

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
 from SRCycLib import volumes
 from SRCycLib.cards import card_text
+from SRCycLib.engine import Remaining
 from SRCycLib.parameters import Parameters
 from SRCycLib.remote import Call, new_folder
 from SRCycLib.session import Session
+from SRCycLib.suitability import judge
 from SRCycLib.super_resolution import SuperResolution
-from SRCycLib.widgets import data, fill
+from SRCycLib.widgets import data, duration, fill, show_message
 
 #: Check boxes and the parameters of the inference that they stand for.
 _SWITCHES = {
@@ -30,6 +34,9 @@ _SWITCHES = {
     "force": "forceCheckBox",
 }
 
+#: Combo boxes that are filled from what is offered, and the parameters that they stand for.
+_BOXES = {"weights": "modelComboBox", "device": "deviceComboBox", "precision": "precisionComboBox"}
+
 #: Seconds within which a second click belongs to the first.
 _DOUBLE_CLICK = 0.5
 
@@ -37,11 +44,11 @@ _SPACINGS = ("isotropic", "1", "0.8")
 
 
 class ResolvePanel:
-    """Sends a volume to the server and shows what comes back.
+    """Has a volume super-resolved and shows what comes back.
 
     Args:
         ui: the module's widgets.
-        session: the connection.
+        session: that computes.
         parameters: where choices are kept.
         show: called with a result and its report.
     """
@@ -54,43 +61,64 @@ class ResolvePanel:
         self._parameters = parameters
         self._show = show
         self._running: SuperResolution | None = None
+        self._preparing: Call | None = None
+        self._installing = False
         self._loading: Call | None = None
+        self._remaining = Remaining()
         self._applied = 0.0
+        #: The scan that we have chosen: another one may take its place, as it may not one of the user's choice.
+        self._chosen_by_us = ""
+        self._updating = False
+        self._later = qt.QTimer()
+        self._later.setSingleShot(True)
+        self._later.setInterval(0)
+        self._later.connect("timeout()", self._look_at_scene)
         for spacing in _SPACINGS[1:]:
             ui.spacingComboBox.addItem(spacing)
+        ui.outputSelector.addAttribute("vtkMRMLScalarVolumeNode", volumes.MADE_BY)
         ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._input_changed)
+        ui.outputSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._options_changed)
         ui.loadButton.connect("clicked(bool)", self._load_sample)
-        ui.modelComboBox.connect("currentIndexChanged(int)", self._model_changed)
+        for name in _BOXES.values():
+            getattr(ui, name).connect("currentIndexChanged(int)", self._options_changed)
         ui.cardButton.connect("toggled(bool)", self._show_card)
         ui.spacingComboBox.connect("currentTextChanged(QString)", self._options_changed)
         ui.thicknessLineEdit.connect("textChanged(QString)", self._options_changed)
         for name in _SWITCHES.values():
             getattr(ui, name).connect("toggled(bool)", self._options_changed)
         ui.applyButton.connect("clicked(bool)", self._apply_or_cancel)
-        session.listen(self._server_changed)
+        self._stop_observing = parameters.observe(self._show_parameters)
+        session.listen(self._offer_changed)
+        session.hear_complaints(lambda sentence: show_message(ui.messageLabel, sentence, "error"))
+        self._offer_changed()
 
     def use(self, parameters: Parameters) -> None:
         """Take over the choices of another scene."""
+        self._stop_observing()
         self._parameters = parameters
-        self.ui.inputSelector.setCurrentNode(parameters.input or _first_scan())
-        # Read before anything is set: each change of a widget keeps the state of all.
-        names = ("target_spacing", "slice_thickness", *_SWITCHES)
-        kept = {name: parameters.get(name) for name in names}
-        self.ui.spacingComboBox.setCurrentText(kept["target_spacing"] or _SPACINGS[0])
-        self.ui.thicknessLineEdit.setText(kept["slice_thickness"])
-        for option, name in _SWITCHES.items():
-            if kept[option]:
-                getattr(self.ui, name).checked = kept[option] == "true"
-        self._enable()
+        self._stop_observing = parameters.observe(self._show_parameters)
+        self._look_at_scene()
+        self._show_parameters()
+
+    def scene_changed(self) -> None:
+        """Hear that a node has come or gone; what it is, it will be only after this event."""
+        self._later.start()
 
     def close(self) -> None:
         """Give up what is under way: the scene or the module goes."""
-        if self._running:
+        if self._running or self._preparing:
             self._cancel(_("Cancelled, because the scene was closed."))
         if self._loading:
             self._loading.cancel()
             self._loading = None
+        self._chosen_by_us = ""
         self._enable()
+
+    def cleanup(self) -> None:
+        """Look at the scene no more."""
+        self.close()
+        self._later.stop()
+        self._stop_observing()
 
     def choose_model(self, name: str) -> None:
         """Choose a model by its name."""
@@ -100,19 +128,17 @@ class ResolvePanel:
 
     # --- what can be chosen -------------------------------------------------------------------------------------
 
-    def _server_changed(self) -> None:
-        server = self._session.server
-        if server is None:
-            for box in (self.ui.modelComboBox, self.ui.sampleComboBox):
-                fill(box, ())
+    def _offer_changed(self) -> None:
+        offer = self._session.offer
+        with self._quietly():
+            for option, name in _BOXES.items():
+                choices = offer["options"].get(option) or () if offer else ()
+                fill(getattr(self.ui, name), [(str(each), str(each)) for each in choices])
+        if self._session.server is None:
+            fill(self.ui.sampleComboBox, ())
         else:
-            options = server["options"]
-            fill(self.ui.modelComboBox, [(name, name) for name in options["weights"]])
-            fill(self.ui.deviceComboBox, [(name, name) for name in options["device"]])
-            fill(self.ui.precisionComboBox, [(name, name) for name in options["precision"]])
             self._session.call("scans", done=self._list_samples, failed=self._session.tell)
-        self._model_changed()
-        self._enable()
+        self._show_parameters()
 
     def _list_samples(self, scans: list[dict[str, Any]]) -> None:
         usable = [scan for scan in scans if not scan["error"]]
@@ -120,84 +146,197 @@ class ResolvePanel:
         fill(self.ui.sampleComboBox, [(_described(scan), scan["id"]) for scan in usable])
         self._enable()
 
-    def _model_changed(self, _index: int = 0) -> None:
-        self._show_card(self.ui.cardButton.checked)
+    def _model(self) -> dict[str, Any]:
+        """Give name and card of the model that is chosen."""
+        name, offer = data(self.ui.modelComboBox), self._session.offer
+        models = offer["models"] if offer else ()
+        return next((model for model in models if model["name"] == name), {"name": name, "card": None})
 
     def _show_card(self, shown: bool) -> None:
-        server = self._session.server
-        name = data(self.ui.modelComboBox)
-        cards = {model["name"]: model["card"] for model in server["models"]} if server else {}
-        self.ui.cardLabel.text = card_text(cards.get(name) or {})
+        self.ui.cardLabel.text = card_text(self._model()["card"] or {})
         self.ui.cardLabel.visible = bool(shown and self.ui.cardLabel.text)
 
-    def _input_changed(self, node: Any) -> None:
-        self._parameters.input = node
+    def _show_range(self) -> None:
+        """Say in one line what is to be expected of the scan, before anything is computed."""
+        scan = self.ui.inputSelector.currentNode()
+        judgement = None
+        if scan is not None and not self._problem_of(scan):
+            shape, spacing = volumes.size_of(scan)
+            target, thickness = self.ui.spacingComboBox.currentText, self.ui.thicknessLineEdit.text
+            judgement = judge(shape, spacing, target, thickness, self._model())
+        kind, text = judgement if judgement else ("good", "")
+        show_message(self.ui.rangeLabel, text, kind)
+
+    # --- choices, kept in the scene -----------------------------------------------------------------------------
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        """Change widgets without taking it for the user's doing."""
+        before, self._updating = self._updating, True
+        try:
+            yield
+        finally:
+            self._updating = before
+
+    def _look_at_scene(self) -> None:
+        """Offer scans only, and choose the likely one, unless the user has chosen."""
+        with self._quietly():
+            hidden = volumes.not_scans()
+            for selector in (self.ui.inputSelector, self.ui.uploadSelector):
+                if list(selector.sortFilterProxyModel().hiddenNodeIDs) != hidden:
+                    selector.sortFilterProxyModel().hiddenNodeIDs = hidden
+        chosen = self._parameters.input
+        if (chosen is None or chosen.GetID() == self._chosen_by_us) and not self._busy:
+            likely = volumes.likely_scan()
+            self._chosen_by_us = likely.GetID() if likely is not None else ""
+            self._parameters.input = likely
+        self._show_parameters()
+
+    def _show_parameters(self) -> None:
+        """Show what the parameter node says; a script may have written it."""
+        if self._updating:
+            return
+        with self._quietly():
+            # Not the one that was hidden meanwhile.
+            self.ui.inputSelector.setCurrentNode(self._parameters.input)
+            self.ui.outputSelector.setCurrentNode(self._parameters.output)
+            self.ui.spacingComboBox.setCurrentText(self._parameters.get("target_spacing", _SPACINGS[0]))
+            if self.ui.thicknessLineEdit.text != self._parameters.get("slice_thickness"):
+                self.ui.thicknessLineEdit.setText(self._parameters.get("slice_thickness"))
+            for option, name in _SWITCHES.items():
+                kept = self._parameters.get(option)
+                if kept:
+                    getattr(self.ui, name).checked = kept == "true"
+            for option, name in _BOXES.items():
+                box = getattr(self.ui, name)
+                row = box.findData(self._parameters.get(option))
+                if row >= 0:
+                    box.setCurrentIndex(row)
+        self._show_card(self.ui.cardButton.checked)
+        self._show_range()
         self._enable()
 
+    def _input_changed(self, node: Any) -> None:
+        if not self._updating:
+            self._chosen_by_us = ""
+            self._parameters.input = node
+
     def _options_changed(self, _value: Any = None) -> None:
-        self._parameters.set("target_spacing", self.ui.spacingComboBox.currentText)
-        self._parameters.set("slice_thickness", self.ui.thicknessLineEdit.text)
-        for option, name in _SWITCHES.items():
-            self._parameters.set(option, "true" if getattr(self.ui, name).checked else "false")
+        if self._updating:
+            return
+        with self._quietly(), self._parameters.changing():
+            self._parameters.output = self.ui.outputSelector.currentNode()
+            self._parameters.set("target_spacing", self.ui.spacingComboBox.currentText)
+            self._parameters.set("slice_thickness", self.ui.thicknessLineEdit.text)
+            for option, name in _SWITCHES.items():
+                self._parameters.set(option, "true" if getattr(self.ui, name).checked else "false")
+            for option, name in _BOXES.items():
+                self._parameters.set(option, data(getattr(self.ui, name)))
+        self._show_parameters()
+
+    # --- what can be pressed ------------------------------------------------------------------------------------
+
+    @property
+    def _busy(self) -> bool:
+        return self._running is not None or self._preparing is not None or self._installing
+
+    def _problem_of(self, scan: Any) -> str:
+        try:
+            volumes.check_input(scan)
+        except volumes.VolumeProblem as problem:
+            return str(problem)
+        return ""
 
     def _enable(self) -> None:
+        scan = self.ui.inputSelector.currentNode()
+        reason = ""
+        if self._installing:
+            reason = _("Something is being installed: please wait.")
+        elif not self._busy:
+            reason = self._problem_of(scan) or self._session.obstacle
+        self.ui.applyButton.text = _("Cancel") if self._busy and not self._installing else _("Apply")
+        self.ui.applyButton.enabled = not reason
+        self.ui.applyButton.toolTip = reason or _("Compute the thin slices and show them beside the scan.")
+        self.ui.reasonLabel.text = reason
+        self.ui.reasonLabel.visible = bool(reason)
         connected = self._session.server is not None
-        ready = connected and self.ui.inputSelector.currentNode() is not None
-        self.ui.applyButton.text = _("Cancel") if self._running else _("Apply")
-        self.ui.applyButton.enabled = bool(self._running or ready)
         self.ui.loadButton.enabled = connected and self._loading is None and self.ui.sampleComboBox.count > 0
-        self.ui.progressBar.visible = self._running is not None
+        self.ui.progressBar.visible = self._busy
+        self.ui.whereComboBox.enabled = not self._busy
 
     # --- a scan of the server -----------------------------------------------------------------------------------
 
     def _load_sample(self, _checked: bool = False) -> None:
         image = data(self.ui.sampleComboBox)
         folder = new_folder("scan")
+        self._session.calm()
 
         def loaded(answer: dict[str, Any]) -> None:
-            ended()
+            self._loading = None
             try:
                 node = volumes.load(Path(answer["path"]), image, slicer.mrmlScene)
             except volumes.VolumeProblem as problem:
                 self._session.complain(str(problem))
                 return
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
-            self.ui.inputSelector.setCurrentNode(node)
+                self._enable()
+            self._parameters.input = node
             slicer.util.setSliceViewerLayers(background=node, foreground=None, fit=True)
             self._say(_("Loaded {image} from the server.").format(image=image))
 
         def failed(sentence: str) -> None:
-            ended()
-            shutil.rmtree(folder, ignore_errors=True)
-            self._complain(sentence)
-
-        def ended() -> None:
             self._loading = None
             self._enable()
+            self._session.complain(sentence)
 
-        self._loading = self._session.call(
-            "download", {"image": image, "folder": str(folder)}, done=loaded, failed=failed
-        )
+        try:
+            self._loading = self._session.call(
+                "download",
+                {"image": image, "folder": str(folder)},
+                done=loaded,
+                failed=failed,
+                folder=folder,
+            )
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         self._say(_("Loading {image} …").format(image=image))
         self._enable()
 
     # --- super-resolution ---------------------------------------------------------------------------------------
 
     def _apply_or_cancel(self, _checked: bool = False) -> None:
-        if self._running is None:
+        if not self._busy:
             self._apply()
         # The second click of a double click is none on "Cancel".
         elif time.monotonic() - self._applied > _DOUBLE_CLICK:
             self._cancel(_("Cancelled."))
 
     def _apply(self) -> None:
-        scan = self.ui.inputSelector.currentNode()
+        self._applied = time.monotonic()
+        self._session.calm()
+        self.ui.progressBar.setMaximum(0)  # busy, until a share is known
+        self._say(_("Looking what is needed …") if self._session.offer is not self._session.server else "")
+        self._preparing = self._session.prepare(_may_install, self._say_installing, self._begin, self._failed)
+        self._enable()
+
+    def _say_installing(self, sentence: str, share: float | None) -> None:
+        if not self._installing:
+            self._installing = True
+            self._enable()
+        self._bar(share or 0.0)
+        self.ui.statusLabel.text = sentence
+
+    def _begin(self) -> None:
+        self._preparing, self._installing = None, False
+        scan: Any = self._parameters.input
+        self._remaining = Remaining()
         try:
             self._running = SuperResolution(
                 self._session,
                 scan,
                 self._params(),
+                output=self._parameters.output,
                 done=self._done,
                 failed=self._failed,
                 progress=self._progress,
@@ -205,8 +344,7 @@ class ResolvePanel:
         except (volumes.VolumeProblem, OSError) as problem:
             self._failed(str(problem))
             return
-        self._applied = time.monotonic()
-        self.ui.progressBar.setMaximum(0)  # busy, until a share is known
+        self.ui.progressBar.setMaximum(0)
         self._say(_("Super-resolving {name} …").format(name=scan.GetName()))
         self._enable()
 
@@ -214,17 +352,16 @@ class ResolvePanel:
         switches = {option: bool(getattr(self.ui, name).checked) for option, name in _SWITCHES.items()}
         return {
             **switches,
-            "weights": data(self.ui.modelComboBox),
+            **{option: data(getattr(self.ui, name)) for option, name in _BOXES.items()},
             "target_spacing": self.ui.spacingComboBox.currentText.strip(),
             "slice_thickness": self.ui.thicknessLineEdit.text.strip(),
-            "device": data(self.ui.deviceComboBox),
-            "precision": data(self.ui.precisionComboBox),
         }
 
     def _cancel(self, sentence: str) -> None:
-        if self._running:
-            self._running.cancel()
-            self._running = None
+        for call in (self._running, self._preparing):
+            if call:
+                call.cancel()
+        self._running = self._preparing = None
         self._say(sentence)
         self._enable()
 
@@ -232,44 +369,52 @@ class ResolvePanel:
         words = {
             "uploading": _("Sending the scan …"),
             "queued": _("Waiting: the server computes for somebody else …"),
+            "starting": _("Starting …"),
+            "reading": _("Reading the scan …"),
             "running": _("Computing …"),
+            "writing": _("Writing the result …"),
             "downloading": _("Fetching the result …"),
         }
-        self.ui.statusLabel.text = words.get(state, state)
-        counted = state == "running" and share > 0
-        self.ui.progressBar.setMaximum(1000 if counted else 0)
-        self.ui.progressBar.setValue(round(1000 * share) if counted else 0)
+        text = words.get(state, state)
+        left = self._remaining.seconds(share) if state == "running" else None
+        if left is not None:
+            text += " " + _("about {time} to go").format(time=duration(left))
+        self.ui.statusLabel.text = text
+        self._bar(share if state == "running" else 0.0)
+
+    def _bar(self, share: float) -> None:
+        self.ui.progressBar.setMaximum(1000 if share > 0 else 0)
+        self.ui.progressBar.setValue(round(1000 * share))
 
     def _done(self, result: Any, report: dict[str, Any]) -> None:
         self._running = None
-        self._enable()
         self._say(_("Made {name}.").format(name=result.GetName()))
-        self._session.tell(volumes.describe(report))
+        warnings = [str(warning) for warning in report.get("warnings") or ()]
+        for line in (*volumes.describe(report).splitlines(), *warnings):
+            self._session.tell(line)
+        show_message(self.ui.messageLabel, "\n".join(warnings), "warning")
+        self._look_at_scene()
         self._show(result, report)
 
     def _failed(self, sentence: str) -> None:
-        self._running = None
+        self._running = self._preparing = None
+        self._installing = False
+        self.ui.statusLabel.text = "" if sentence else _("Nothing was installed.")
         self._enable()
-        self._complain(sentence)
-
-    def _complain(self, sentence: str) -> None:
-        self.ui.statusLabel.text = sentence
-        self._session.complain(sentence)
+        if sentence:
+            self._session.complain(sentence)
 
     def _say(self, sentence: str) -> None:
         self.ui.statusLabel.text = sentence
-        self._session.tell(sentence)
+        if sentence:
+            self._session.tell(sentence)
 
 
-def _first_scan() -> Any | None:
-    """Give the first volume of the scene that is no result."""
-    for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
-        if node.GetClassName() == "vtkMRMLScalarVolumeNode" and node.GetAttribute(volumes.MADE_BY) is None:
-            return node
-    return None
+def _may_install(question: str) -> bool:
+    return bool(slicer.util.confirmYesNoDisplay(question, windowTitle="SRCyc"))
 
 
 def _described(scan: dict[str, Any]) -> str:
     spacing = scan["spacing"]
     shown = " × ".join(f"{mm:.2g}" for mm in spacing) + " mm" if spacing else ""
-    return ", ".join(part for part in (scan["description"] or scan["id"], shown, scan["domain"]) if part)
+    return ", ".join(part for part in (scan["id"], shown, scan["domain"]) if part)

@@ -1,35 +1,145 @@
-"""What the panels share: which server, what it said of itself, where messages go."""
+"""What the panels share: where it is computed, what that offers, where messages go."""
 
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-import slicer
 from slicer.i18n import tr as _
 
+from SRCycLib import engine_needs
+from SRCycLib.engine import Engine, EngineProblem, Needs
 from SRCycLib.remote import Call, Remote
+
+#: Where it is computed: by the library on this computer, or by a server.
+ENGINE, SERVER = "engine", "server"
+
+Say = Callable[[str, "float | None"], None]
 
 
 class Session:
-    """The connection to one server.
+    """The library on this computer, and the connection to one server.
 
     Args:
-        remote: sends the requests.
+        remote: sends the requests to a server.
+        engine: computes here.
         log: takes a line of the log.
+
+    Attributes:
+        where: ENGINE or SERVER.
+        url: of the server.
+        server: what it says of itself; None: not connected.
     """
 
-    def __init__(self, remote: Remote, log: Callable[[str], None]) -> None:
+    def __init__(self, remote: Remote, engine: Engine, log: Callable[[str], None]) -> None:
+        self.where = ENGINE
         self.url = ""
         self.server: dict[str, Any] | None = None
         self._remote = remote
+        self._engine = engine
+        self._engine_info: dict[str, Any] | None = None
+        self._engine_obstacle = ""
+        self._engine_ready = False
         self._log = log
         self._listeners: list[Callable[[], None]] = []
+        self._complaints: list[Callable[[str], None]] = []
+        self._see_engine()
+
+    # -- where it is computed --------------------------------------------------------------------------------------
+
+    @property
+    def offer(self) -> dict[str, Any] | None:
+        """What is offered where it is computed, as of :meth:`SRCycLib.client.Client.info`; None: nothing."""
+        return self.server if self.where == SERVER else self._engine_info
+
+    @property
+    def obstacle(self) -> str:
+        """Why nothing can be computed, as a sentence; '' if it can."""
+        if self.where == SERVER:
+            words = _(
+                "Not connected to a server: see its address under Advanced, or compute on this computer."
+            )
+            return "" if self.server else words
+        return self._engine_obstacle
+
+    def choose(self, where: str) -> None:
+        """Compute somewhere else from now on."""
+        if where != self.where:
+            self.where = where
+            self._tell_listeners()
+
+    def prepare(
+        self,
+        ask: Callable[[str], bool],
+        say: Say,
+        done: Callable[[], None],
+        failed: Callable[[str], None],
+    ) -> Call | None:
+        """Install what is missing on this computer, if it has to be and may be.
+
+        Args:
+            ask: called with a question; whether it may be installed.
+            say: told how the installation goes, while everything else waits.
+            done: called when all is there; at once, if that is known.
+            failed: called with a sentence; '' if it may not be installed.
+
+        Returns:
+            what can be cancelled, if something has begun.
+        """
+        if self.where == SERVER or self._engine_ready:
+            done()
+            return None
+
+        def ready(_needs: Needs) -> None:
+            self._engine_ready = True
+            done()
+
+        def known(needs: Needs) -> None:
+            if needs.complete:
+                ready(needs)
+            elif ask(needs.question):
+                self.tell(_("Installing: {packages}").format(packages=", ".join(needs.missing)))
+                self._engine.install(needs, say, ready, wrong)
+            else:
+                failed("")
+
+        def wrong(problem: EngineProblem) -> None:
+            if problem.details:
+                self.tell(problem.details)
+            failed(str(problem))
+
+        return self._engine.check(known, wrong)
+
+    def infer(self, arguments: dict[str, Any], *, failed: Callable[[str], None], **more: Any) -> Call:
+        """Super-resolve; arguments as of :meth:`SRCycLib.client.Client.infer`, callbacks as of ``Calls.begin``."""
+        if self.where == SERVER:
+            return self.call("infer", arguments, failed=failed, **more)
+
+        def wrong(sentence: str) -> None:
+            # It may be that something is missing since: the next time it is looked.
+            self._engine_ready = False
+            failed(sentence)
+
+        return self._engine.call("infer", arguments, failed=wrong, **more)
+
+    def _see_engine(self) -> None:
+        if sys.version_info < engine_needs.OLDEST_PYTHON:
+            self._engine_obstacle = _(
+                "This Slicer is too old to compute itself: use Slicer {slicer} or newer, or choose a server."
+            ).format(slicer=engine_needs.FIRST_SLICER)
+            return
+        try:
+            self._engine_info = self._engine.info()
+        except EngineProblem as problem:
+            self._engine_obstacle = str(problem)
+
+    # -- a server --------------------------------------------------------------------------------------------------
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` whenever :attr:`server` has changed: connected, lost, new models."""
+        """Call ``listener`` whenever :attr:`offer` or :attr:`server` has changed: connected, lost, new models."""
         self._listeners.append(listener)
 
     def call(self, action: str, arguments: dict[str, Any] | None = None, **callbacks: Any) -> Call:
@@ -71,14 +181,26 @@ class Session:
         """Use no server any more."""
         self._set(None)
 
+    # -- messages --------------------------------------------------------------------------------------------------
+
     def tell(self, sentence: str) -> None:
         """Write to the log."""
         self._log(f"{time.strftime('%H:%M:%S')}  {sentence}")
 
+    def hear_complaints(self, listener: Callable[[str], None]) -> None:
+        """Call ``listener`` with each complaint, and with '' when it is over: the user does something else."""
+        self._complaints.append(listener)
+
     def complain(self, sentence: str) -> None:
-        """Write to the log, and show a dialog."""
+        """Write to the log, and show it in the panels."""
         self.tell(sentence)
-        slicer.util.errorDisplay(sentence, windowTitle="SRCyc")
+        for listener in self._complaints:
+            listener(sentence)
+
+    def calm(self) -> None:
+        """Take away the last complaint."""
+        for listener in self._complaints:
+            listener("")
 
     def complain_if_connected(self, sentence: str) -> None:
         """The same of a request nobody asked for by itself; of a server that is no longer used nobody needs to know."""
@@ -89,6 +211,9 @@ class Session:
 
     def _set(self, server: dict[str, Any] | None) -> None:
         self.server = server
+        self._tell_listeners()
+
+    def _tell_listeners(self) -> None:
         for listener in self._listeners:
             listener()
 

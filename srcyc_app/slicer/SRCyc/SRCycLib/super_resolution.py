@@ -1,4 +1,4 @@
-"""One scan's way to the server and back: MRML in, MRML out."""
+"""One scan's way to where it is computed and back: MRML in, MRML out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import slicer
 from slicer.i18n import tr as _
 
 from SRCycLib import volumes
@@ -26,15 +27,16 @@ class SuperResolution:
     """A request for thin slices.
 
     Args:
-        session: connected to a server.
+        session: that computes.
         scan: scalar volume node.
         params: of the inference, as in the server's `/info/`.
+        output: result of before that is replaced; None: a new volume.
         done: called with the result, a scalar volume node, and the report.
         failed: called with a sentence.
         progress: called with a state and a share from 0 to 1.
 
     Raises:
-        VolumeProblem: the scan is none that can be super-resolved.
+        VolumeProblem: the scan is none that can be super-resolved, or the output none that may be replaced.
     """
 
     def __init__(
@@ -46,56 +48,59 @@ class SuperResolution:
         done: Done,
         failed: Callable[[str], None],
         progress: Callable[[str, float], None],
+        output: Any = None,
     ) -> None:
         volumes.check_input(scan)
+        if output is not None:
+            volumes.check_output(output, scan)
         self._scan_id = scan.GetID()
-        self._name = volumes.result_name(scan)
+        self._output_id = output.GetID() if output is not None else ""
+        self._name = output.GetName() if output is not None else volumes.result_name(scan)
         self._scene = scan.GetScene()
         self._done = done
         self._failed = failed
-        self._folder = new_folder("scan")
+        folder = new_folder("scan")
         try:
-            file = self._folder / f"{file_name(scan.GetName())}.nrrd"
+            file = folder / f"{file_name(scan.GetName())}.nrrd"
             volumes.export(scan, file)
-            (self._folder / "result").mkdir()
-            self._call = session.call(
-                "infer",
+            (folder / "result").mkdir()
+            self._call = session.infer(
                 {
                     "file": str(file),
-                    "folder": str(self._folder / "result"),
+                    "folder": str(folder / "result"),
                     "params": {**params, "result_extension": ".nrrd"},
                 },
                 done=self._load,
                 failed=failed,
                 progress=progress,
-                folder=self._folder,
+                folder=folder,
             )
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             raise
 
     def cancel(self) -> None:
         """End it now; neither ``done`` nor ``failed`` is called any more."""
         self._call.cancel()
-        self._clean()
-
-    def _give_up(self, sentence: str) -> None:
-        self._clean()
-        self._failed(sentence)
 
     def _load(self, answer: dict[str, Any]) -> None:
         try:
             result = self._loaded(answer)
         except (volumes.VolumeProblem, OSError) as problem:
-            self._give_up(str(problem))
+            self._failed(str(problem))
             return
-        self._clean()
+        # Segment Editor and other modules begin with the active volume.
+        slicer.app.applicationLogic().GetSelectionNode().SetActiveVolumeID(result.GetID())
         self._done(result, answer["report"])
 
     def _loaded(self, answer: dict[str, Any]) -> Any:
         # The user may have removed the scan in the meantime; the result is shown all the same.
         scan = self._scene.GetNodeByID(self._scan_id)
         result = volumes.load(Path(answer["volume"]), self._name, self._scene)
+        output = self._scene.GetNodeByID(self._output_id) if self._output_id else None
+        if output is not None:
+            self._forget_maps(output)
+            result = volumes.move(result, output)
         volumes.note(result, answer["report"])
         if scan is not None:
             volumes.adopt(result, scan)
@@ -106,15 +111,21 @@ class SuperResolution:
         }
         for kind, file in answer["maps"].items():
             role, name, display = shown[kind]
-            node = volumes.load(Path(file), name.format(result=self._name), self._scene)
+            node = volumes.load(Path(file), name.format(result=result.GetName()), self._scene)
+            node.SetAttribute(volumes.MAP, kind)
             display(node)
             if scan is not None:
-                node.SetAndObserveTransformNodeID(scan.GetTransformNodeID())
+                volumes.put_beside(node, scan)
             result.SetNodeReferenceID(role, node.GetID())
         return result
 
-    def _clean(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+    def _forget_maps(self, result: Any) -> None:
+        """Remove the maps of a result that is replaced: they would be false."""
+        for role in (UNCERTAINTY, CORRECTION):
+            node = result.GetNodeReference(role)
+            if node is not None:
+                result.SetNodeReferenceID(role, None)
+                self._scene.RemoveNode(node)
 
 
 def original_of(result: Any) -> Any | None:

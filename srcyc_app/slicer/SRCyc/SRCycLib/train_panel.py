@@ -15,7 +15,7 @@ from SRCycLib.remote import Call, new_folder
 from SRCycLib.session import Session
 from SRCycLib.super_resolution import file_name
 from SRCycLib.training import is_alive
-from SRCycLib.widgets import data, fill
+from SRCycLib.widgets import data, duration, fill, show_message
 
 #: Seconds between two looks at a training.
 _INTERVAL = 2.0
@@ -54,6 +54,7 @@ class TrainPanel:
         ui.plotButton.connect("clicked(bool)", self._plot)
         ui.useModelButton.connect("clicked(bool)", self._use)
         session.listen(self._server_changed)
+        session.hear_complaints(lambda sentence: show_message(ui.trainMessageLabel, sentence, "error"))
 
     def close(self) -> None:
         """Stop following; the training goes on."""
@@ -103,12 +104,12 @@ class TrainPanel:
         self._session.call("set_domain", {"image": image, "domain": domain}, done=done, failed=failed)
 
     def _upload(self, _checked: bool = False) -> None:
+        self._session.calm()
         node = self.ui.uploadSelector.currentNode()
         folder = new_folder("upload")
         name = file_name(node.GetName())
 
         def ended() -> None:
-            shutil.rmtree(folder, ignore_errors=True)
             self.ui.uploadButton.text = _("Upload")
             self._enable()
 
@@ -125,6 +126,7 @@ class TrainPanel:
             volumes.check_input(node)
             volumes.export(node, folder / f"{name}.nrrd")
         except (volumes.VolumeProblem, OSError) as problem:
+            shutil.rmtree(folder, ignore_errors=True)
             failed(str(problem))
             return
         arguments = {
@@ -132,7 +134,7 @@ class TrainPanel:
             "image": name,
             "domain": data(self.ui.uploadDomainComboBox),
         }
-        self._session.call("upload", arguments, done=done, failed=failed)
+        self._session.call("upload", arguments, done=done, failed=failed, folder=folder)
         self.ui.uploadButton.text = _("Uploading …")
         self.ui.uploadButton.enabled = False
 
@@ -154,6 +156,7 @@ class TrainPanel:
             self._follow()
 
     def _start_or_stop(self, _checked: bool = False) -> None:
+        self._session.calm()
         # Each is asked once; the button is enabled again by the answer.
         self.ui.trainButton.enabled = False
         if self._watch:
@@ -178,7 +181,7 @@ class TrainPanel:
         self.ui.trainStatusLabel.text = _("The training finishes its step and saves …")
 
     def _refused(self, sentence: str) -> None:
-        self.ui.trainStatusLabel.text = sentence
+        self.ui.trainStatusLabel.text = ""
         self._enable()
         self._session.complain(sentence)
 
@@ -213,6 +216,7 @@ class TrainPanel:
     def _enable(self, _node: Any = None) -> None:
         connected = self._session.server is not None
         stopping = self._stats.get("state") == "stopping"
+        self.ui.trainHintLabel.visible = not connected
         self.ui.refreshButton.enabled = connected
         self.ui.uploadButton.enabled = connected and self.ui.uploadSelector.currentNode() is not None
         self.ui.trainProgressBar.visible = self._watch is not None
@@ -245,7 +249,7 @@ def _described(stats: dict[str, Any]) -> str:
     if stats.get("state") == "running" and stats.get("steps"):
         parts.append(_("Step {step} of {steps}.").format(step=stats.get("step") or 0, steps=stats["steps"]))
         if stats.get("remaining"):
-            parts.append(_("{time} to go.").format(time=_duration(stats["remaining"])))
+            parts.append(_("{time} to go.").format(time=duration(stats["remaining"])))
     validation = stats.get("validation") or {}
     if validation.get("psnr") is not None and validation.get("classical_psnr") is not None:
         parts.append(
@@ -254,15 +258,3 @@ def _described(stats: dict[str, Any]) -> str:
             )
         )
     return " ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return _("less than a minute")
-    hours, minutes = divmod(minutes, 60)
-    return (
-        _("{hours} h {minutes} min").format(hours=hours, minutes=minutes)
-        if hours
-        else _("{minutes} min").format(minutes=minutes)
-    )

@@ -15,6 +15,8 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 #: Attributes of a result; the first is on every result and on nothing else.
 MADE_BY = "SRCyc.Software"
+#: On every map, which it is.
+MAP = "SRCyc.Map"
 _MODEL = "SRCyc.Model"
 _MODEL_SHA256 = "SRCyc.ModelSHA256"
 _INPUT = "SRCyc.Input"
@@ -80,6 +82,51 @@ def check_input(node: Any) -> None:
         )
 
 
+def check_output(node: Any, scan: Any) -> None:
+    """Refuse to replace anything but a result.
+
+    Raises:
+        VolumeProblem: says why, and what to do.
+    """
+    if node is scan or node.GetAttribute(MADE_BY) is None:
+        raise VolumeProblem(
+            _(
+                "{name} is no result of SRCyc and is not replaced: choose another one, or a new volume."
+            ).format(name=node.GetName())
+        )
+
+
+def is_scan(node: Any) -> bool:
+    """Tell whether a node is a volume that may be super-resolved: neither a result nor a map."""
+    return bool(
+        node.GetClassName() == "vtkMRMLScalarVolumeNode"
+        and node.GetAttribute(MADE_BY) is None
+        and node.GetAttribute(MAP) is None
+    )
+
+
+def not_scans() -> list[str]:
+    """Give the ids of the scene's results and maps."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    return [node.GetID() for node in nodes if node.GetAttribute(MADE_BY) or node.GetAttribute(MAP)]
+
+
+def likely_scan() -> Any | None:
+    """Give the scan that the user most likely means: the one that Slicer shows, else the one loaded last."""
+    scans = [
+        node
+        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        if is_scan(node) and not node.GetHideFromEditors()
+    ]
+    active = slicer.app.applicationLogic().GetSelectionNode().GetActiveVolumeID()
+    return next((node for node in scans if node.GetID() == active), scans[-1] if scans else None)
+
+
+def size_of(node: Any) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Give voxels and spacing (mm) of a volume along its array's axes."""
+    return tuple(node.GetImageData().GetDimensions()), tuple(node.GetSpacing())
+
+
 def export(node: Any, path: Path) -> None:
     """Write a volume to a file, without a trace in the node: its own file, name and state stay.
 
@@ -142,6 +189,18 @@ def load(path: Path, name: str, scene: Any) -> Any:
     return added
 
 
+def move(loaded: Any, node: Any) -> Any:
+    """Put a volume that was just loaded into another node, which keeps its name and place; gives that node."""
+    changing = node.StartModify()
+    node.SetAndObserveImageData(loaded.GetImageData())
+    node.CopyOrientation(loaded)
+    node.EndModify(changing)
+    # Slicer asks to save it.
+    node.StorableModified()
+    loaded.GetScene().RemoveNode(loaded)
+    return node
+
+
 def adopt(result: Any, original: Any) -> None:
     """Show a result as its scan is shown, and put it where the scan is: transform, subject hierarchy.
 
@@ -149,7 +208,6 @@ def adopt(result: Any, original: Any) -> None:
         result: scalar volume node.
         original: the scan.
     """
-    result.SetAndObserveTransformNodeID(original.GetTransformNodeID())
     theirs, ours = original.GetDisplayNode(), result.GetDisplayNode()
     if theirs is not None and ours is not None:
         changing = ours.StartModify()
@@ -159,7 +217,7 @@ def adopt(result: Any, original: Any) -> None:
         ours.SetWindowLevel(theirs.GetWindow(), theirs.GetLevel())
         ours.SetInterpolate(theirs.GetInterpolate())
         ours.EndModify(changing)
-    _put_beside(result, original)
+    put_beside(result, original)
 
 
 def note(result: Any, report: dict[str, Any]) -> None:
@@ -202,7 +260,6 @@ def describe(report: dict[str, Any]) -> str:
             )
         )
     lines += _about_slices(report.get("thickness") or {}, consistency)
-    lines += [_("Warning: {warning}").format(warning=warning) for warning in report.get("warnings") or ()]
     if report.get("note"):
         lines.append(str(report["note"]))
     return "\n".join(lines)
@@ -300,8 +357,9 @@ def _affine(node: Any) -> np.ndarray:
     return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
 
 
-def _put_beside(result: Any, original: Any) -> None:
-    """Make a result a neighbour of its scan in the subject hierarchy, if there is one."""
+def put_beside(result: Any, original: Any) -> None:
+    """Put a result or map under its scan's transform, and beside it in the subject hierarchy, if there is one."""
+    result.SetAndObserveTransformNodeID(original.GetTransformNodeID())
     scene = result.GetScene()
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene) if scene else None
     if hierarchy is None:

@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from slicer.i18n import tr as _
+
+#: Colours of a message, readable on light and dark windows: both the letters' and what is behind them.
+_COLOURS = {
+    "good": "color: #0a3622; background: #d1e7dd;",
+    "warning": "color: #664d03; background: #fff3cd;",
+    "error": "color: #58151c; background: #f8d7da;",
+}
+
 
 def fill(combo: Any, entries: Iterable[tuple[str, str]], chosen: str = "") -> None:
     """Replace a combo box's entries without its signals; what was chosen stays chosen, if it is still there.
@@ -26,3 +35,28 @@ def fill(combo: Any, entries: Iterable[tuple[str, str]], chosen: str = "") -> No
 def data(combo: Any) -> str:
     """Give the data of the entry that is chosen; '' if there is none."""
     return combo.itemData(combo.currentIndex) or ""
+
+
+def show_message(label: Any, text: str, kind: str) -> None:
+    """Show a message in its colour, or hide the label if there is none.
+
+    Args:
+        label: for messages.
+        text: plain; lines may be parted.
+        kind: ``good``, ``warning`` or ``error``.
+    """
+    label.text = text
+    label.styleSheet = f"{_COLOURS[kind]} padding: 4px; border-radius: 3px;" if text else ""
+    label.visible = bool(text)
+
+
+def duration(seconds: float) -> str:
+    """Give a time as one says it."""
+    if seconds < 55:
+        return _("{seconds} s").format(
+            seconds=max(1, 5 * round(seconds / 5) if seconds > 7 else round(seconds))
+        )
+    hours, minutes = divmod(max(1, round(seconds / 60)), 60)
+    if hours:
+        return _("{hours} h {minutes} min").format(hours=hours, minutes=minutes)
+    return _("{minutes} min").format(minutes=minutes)

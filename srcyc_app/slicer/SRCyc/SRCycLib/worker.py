@@ -1,9 +1,9 @@
 """One request to a server in a process of its own: ``python -m SRCycLib.worker REQUEST.json``.
 
-The file holds ``url``, ``action`` (a method of the client), ``arguments`` and ``parent`` (Slicer's process). Standard
-output gets one JSON object per line: ``pid``, ``progress``, ``news``, and last ``result`` or ``error``. The process
-ends at once when the file is removed or Slicer has ended: that closes the connection, by which the server knows that
-nobody waits any more.
+The file holds ``url``, ``action`` (a method of the client), ``arguments``, ``parent`` (Slicer's process) and
+``folders`` (removed if that has crashed). Standard output gets one JSON object per line: ``pid``, ``progress``,
+``news``, and last ``result`` or ``error``. The process ends at once when the file is removed or Slicer has ended: that
+closes the connection, by which the server knows that nobody waits any more.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     _say({"pid": os.getpid()})
     try:
         request = json.loads(file.read_text(encoding="utf-8"))
-        end_with(file, int(request["parent"]))
+        end_with(file, int(request["parent"]), request.get("folders", ()))
         result = _meet(request)
     except ServerError as error:
         _say({"error": str(error)})
