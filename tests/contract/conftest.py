@@ -40,6 +40,7 @@ from factories import (
     save_series,
     tiny_words,
 )
+from forks import MARK, Fork, program
 from srcyc.cli import main
 from srcyc.volumes.volume import Volume, read_volume, write_volume
 
@@ -50,8 +51,6 @@ with warnings.catch_warnings():
 
 #: Longer than any start, stop or small request takes on a busy machine.
 PATIENCE = 120.0
-#: Every process that a test's server starts inherits it, so none can hide.
-MARK = "SRCYC_TEST_SERVER"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -200,6 +199,8 @@ class Server:
         folder: everything else of it lies here.
         arguments: more of its command line.
         environment: more environment variables.
+        real: started as a user does; otherwise a fork of a process that has imported everything, which takes a second
+            instead of ten.
     """
 
     kind: str
@@ -208,7 +209,8 @@ class Server:
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | Fork | None = None
+    real: bool = False
 
     def __post_init__(self) -> None:
         self.mark = uuid.uuid4().hex
@@ -259,8 +261,9 @@ class Server:
             *("--conf", "model_dir", str(self.model_dir), *self.arguments),
         ]
 
-    def launch(self) -> subprocess.Popen[bytes]:
+    def launch(self) -> subprocess.Popen[bytes] | Fork:
         """Start the process without waiting for it to answer."""
+        command = self.command()
         environment = {
             **os.environ,
             MARK: self.mark,
@@ -271,9 +274,17 @@ class Server:
             "COLUMNS": "200",
             **self.environment,
         }
+        if command[:2] == [sys.executable, "-m"] and not self.real and sys.platform == "linux":
+            self.process = Fork(
+                *(program, command[2:], str(self.cwd)),
+                environment=environment,
+                output=self.log_file,
+                nursery=self.kind == "srcyc",
+            )
+            return self.process
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command(),
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -325,7 +336,7 @@ class Server:
             self.process.wait(PATIENCE)
 
     @property
-    def running(self) -> subprocess.Popen[bytes]:
+    def running(self) -> subprocess.Popen[bytes] | Fork:
         assert self.process is not None, "start it first"
         return self.process
 
@@ -472,10 +483,11 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
         more_models: Sequence[Path] = (),
         environment: Mapping[str, str] | None = None,
         wait: bool = True,
+        real: bool = False,
     ) -> Server:
         if sys.platform == "win32":
             pytest.skip("looks at processes in ways that Windows does not offer")
-        server = Server(kind, studies, tmp_path_factory.mktemp(kind), arguments, environment or {})
+        server = Server(kind, studies, tmp_path_factory.mktemp(kind), arguments, environment or {}, real=real)
         for path in (model, *more_models):
             if path is not None:
                 shutil.copy(path, server.model_dir)

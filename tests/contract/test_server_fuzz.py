@@ -30,7 +30,7 @@ parameters = { image = ["head", "thin"] }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [15, pytest.param(180, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("seconds", [8, pytest.param(180, marks=pytest.mark.exhaustive)])
 def test_no_request_breaks_the_server_or_its_promises(serve, studies_of, tiny_model, tmp_path, seconds):
     if not TOOL.exists():
         pytest.skip(f"needs Schemathesis in {TOOL.parents[1]}: make fuzzer")
