@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ import typer
 
 from srcyc.cli.console import EXIT_BAD_INPUT, EXIT_FAILURE, Console, sentence_of, show_error
 from srcyc.cli.options import Device, MaxMemory, ModelName, Precision, with_inference_options
+from srcyc.cli.pacs import Pacs
 from srcyc.cli.plan import (
     Job,
     check_jobs,
@@ -22,7 +24,7 @@ from srcyc.cli.plan import (
     prepare_folder,
     remove_empty,
 )
-from srcyc.errors import ConfigError, InputError, LabelMapError
+from srcyc.errors import ConfigError, InputError, LabelMapError, SRCycError
 from srcyc.inference.options import InferenceOptions
 
 if TYPE_CHECKING:
@@ -61,6 +63,12 @@ class Outcome:
     labels: str | None = None
     message: str = ""
     report: dict[str, Any] = field(default_factory=dict)
+    stored: str | None = None
+
+    def forget_files(self) -> None:
+        """Name no files: they are gone."""
+        self.output = self.sidecar = self.preview = self.labels = None
+        self.maps = {}
 
 
 @dataclass(frozen=True)
@@ -75,21 +83,22 @@ class Request:
     suffix: str | None = None
     stable: bool = False
     bids: bool = False
+    pacs: Pacs | None = None
 
 
 @with_inference_options(after="model")
 def infer(
     inputs: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             metavar="INPUT",
             help="Volumes (.nii .nii.gz .hdr .nrrd .nhdr .mha .mhd .mgz), DICOM series, or folders of any of these, "
             "searched to the bottom.",
             show_default=False,
         ),
-    ],
+    ] = None,
     output: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--output",
             "-o",
@@ -97,7 +106,7 @@ def infer(
             "the tree that it was found in).",
             show_default=False,
         ),
-    ],
+    ] = None,
     series: Annotated[
         list[str] | None,
         typer.Option(
@@ -151,6 +160,41 @@ def infer(
             show_default=False,
         ),
     ] = None,
+    from_dicomweb: Annotated[
+        str | None,
+        typer.Option(
+            "--from-dicomweb",
+            metavar="URL",
+            help="Fetch the scans from this DICOMweb server: those of --study, or of --series.",
+            show_default=False,
+        ),
+    ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            "--study", metavar="UID", help="The study whose MR series are wanted.", show_default=False
+        ),
+    ] = None,
+    to_dicomweb: Annotated[
+        str | None,
+        typer.Option(
+            "--to-dicomweb",
+            metavar="URL",
+            help="Store results in this DICOMweb server, all instances or none, the same ones when it is tried again; "
+            "--output is not needed then.",
+            show_default=False,
+        ),
+    ] = None,
+    pacs_login: Annotated[
+        Path | None,
+        typer.Option(
+            "--pacs-login",
+            metavar="FILE",
+            help="A file with one line for these servers, NAME:PASSWORD or Bearer TOKEN. Default: "
+            "$SRCYC_PACS_LOGIN.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
     **wishes: Any,
@@ -169,8 +213,20 @@ def infer(
         raise ConfigError(
             f"--format {format}: a BIDS derivative is nii.gz; leave one of --format and --bids out."
         )
+    pacs = Pacs(from_dicomweb, to_dicomweb, pacs_login, study)
+    pacs.check(inputs or [], series or [], output, format)
+    if to_dicomweb is not None:
+        request = replace(request, suffix="", stable=True, pacs=pacs)
     batch = _Batch(console, request, _loader(model, device, precision, max_memory))
-    outcomes = batch.run(inputs, output, series=series or [], overwrite=overwrite)
+    with tempfile.TemporaryDirectory(prefix="srcyc-") as room:
+        scans, wanted = inputs or [], series or []
+        if from_dicomweb is not None:
+            scans, wanted = [pacs.fetch(wanted, Path(room))], []
+        made = Path(room) / "results" if output is None else output
+        outcomes = batch.run(scans, made, series=wanted, overwrite=overwrite)
+    if output is None:
+        for outcome in outcomes:
+            outcome.forget_files()
     code = exit_code(outcomes)
     if json:
         console.answer(
@@ -286,9 +342,10 @@ class _Batch:
         if job.done:
             message = f"{job.output} exists already; give --overwrite to make it again."
             self._console.say(f"{label}: skipped, {message}")
-            return Outcome(str(job.source), Status.SKIPPED, str(job.output), message=message)
+            outcome = Outcome(str(job.source), Status.SKIPPED, str(job.output), message=message)
+            return self._stored(job, outcome)
         try:
-            return self._super_resolve(job, label)
+            return self._stored(job, self._super_resolve(job, label))
         except _ModelUnusable as error:
             raise error.cause from error.cause.__cause__
         except LabelMapError as error:
@@ -337,6 +394,23 @@ class _Batch:
             message,
             written.sidecar,
         )
+
+    def _stored(self, job: Job, outcome: Outcome) -> Outcome:
+        """Store the series of a result in the PACS that is wanted; one that fails has its files all the same."""
+        from srcyc.inference.results import MAPS
+
+        pacs = self._request.pacs
+        if pacs is None or pacs.target is None:
+            return outcome
+        folders = [folder for folder in (job.output, *map(job.place.map, MAPS)) if folder.is_dir()]
+        try:
+            sent = pacs.store(folders)
+        except SRCycError as error:
+            return replace(
+                self._problem(str(job.source), error), output=outcome.output, sidecar=outcome.sidecar
+            )
+        self._console.say(f"{job.source.name}: {sent} instances stored in {pacs.target}")
+        return replace(outcome, stored=pacs.target)
 
     def _leave_out(self, path: Path, reason: str) -> None:
         from srcyc.volumes.dicom import LeftOut
