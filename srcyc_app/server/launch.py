@@ -9,11 +9,12 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from srcyc.errors import ConfigError, OutputError, VolumeError
@@ -29,6 +30,9 @@ _BACKLOG = 512
 _KEEP_ALIVE = 15
 #: Seconds that replies under way have at the end.
 _GRACE = 5
+#: Environment variable of whoever starts a server and holds its standard input: closed, also by a crash, it ends the
+#: server. Windows has no signal that asks a process to end.
+END_WITH_INPUT = "SRCYC_END_WITH_INPUT"
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,10 @@ def _serve(options: Options, rules: Rules, listener: socket.socket, ready: Calla
     )
     _reopen_logs_on_hangup()
     with _ignoring_signals():
-        Server(config).run(sockets=[listener])
+        server = Server(config)
+        if os.environ.get(END_WITH_INPUT):
+            threading.Thread(target=_end_with_input, args=(server,), name="input", daemon=True).start()
+        server.run(sockets=[listener])
         services = application.state.services
         services.close()
     _log.info("the server has ended")
@@ -170,6 +177,15 @@ def _serve(options: Options, rules: Rules, listener: socket.socket, ready: Calla
         # Deep in a library that cannot be interrupted: Python would wait for it.
         logging.shutdown()
         os._exit(0)
+
+
+def _end_with_input(server: Any) -> None:
+    """Ask the web server to end when standard input is closed."""
+    with suppress(OSError, ValueError):
+        while sys.stdin.buffer.read(1 << 10):
+            pass
+    _log.info("standard input is closed: the server ends")
+    server.should_exit = True
 
 
 def _reopen_logs_on_hangup() -> None:
