@@ -164,22 +164,6 @@ def test_cmake_lists_every_file_and_no_other() -> None:
     assert files == scripts | resources | {name for name in files if name.startswith("Testing/")}
 
 
-def test_the_extension_builds_the_module() -> None:
-    text = (ROOT / "CMakeLists.txt").read_text()
-    assert "add_subdirectory(SRCyc)" in text
-    for needed in (
-        "EXTENSION_CATEGORY",
-        "EXTENSION_CONTRIBUTORS",
-        "EXTENSION_DESCRIPTION",
-        "EXTENSION_DEPENDS",
-    ):
-        assert f"set({needed} " in text, needed
-    # A local file named there must be there; an address cannot be looked up here.
-    for icon in re.findall(r'set\(EXTENSION_ICONURL\s+"([^"]*)"', text):
-        assert (ROOT / Path(icon).name).is_file()
-    assert "slicerMacroBuildScriptedModule" in (MODULE / "CMakeLists.txt").read_text()
-
-
 def test_icons_are_pictures() -> None:
     icons = list(ROOT.rglob("*.png"))
     assert icons
