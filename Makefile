@@ -12,7 +12,7 @@ DEMO   := demo-output
 METADATA := pyproject.toml lib/srcyc/_version.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format benchmark fuzzer tools dev clean distclean
+.PHONY: help demo test test-all lint format docs benchmark fuzzer tools dev clean distclean
 
 help:
 	@echo "make demo        install what is needed, super-resolve the sample scans, print the numbers, draw the figure"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-all    the same with the exhaustive ones: long fuzzing, full-size evaluations, mutations, soak"
 	@echo "make lint        ruff, mypy and the import directions only"
 	@echo "make format      let ruff rewrite what it can"
+	@echo "make docs        guides and reference as a site, build/site/index.html; a broken link is an error"
 	@echo "make benchmark   measure speed and memory"
 	@echo "make dev         everything a contributor needs, with the pre-commit hooks"
 	@echo "make clean       remove what the demo, the tests and builds have written"
@@ -106,6 +107,10 @@ lint: $(VENV)/.stamp-test
 format: $(VENV)/.stamp-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.stamp-test
+	$(BIN)/sphinx-build -q -W --keep-going -c docs . build/site
+	@echo "Written to $(CURDIR)/build/site/index.html"
 
 # One thread each; a file's tests stay together, the slow files come first (tests/conftest.py). No test may take a minute.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=25 --durations-min=10

@@ -50,6 +50,7 @@ __all__ = [
     "SuperResolveDict",
     "SuperResolved",
     "VolumeReader",
+    "find_model",
     "load_model",
 ]
 
@@ -87,7 +88,7 @@ class VolumeReader(ImageReader):
         """Read one or several.
 
         Raises:
-            VolumeError: see :func:`srcyc.read_volume`.
+            VolumeError: see :func:`~srcyc.volumes.volume.read_volume`.
         """
         names = [data] if isinstance(data, str | os.PathLike) else data
         return [read_volume(name, series=self._series, fill_gaps=self._fill_gaps) for name in names]

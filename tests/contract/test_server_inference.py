@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
 import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -418,3 +421,13 @@ def test_a_server_in_use_speaks_to_another_client(srcyc_server):
         client = MONAILabelClient(srcyc_server.url, tmpdir=str(srcyc_server.answers), client_id=name)
         _, params = client.infer("srcyc", "head", dict(FP32))
         assert params["model"]["name"] == "tiny"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not on PATH")
+def test_the_request_that_the_readme_shows(srcyc_server, repository, scans, tmp_path):
+    """As it stands in README.md but for the port and the scan."""
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^curl .*/infer/srcyc.*$", readme, re.MULTILINE)
+    line = line.replace("http://127.0.0.1:8000", srcyc_server.url).replace("brain1_image", "head")
+    subprocess.run([*shlex.split(line), "--silent", "--fail"], cwd=tmp_path, check=True, timeout=60)
+    check_same_field_of_view(read_volume(tmp_path / "thin.nrrd"), read_volume(scans.nifti))

@@ -62,7 +62,7 @@ def wavelet_coefficients(x: Tensor, spatial_dims: int) -> Tensor:
 def estimate_noise(x: Tensor, spatial_dims: int, *, ignore_empty: bool = False) -> Tensor:
     """Estimate the noise standard deviation of every image in a batch.
 
-    sigma = median |high-pass coefficients| / 0.6745, mean over channels (Donoho, Johnstone 1994: Ideal spatial
+    ``sigma = median |high-pass coefficients| / 0.6745``, mean over channels (Donoho, Johnstone 1994: Ideal spatial
     adaptation by wavelet shrinkage; generalised to 3D by filtering along every axis).
 
     Args:
