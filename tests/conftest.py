@@ -33,19 +33,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """How long each folder took, for the table in CONTRIBUTING.md; what took a minute is named."""
-    seconds: Counter[str] = Counter()
+    """How long each folder took, and each file of more than 20 s; what took a minute is named."""
+    folders: Counter[str] = Counter()
+    files: Counter[str] = Counter()
     slow = []
     for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
         if isinstance(report, pytest.TestReport):
-            seconds[Path(report.location[0]).parent.as_posix()] += report.duration
+            file = Path(report.location[0])
+            folders[file.parent.as_posix()] += report.duration
+            files[file.as_posix()] += report.duration
             if report.duration > 60:
                 slow.append(f"{report.nodeid} ({report.when}): {report.duration:.0f} s")
-    if not seconds:
+    if not folders:
         return
-    terminalreporter.section("seconds by folder")
-    for folder, taken in sorted(seconds.items()):
-        terminalreporter.write_line(f"{taken:7.0f}  {folder}")
+    terminalreporter.section("seconds by folder and file")
+    for place, taken in [*sorted(folders.items()), *files.most_common()]:
+        if taken > 20 or place in folders:
+            terminalreporter.write_line(f"{taken:7.0f}  {place}")
     for line in slow:
         terminalreporter.write_line(f"more than a minute: {line}")
 

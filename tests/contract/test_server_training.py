@@ -36,7 +36,7 @@ def trainer(
     training_studies: Callable[..., Path],
     tiny_model: Path,
 ) -> Any:
-    server = serve(request.param, training_studies(), model=tiny_model)
+    server = serve(request.param, training_studies(), model=tiny_model, real=request.param == "stock")
     server.wait_for(lambda: server.client.datastore()["objects"].keys() >= IMAGES, "notice the scans")
     yield server
     server.end()
