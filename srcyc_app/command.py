@@ -116,9 +116,9 @@ def serve(
     pacs_login: Annotated[
         Path | None,
         typer.Option(
-            envvar="SRCYC_PACS_LOGIN",
+            envvar="SRCYC_PACS_LOGIN_FILE",
             metavar="FILE",
-            help="NAME:PASSWORD or Bearer TOKEN for the DICOMweb server, in one line.",
+            help="NAME:PASSWORD or Bearer TOKEN for the DICOMweb server, in one line; default: $SRCYC_PACS_LOGIN.",
         ),
     ] = None,
     user_queue: Annotated[

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -25,6 +27,38 @@ class Json(JSONResponse):
             return super().render(content)
         except ValueError:
             return super().render(_plain(content))
+
+
+class OpenedFile(StreamingResponse):
+    """Sends a file as it is now, whole, whatever takes its place meanwhile.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # `FileResponse` asks for the size first and opens the file later.
+        self._stream = path.open("rb")
+        name, coded = path.name, quote(path.name)
+        super().__init__(
+            iter(lambda: self._stream.read(_BLOCK), b""),
+            media_type="application/octet-stream",
+            headers={
+                "content-length": str(os.fstat(self._stream.fileno()).st_size),
+                "content-disposition": f'attachment; filename="{name}"'
+                if name == coded
+                else f"attachment; filename*=utf-8''{coded}",
+            },
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._stream.close()
 
 
 class FileOnce(FileResponse):

@@ -23,6 +23,8 @@ from srcyc_app.refusals import Refusal, not_found, unusable
 
 _log = logging.getLogger(__name__)
 
+#: Where a login may stand, in place of a file.
+LOGIN_VARIABLE = "SRCYC_PACS_LOGIN"
 #: Seconds for a connection, and for the answer to a question.
 CONNECT_SECONDS, ANSWER_SECONDS = 2.0, 2.5
 #: Seconds for more of a series: an archive may have to fetch it from a tape. Its server has just answered a question.
@@ -102,11 +104,12 @@ class RemoteSeries:
 
 
 class Login(AuthBase):
-    """Says who asks: by a file, or by MONAI Label's variables of the environment; never by the address.
+    """Says who asks: one line, ``NAME:PASSWORD`` or ``Bearer TOKEN``, of a file or the environment.
 
     Args:
-        file: one line, ``NAME:PASSWORD`` or ``Bearer TOKEN``; read anew for every question, so that it can change.
-        name, password: if there is no file.
+        file: that holds it, read anew for every question, so that it can change; None: the variable
+            :data:`LOGIN_VARIABLE` does.
+        name, password: MONAI Label's, if there is neither.
 
     Raises:
         ConfigError: the file cannot be used.
@@ -114,7 +117,7 @@ class Login(AuthBase):
 
     def __init__(self, file: Path | None, name: str = "", password: str = "") -> None:
         self._file = file
-        self._text = f"{name}:{password}" if name and file is None else ""
+        self._text = os.environ.get(LOGIN_VARIABLE, "").strip() or (f"{name}:{password}" if name else "")
         self._line()
         if file is not None and os.name == "posix" and file.stat().st_mode & 0o077:
             _log.warning("%s: others of this machine can read it; chmod 600 it.", file)
@@ -128,14 +131,14 @@ class Login(AuthBase):
         return request
 
     def _line(self) -> str:
-        if self._file is None:
-            return self._text
+        where = str(self._file or f"${LOGIN_VARIABLE}")
         try:
-            line = self._file.read_text(encoding="utf-8").strip()
+            line = self._file.read_text(encoding="utf-8").strip() if self._file is not None else self._text
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{self._file}: the login cannot be read ({type(error).__name__}).") from error
-        if "\n" in line or not (line.startswith("Bearer ") or ":" in line):
-            raise ConfigError(f"{self._file}: give one line, NAME:PASSWORD or Bearer TOKEN.")
+            raise ConfigError(f"{where}: the login cannot be read ({type(error).__name__}).") from error
+        is_login = "\n" not in line and (line.startswith("Bearer ") or ":" in line)
+        if not is_login and (line or self._file is not None):
+            raise ConfigError(f"{where}: give one line, NAME:PASSWORD or Bearer TOKEN.")
         return line
 
 

@@ -21,6 +21,9 @@ from srcyc_app.studies.archives import refuse_programs
 #: Hidden, so that no reader picks it up; the process is named so that another one can tell whether it still writes.
 _COMING = ".srcyc-coming-"
 _COMING_NAME = re.compile(re.escape(_COMING) + r"(\d+)-.*")
+#: A series that is being replaced.
+_OLD = ".srcyc-old-"
+_OLD_NAME = re.compile(re.escape(_OLD) + r"(\d+)-(.+)", re.DOTALL)
 _SERIES_SUFFIXES = (".dcm", ".ima", ".dicom")
 
 
@@ -53,18 +56,28 @@ def brought(source: Path, folder: Path, suffix: str) -> Iterator[Path]:
 
 
 def put(coming: Path, place: Path) -> None:
-    """Let what was brought appear under its name; a file that is there is replaced, a series goes first.
+    """Let what was brought appear under its name, whole, in the place of what is there.
 
     Raises:
         OSError: not writable.
     """
-    if coming.is_dir() and place.is_dir():
-        remove_scan(place)
-    if coming.is_dir() and place.is_dir():  # other files are in it
-        for path in coming.iterdir():
-            os.replace(path, place / path.name)
-    else:
+    if not (coming.is_dir() and place.is_dir()):
         os.replace(coming, place)
+        return
+    aside = place.with_name(f"{_OLD}{os.getpid()}-{place.name}")
+    remove_path(aside)
+    os.replace(place, aside)
+    os.replace(coming, place)
+    _leave(aside, place)
+
+
+def _leave(old: Path, place: Path) -> None:
+    """Remove the series that was in a folder; what else was in it stays there."""
+    if not old.is_symlink():
+        for path in old.iterdir():
+            if not _is_of_series(path) and not (place / path.name).exists():
+                os.replace(path, place / path.name)
+    remove_path(old)
 
 
 def remove_scan(path: Path) -> None:
@@ -78,7 +91,7 @@ def remove_scan(path: Path) -> None:
         path.unlink(missing_ok=True)
         return
     for file in path.iterdir():
-        if file.is_file() and (is_dicom_file(file) or file.suffix.lower() in _SERIES_SUFFIXES):
+        if _is_of_series(file):
             file.unlink()
     try:
         path.rmdir()
@@ -102,11 +115,23 @@ def remove_path(path: Path) -> None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what a process that was killed was bringing."""
+    """Remove what a process that was killed was bringing, and put back what it had not replaced yet."""
     for path in folder.glob(f"{_COMING}*"):
         match = _COMING_NAME.fullmatch(path.name)
         if match and not psutil.pid_exists(int(match[1])):
             remove_path(path)
+    for path in folder.glob(f"{_OLD}*"):
+        match = _OLD_NAME.fullmatch(path.name)
+        if match and not psutil.pid_exists(int(match[1])):
+            place = folder / match[2]
+            if place.exists():
+                _leave(path, place)
+            else:
+                path.rename(place)
+
+
+def _is_of_series(path: Path) -> bool:
+    return path.is_file() and (is_dicom_file(path) or path.suffix.lower() in _SERIES_SUFFIXES)
 
 
 def _copy(source: Path, target: Path) -> None:

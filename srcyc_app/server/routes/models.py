@@ -17,6 +17,7 @@ from srcyc_app.core import NAME
 from srcyc_app.refusals import conflict, forbidden, refusing, unusable
 from srcyc_app.server.access import current
 from srcyc_app.server.audit import note
+from srcyc_app.server.replies import OpenedFile
 from srcyc_app.server.routes.datastore import Binary
 from srcyc_app.server.services import Served, Services
 from srcyc_app.server.uploads import check_object, save
@@ -64,7 +65,7 @@ def download(served: Served, model: str) -> Response:
     """The .safetensors file."""
     _require_allowed(served)
     path = _find(served, model)
-    return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+    return OpenedFile(path)
 
 
 @router.put("/{model}", summary="Upload a model")

@@ -7,21 +7,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from srcyc_app.refusals import Refusal, not_found, refusing, unusable
+from srcyc_app.refusals import Refusal, conflict, not_found, refusing, unusable
 from srcyc_app.server.access import current
 from srcyc_app.server.audit import note
-from srcyc_app.server.replies import FileOnce
+from srcyc_app.server.replies import FileOnce, OpenedFile
 from srcyc_app.server.services import Served, Services
 from srcyc_app.server.uploads import save_all
 from srcyc_app.studies.archives import MOST_MEMBERS, pack_files, pack_folder
 from srcyc_app.studies.sessions import ScanSessions
+from srcyc_app.studies.watching import mark_of
 
 router = APIRouter(prefix="/session", tags=["Session"])
 
+#: How often a series is packed that changes meanwhile.
+_ATTEMPTS = 5
 _LONGEST = 10 * 365 * 86400
 
 
@@ -106,20 +109,41 @@ def scan_of(served: Services, session_id: str) -> Path:
 def send_scan(served: Services, path: Path) -> Response:
     """Send a volume's file, or a series as a zip archive."""
     if path.is_file():
-        return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+        try:
+            return OpenedFile(path)
+        except FileNotFoundError:
+            raise not_found(f"{path.name}: is not there any more.") from None
     room = served.scratch.new()
     archive = room / f"{path.name}.zip"
     try:
-        with archive.open("wb") as stream:
-            if path.is_dir():
-                pack_folder(path, stream)
-            else:
-                with refusing(path, path.name):
-                    pack_files(served.app.reading.files(path), stream)
+        _pack(served, path, archive)
     except BaseException:
         served.scratch.remove(room)
         raise
     return FileOnce(archive, filename=archive.name, room=room)
+
+
+def _pack(served: Services, path: Path, archive: Path) -> None:
+    """Pack a series as it is at one moment.
+
+    Raises:
+        Refusal: 409, it does not come to rest; 422, it cannot be read.
+    """
+    folder = path if path.is_dir() else path.parent
+    for _ in range(_ATTEMPTS):
+        try:
+            before = mark_of(folder)[0]
+            with archive.open("wb") as stream:
+                if path.is_dir():
+                    pack_folder(path, stream)
+                else:
+                    with refusing(path, path.name):
+                        pack_files(served.app.reading.files(path), stream)
+            if mark_of(folder)[0] == before:
+                return
+        except FileNotFoundError:
+            continue
+    raise conflict(f"{path.name}: is being replaced; try again.")
 
 
 def _create(served: Services, files: list[UploadFile], uncompress: bool, expiry: int) -> dict[str, Any]:

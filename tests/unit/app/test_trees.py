@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from srcyc_app.refusals import Refusal
 from srcyc_app.server.decoding import Apart
 from srcyc_app.studies.datastore import StudiesFolder
 from srcyc_app.studies.domains import person_in, training_scans
+from srcyc_app.studies.placing import clear_leftovers, put
 
 
 def make_series(folder: Path, number: int, thickness: float, description: str) -> Path:
@@ -109,3 +112,20 @@ def test_a_damaged_series_of_a_tree_is_told_and_harms_no_other(studies: Path) ->
     assert file.name in errors.pop("anna_2024_t2")
     assert set(errors.values()) == {None} and len(errors) == 3
     assert str(studies) not in str(store.json())
+
+
+def test_a_series_is_replaced_whole_and_what_else_was_there_stays(tmp_path: Path) -> None:
+    place, coming = make_series(tmp_path / "x", 1, 4, "old"), tmp_path / ".srcyc-coming-1-x"
+    (place / "notes.txt").write_text("kept")
+    make_series(coming, 2, 4, "new")
+    put(coming, place)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x"]
+    assert (place / "notes.txt").read_text() == "kept"
+    assert {pydicom.dcmread(file).SeriesNumber for file in place.glob("*.dcm")} == {2}
+    # A process that was killed between taking the old one away and bringing the new one.
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    place.rename(tmp_path / f".srcyc-old-{gone.pid}-x")
+    clear_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x"]
+    assert len(list(place.iterdir())) == 7
