@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from srcyc._version import __version__
-from srcyc.cli import domains, evaluate, infer, models, publish, train
+from srcyc.cli import domains, evaluate, infer, models, publish, receive, train
 from srcyc.cli.console import EXIT_INTERRUPTED, EXIT_TERMINATED, show_error, usage_sentence
 from srcyc.cli.plugins import add_commands
 
@@ -54,9 +54,10 @@ app.command()(train.train)
 app.command()(domains.domains)
 app.command()(models.models)
 app.command()(publish.publish)
+app.command()(receive.receive)
 
 #: Commands that `srcyc` has, plug-ins included once they have been looked for.
-_commands = {"infer", "evaluate", "train", "domains", "models", "publish"}
+_commands = {"infer", "evaluate", "train", "domains", "models", "publish", "receive"}
 
 #: Options that take all the paths after them, as a shell's `scans/*.nii.gz` gives them.
 _PATH_OPTIONS = ("--hr", "--lr")
