@@ -76,7 +76,7 @@ class StudiesFolder(LabelledFolder):
             # What was copied here just before the start shall not be missing.
             time.sleep(interval)
             self._discovery.look()
-        self._poller = Poller(self.refresh, interval) if watch else None
+        self._poller = Poller(self._poll, interval) if watch else None
 
     def close(self) -> None:
         """Stop looking."""
@@ -90,6 +90,10 @@ class StudiesFolder(LabelledFolder):
             DataError: the folder cannot be listed, or its state file is damaged; what was known stays.
         """
         self._discovery.look()
+
+    def _poll(self) -> bool:
+        self.refresh()
+        return self._discovery.found
 
     # -- the folder as a whole -----------------------------------------------------------------------------------
 

@@ -35,6 +35,9 @@ class Discovery:
         state: its state.
         interval: see :class:`~srcyc_app.studies.watching.FolderView`.
         reading: how headers are read.
+
+    Attributes:
+        found: whether the last look found anything new, changed or gone.
     """
 
     def __init__(self, folder: Path, state: StateFile, interval: float, reading: Reading) -> None:
@@ -45,6 +48,7 @@ class Discovery:
         #: What headers said when a tree was listed, until it is in the state.
         self._read: dict[str, dict[str, Any]] = {}
         self._one_at_a_time = threading.Lock()
+        self.found = False
         #: File name -> id and info of scans that went: a share that was away for a while must not cost the tags.
         self._gone: dict[str, tuple[str, dict[str, Any]]] = {}
 
@@ -77,7 +81,8 @@ class Discovery:
                 (name, mark) for name, mark in scans.items() if name in settled and known.get(name) != mark
             ]
             read = {name: (mark, self._description(name)) for name, mark in new}
-            if read or stale:
+            self.found = bool(read or stale)
+            if self.found:
                 with self._state.changing() as model:
                     self._drop_gone(model, set(scans))
                     self._take_up(model, read)

@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 #: Seconds after its last change at which a file counts as complete at first sight.
 SETTLED_AGE = 2.0
-#: A look may take this share of the time.
+#: A look at what is known already may take this share of the time.
 _BUSY_SHARE = 0.1
 
 #: Where labels lie: not scans.
@@ -151,11 +151,11 @@ class Poller:
     """Calls a function again and again in a thread of its own; whatever it raises is logged, once per message.
 
     Args:
-        look: the function.
-        interval: seconds between two calls; more where a call takes long.
+        look: the function; tells whether there was anything new, whose reading takes time once.
+        interval: seconds between two calls; more where a call that finds nothing new takes long.
     """
 
-    def __init__(self, look: Callable[[], None], interval: float) -> None:
+    def __init__(self, look: Callable[[], bool], interval: float) -> None:
         self._look = look
         self._interval = interval
         self._stopping = threading.Event()
@@ -177,12 +177,13 @@ class Poller:
     def _run(self) -> None:
         pause = self._interval
         while not self._stopping.wait(pause):
-            started = time.monotonic()
+            started, new = time.monotonic(), False
             try:
-                self._look()
+                new = self._look()
             except Exception as error:  # noqa: BLE001 - files that appear must be seen tomorrow too
                 message = f"{type(error).__name__}: {error}"
                 if message not in self._logged:
                     self._logged.add(message)
                     _log.exception("The studies folder could not be looked at.")
-            pause = max(self._interval, (time.monotonic() - started) / _BUSY_SHARE)
+            took = time.monotonic() - started
+            pause = self._interval if new else max(self._interval, took / _BUSY_SHARE)

@@ -30,6 +30,7 @@ from srcyc.volumes.volume import Volume, read_volume, write_volume
 from srcyc_app.refusals import Refusal
 from srcyc_app.studies.datastore import StudiesFolder
 from srcyc_app.studies.state import STATE_FILE
+from srcyc_app.studies.watching import Poller
 
 THICK, THIN, BETWEEN = (1.0, 1.0, 5.0), (1.0, 1.0, 1.0), (1.5, 1.5, 2.0)
 INTERVAL = 0.05
@@ -296,6 +297,25 @@ def test_tags_survive_a_share_that_was_away(studies: Path, incoming: Path, opene
     os.rename(incoming / "a.nii", studies / "a.nii")
     assert look(store) == ["a"]
     assert store.get_image_info("a")["domain_tag"] == "HR"
+
+
+def test_many_new_scans_do_not_make_the_watcher_blind() -> None:
+    """It looks seldom where looking takes long, not where reading what is new took long once."""
+    ended: list[float] = []
+    begun: list[float] = []
+
+    def look() -> bool:
+        begun.append(time.monotonic())
+        found = len(begun) == 1
+        time.sleep(0.5 if found else 0.05)
+        ended.append(time.monotonic())
+        return found
+
+    poller = Poller(look, 0.01)
+    until(lambda: len(begun) > 2)
+    poller.stop()
+    assert begun[1] - ended[0] < 4, "it is not ten times as long as the first took, which found something"
+    assert begun[2] - ended[1] > 0.4, "the second found nothing"
 
 
 def test_the_watcher_survives_the_loss_of_its_folder(
