@@ -41,16 +41,33 @@ class Options(InferenceOptions):
     result_extension: Literal[".nrrd", ".nii.gz", ".nii", ".mha"] = Field(
         default=".nrrd", title="File format", description="Of the result and its maps."
     )
+    series: str | None = Field(
+        default=None,
+        max_length=_LONGEST,
+        title="DICOM series",
+        description="Which series of a folder or an archive, by its number, description or UID; default: the only "
+        "one.",
+    )
+    fill_gaps: bool = Field(
+        default=False,
+        title="Fill missing slices",
+        description="Interpolate slices that a DICOM series lacks between others, instead of refusing it.",
+    )
     store: bool = Field(
         default=False,
         title="Keep the result in the studies folder",
         description="Only results of scans in the studies folder can be kept there.",
     )
 
-    @field_validator("weights", "slice_thickness", mode="before")
+    @field_validator("weights", "slice_thickness", "series", mode="before")
     @classmethod
     def _none_is_default(cls, value: Any) -> Any:
         return None if isinstance(value, str) and not value.strip() else value
+
+    @field_validator("series", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @field_validator("result_extension", mode="before")
     @classmethod

@@ -115,7 +115,7 @@ class SuperResolutionTask(InferTask):
             resolver = self._shelf.resolver(
                 options.weights, device=options.device, precision=options.precision
             )
-            scan = self._read(source, shown, folder)
+            scan = self._read(source, shown, folder, options)
             _check_memory(scan, options, resolver, shown)
             made = resolver(scan, options, progress=progress)
             name = f"{stem(shown)[:60]}_sr_{uuid.uuid4().hex}{options.result_extension}"
@@ -132,16 +132,17 @@ class SuperResolutionTask(InferTask):
             del params[key]
         return Result(written.volume, written.maps, params)
 
-    def _read(self, source: Path, shown: str, folder: Path | None) -> Volume:
+    def _read(self, source: Path, shown: str, folder: Path | None, options: Options) -> Volume:
+        choice: dict[str, Any] = {"series": options.series, "fill_gaps": options.fill_gaps}
         if source.suffix.lower() != ".zip":
-            return self._reading.volume(source, folder)
+            return self._reading.volume(source, folder, **choice)
         unpacked = Path(tempfile.mkdtemp(prefix="srcyc-", dir=folder))
         try:
             unpack_zip(source, unpacked, self._max_unpacked)
             files = [path for path in unpacked.iterdir() if not path.name.startswith(".")]
             with refusing(unpacked, shown):
                 # An archive of a single volume is as good as the volume.
-                return self._reading.volume(files[0] if len(files) == 1 else unpacked, folder)
+                return self._reading.volume(files[0] if len(files) == 1 else unpacked, folder, **choice)
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
 

@@ -6,13 +6,16 @@ import os
 import shutil
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 import srcyc_app
+from factories import make_phantom, save_series
 from srcyc.errors import ConfigError
 from srcyc.inference.super_resolver import SuperResolver
 from srcyc.volumes.volume import Volume, read_volume
@@ -257,3 +260,33 @@ def test_model_files_are_nobodys_business(app: SRCycApp) -> None:
 def test_a_wrong_conf_is_named(studies: Path, tmp_path: Path, key: str, value: str) -> None:
     with pytest.raises(ConfigError, match=key):
         SRCycApp(str(tmp_path), str(studies), {key: value})
+
+
+def test_a_series_is_chosen_and_its_gaps_filled(app: SRCycApp, tmp_path: Path) -> None:
+    packed = tmp_path / "two.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for number, thickness in ((1, 4.0), (2, 5.0)):
+            volume = Volume(1000 * make_phantom((24, 26, 8), number), np.diag([1.0, 1.0, thickness, 1.0]))
+            for file in save_series(volume, tmp_path / str(number)).iterdir():
+                data = pydicom.dcmread(file)
+                data.SeriesNumber, data.SeriesDescription = number, f"scan {number}"
+                data.save_as(file, write_like_original=False)
+                if (number, data.InstanceNumber) != (2, 4):
+                    archive.write(file, f"{number}-{file.name}")
+
+    def given(**options: Any) -> dict[str, Any]:
+        result = app.infer({"model": "srcyc", **options}, source=packed, shown=packed.name)
+        Path(result["file"]).unlink()
+        return dict(result["params"])
+
+    with pytest.raises(Refusal) as several:
+        given()
+    assert "scan 1" in str(several.value) and "scan 2" in str(several.value)
+    assert given(series="scan 1")["input"]["spacing"] == [1, 1, 4] == given(series=1)["input"]["spacing"]
+    with pytest.raises(Refusal, match="3"):
+        given(series="3")
+    with pytest.raises(Refusal):
+        given(series="2")
+    filled = given(series="2", fill_gaps=True)
+    assert filled["input"]["shape"][2] == 8
+    assert any("interpolated" in warning for warning in filled["warnings"])
