@@ -278,7 +278,7 @@ def test_no_address_for_others_without_asking_who_they_are(
     command[command.index("--host") + 1] = "0.0.0.0"
     server.command = lambda: command
     process = server.launch()
-    assert process.wait(60) == 2
+    assert process.wait(120) == 2
     assert "--users" in server.log
 
 

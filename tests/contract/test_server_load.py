@@ -243,5 +243,5 @@ def test_ended_while_it_computes(busy: Any) -> None:
     asked = time.monotonic()
     assert busy.terminate() in (0, -15, 143)
     assert time.monotonic() - asked < 40
-    assert not busy.children()
+    busy.wait_for(lambda: not busy.children(), "leave no process behind")
     assert not busy.temporary_files()

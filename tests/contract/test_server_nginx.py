@@ -115,7 +115,7 @@ def proxy(
     assert checked.returncode == 0, checked.stderr
     process = subprocess.Popen(command)
     try:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while time.monotonic() < end and process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", secure), 1):
                 break

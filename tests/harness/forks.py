@@ -149,8 +149,11 @@ def program(words: Sequence[str], folder: str, *, nursery: bool = False) -> NoRe
         folder: working directory.
         nursery: whether the processes that a server of ours begins for its trainings and batches are forks too.
     """
-    # What is registered already would wait for threads of the process that has imported everything.
+    # What libraries have registered would wait for threads of the process that has imported everything.
     atexit._clear()
+    from srcyc_app.server import decoding
+
+    atexit.register(decoding._PROCESS._forget)
     os.chdir(folder)
     # As it is: the folder is searched for modules.
     sys.path.insert(0, folder)

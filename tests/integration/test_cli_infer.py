@@ -247,7 +247,7 @@ def test_ctrl_c_on_the_real_process(thick, tiny_model, tmp_path):
     assert "scan.nii" in process.stdout.readline()
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert not out.exists()

@@ -59,7 +59,7 @@ def going_on(run: Training) -> list[str]:
     return ["--resume"] if (run.folder / "config.yaml").exists() else []
 
 
-def nobody_left(run: Training, within: float = 15.0) -> bool:
+def nobody_left(run: Training, within: float = 60.0) -> bool:
     end = time.monotonic() + within
     while run.processes():
         if time.monotonic() > end:
