@@ -24,9 +24,9 @@ export function showScans(box, scans) {
     .filter(({ madeFrom }) => !madeFrom || !ids.has(madeFrom))
     .map((scan) =>
       entry("scan", scan.id, {
-        name: scan.id,
-        tag: WORDS[scan.domain] ?? scan.domain,
-        more: scan.error ? "cannot be read" : spacing(scan.spacing),
+        name: scan.name || scan.description || scan.id,
+        tag: scan.session ? "sent" : (WORDS[scan.domain] ?? scan.domain),
+        more: scan.error ? "cannot be read" : scan.session ? "with the server for an hour" : spacing(scan.spacing),
         disabled: Boolean(scan.error),
         hint: scan.error ?? scan.reason,
       }),
@@ -37,22 +37,44 @@ export function showScans(box, scans) {
 /**
  * Show what there is of a scan.
  * @param {HTMLElement} box
- * @param {object[]} kept results in the datastore
- * @param {{report: object}|undefined} made what was just computed, if it was not kept
+ * @param {Array<{key: string, name: string, kept: boolean, hasMap: boolean, report: object, spacing: number[]|null}>} results
  */
-export function showResults(box, kept, made) {
-  const entries = kept.map(({ id, spacing: mm, report }) =>
-    entry("result", id, { name: id, tag: "kept", more: detail(report, mm), disabled: false, hint: id }),
+export function showResults(box, results) {
+  const entries = results.map(({ key, name, kept, hasMap, report, spacing: mm }) =>
+    entry("result", key, {
+      name,
+      tag: kept ? "kept" : "not kept",
+      more: [report?.model?.name, spacing(mm ?? report?.result?.spacing ?? null), hasMap ? "uncertainty map" : ""]
+        .filter(Boolean)
+        .join(", "),
+      disabled: false,
+      hint: kept ? name : "gone when the page is closed",
+    }),
   );
-  if (made) {
-    const more = detail(made.report, made.report.result?.spacing);
-    const hint = "gone when the page is closed";
-    entries.unshift(entry("result", "", { name: "just made", tag: "not kept", more, disabled: false, hint }));
-  }
   fill(box, entries, "None yet.");
 }
 
-const detail = (report, mm) => [report?.model?.name, spacing(mm ?? null)].filter(Boolean).join(", ");
+/**
+ * Fill the list of what the left pane can show.
+ * @param {HTMLSelectElement} list
+ * @param {Array<[string, Array<[string, string, boolean?]>]>} groups title, then value, text, and whether it cannot be chosen now
+ * @param {string} chosen
+ */
+export function showChoices(list, groups, chosen) {
+  list.replaceChildren(
+    ...groups
+      .filter(([, choices]) => choices.length)
+      .map(([title, choices]) => {
+        const group = Object.assign(document.createElement("optgroup"), { label: title });
+        group.append(
+          ...choices.map(([value, text, disabled = false]) =>
+            Object.assign(new Option(text, value, false, value === chosen), { disabled }),
+          ),
+        );
+        return group;
+      }),
+  );
+}
 
 /** Tick an entry, if there is one of that value. */
 export function tick(box, value) {

@@ -2,29 +2,40 @@
 
 import { readAddress, writeAddress } from "./address.js";
 import { listen as listenToKeys } from "./keys.js";
-import { showResults, showScans, tick } from "./lists.js";
-import { Pane, THROUGH } from "./pane.js";
+import { BASELINES, Left } from "./left.js";
+import { showChoices, showResults, showScans, tick } from "./lists.js";
+import { showColours, showLetters, showScale } from "./marks.js";
+import { COVER, DIFFERENCE, Pane, THROUGH } from "./pane.js";
+import { draw as drawPicture, save } from "./picture.js";
 import { listen as listenToPointer } from "./pointer.js";
+import { Results } from "./results.js";
 import { Runner } from "./runner.js";
-import { Refused, describe, fetchVolume, listScans, takeSession } from "./server.js";
-import { intensity, place, rows, spacing } from "./text.js";
+import { Refused, describe, fetchVolume, listScans, sendScan } from "./server.js";
+import { intensity, place, rows, signed, spacing } from "./text.js";
 import { View } from "./view.js";
+import { Volume } from "./volume.js";
 
 const $ = (id) => document.getElementById(id);
 
-/** As the labels say it, in full. */
-const DRAWN = { nearest: "as measured: nearest voxel", linear: "linear interpolation, as most viewers show it" };
 const BLEND_STEP = 0.1;
+/** Of MR images: what a scanner makes of a signal has no unit. */
+const UNIT = "intensity, a.u.";
+const NOT_FOR_DIAGNOSIS = "Not for diagnostic use.";
 
 const state = readAddress();
-/** Of the datastore. */
+/** Of the datastore, and those that were sent from here. */
 let scans = [];
-/** The last result that was made here, by its scan: `{id, buffer, report, cover}`; `id` is "" unless it was kept. */
-const made = new Map();
+const sent = [];
+const results = new Results();
 /** What is being loaded: whatever comes of an older one is dropped. */
 let loading = new AbortController();
+/** What is being computed for the left pane, and for the difference. */
+let comparing = new AbortController();
 let view;
 let runner;
+let left;
+/** The result that is shown, as {@link Results} has it. */
+let shown = null;
 
 // -- telling -------------------------------------------------------------------------------------------------------
 
@@ -59,27 +70,30 @@ function veil(pane, text) {
 
 const scanOf = (id) => scans.find((scan) => scan.id === id);
 
-const resultsOf = (id) => scans.filter((scan) => scan.madeFrom === id && !scan.error);
+const nameOf = (scan) => scan.name ?? scan.id;
 
 async function refresh() {
-  scans = await listScans();
+  scans = [...sent, ...(await listScans())];
+  results.list(scans);
   showScans($("scans"), scans);
   tick($("scans"), state.scan);
 }
 
 /** Forget what was being loaded, for something else is wanted now. */
 function loadAnew() {
+  comparing.abort();
   loading.abort();
   loading = new AbortController();
   return loading.signal;
 }
 
 function offerResults() {
+  const all = results.of(state.scan);
   $("results-box").hidden = false;
-  const kept = resultsOf(state.scan);
-  const mine = made.get(state.scan);
-  showResults($("results"), kept, mine?.id === "" ? mine : undefined);
-  return mine?.id ?? kept[0]?.id;
+  showResults($("results"), all);
+  tick($("results"), state.result);
+  offerLeft();
+  return all[0]?.key;
 }
 
 /** Show a scan, and one of its results: the one named, else the newest that there is. */
@@ -90,17 +104,22 @@ async function openScan(id, result = "") {
   if (scan.error) throw new Refused(scan.error);
   Object.assign(state, { scan: id, result: "" });
   tick($("scans"), id);
-  runner.image = id;
+  runner.scan = scan;
   clearResult();
   $("run-box").hidden = false;
   $("results-box").hidden = true;
-  say(`Loading ${id} …`);
+  say(`Loading ${nameOf(scan)} …`);
   veil("original", "Loading …");
-  const buffer = await fetchVolume(id, signal);
+  const buffer = await fetchVolume(scan, signal);
   signal.throwIfAborted();
-  await view.original.fill(buffer);
+  const volume = await Volume.read(buffer);
+  signal.throwIfAborted();
+  left.begin(scan, volume);
+  view.original.fill(volume);
   veil("original", "");
-  view.begin(state.at);
+  // The plane in which its slices are seen from the side.
+  if (!state.plane) setPlane(volume.thickAxis === THROUGH.sagittal ? "coronal" : "sagittal", false);
+  view.begin(volume, state.at);
   state.at = null;
   say("");
   const newest = offerResults();
@@ -110,64 +129,115 @@ async function openScan(id, result = "") {
   } else {
     $("run-box").open = true;
     veil("result", "There is no super-resolved version yet: press Run.");
+    // What needs a result's grid waits for one.
+    if (state.left !== "nearest" && state.left !== "linear") await chooseLeft("nearest");
+    else await chooseLeft(state.left);
   }
 }
 
-/** Show a result of the scan: a kept one, or the one that was just made. */
-async function openResult(id) {
+/** Show a result of the scan: a kept one, or one that was made here. */
+async function openResult(key) {
   const signal = loadAnew();
-  const mine = made.get(state.scan);
-  const kept = resultsOf(state.scan).find((result) => result.id === id);
+  const scan = scanOf(state.scan);
+  const wanted = results.find(state.scan, key);
   clearResult();
-  let shown = mine;
-  if (mine?.id !== id) {
-    if (!kept) throw new Refused(`“${id}” is not a result of ${state.scan} on this server. Choose one of the list, or press Run.`);
-    say(`Loading ${id} …`);
-    veil("result", "Loading …");
-    shown = { buffer: await fetchVolume(id, signal), report: kept.report, cover: null };
-    signal.throwIfAborted();
+  if (!wanted) {
+    throw new Refused(`“${key}” is not a result of ${nameOf(scan)} on this server. Choose one of the list, or press Run.`);
   }
-  await view.result.fill(shown.buffer);
-  state.result = id;
-  tick($("results"), id);
-  await showCover(shown.cover);
-  showReport(shown.report);
+  say(`Loading ${wanted.name} …`);
+  veil("result", "Loading …");
+  const volume = await results.volume(wanted, signal);
+  signal.throwIfAborted();
+  shown = wanted;
+  view.result.fill(volume);
+  state.result = key;
+  tick($("results"), key);
+  left.for(wanted.report, volume);
+  const map = await results.map(wanted);
+  signal.throwIfAborted();
+  showCover(map);
+  showReport(wanted.report);
+  $("download").hidden = false;
   say("");
   veil("result", "");
+  offerLeft();
   layOut();
   remember();
+  await chooseLeft(state.left === `result:${key}` ? "nearest" : state.left);
 }
 
 function clearResult() {
+  shown = null;
+  view.subtract(null);
   view.result.empty();
-  $("cover-box").hidden = $("report-box").hidden = true;
+  showColours($("cover-colours"), null);
+  $("cover-box").hidden = $("report-box").hidden = $("download").hidden = true;
+  $("warnings").replaceChildren();
   layOut();
   veil("result", view.original.filled ? "Choose a super-resolved version, or press Run." : " ");
   describeVolumes();
 }
 
-async function showCover(buffer) {
-  $("cover-box").hidden = !buffer;
-  if (!buffer) return;
-  const most = await view.result.cover(buffer);
-  $("cover-scale").textContent = `bright: ${intensity(most)} or more`;
+/** Of the map over the result: its colours and what they mean. */
+let coverColours = null;
+
+function showCover(map) {
+  $("cover-box").hidden = !map;
+  coverColours = null;
+  if (!map) return;
+  const [least, most] = view.result.cover(map);
+  coverColours = {
+    colours: view.result.colours(COVER),
+    low: intensity(least),
+    high: `≥ ${intensity(most)}`,
+    what: `uncertainty (standard deviation), ${UNIT}`,
+  };
   // Off at first: the result itself comes before the doubts about it.
   $("cover-on").checked = false;
-  view.result.setCoverOpacity(0);
+  setCover();
+}
+
+function setCover() {
+  const on = $("cover-on").checked && coverColours !== null;
+  view.result.setCoverOpacity(on ? $("cover").valueAsNumber : 0);
+  showColours($("cover-colours"), on ? coverColours : null);
+  view.draw();
 }
 
 /** A result has arrived. */
-async function arrived(image, { buffer, report }) {
+async function arrived(scan, { buffer, report }) {
   say("Showing the result …");
-  const cover = report.uncertainty_session ? await takeSession(report.uncertainty_session) : null;
-  made.set(image, { id: report.stored_as ?? "", buffer, report, cover });
-  if (report.stored_as) await refresh();
-  if (image !== state.scan) {
-    say(`The result of ${image} is there: choose ${image} to see it.`);
+  const key = results.add(scan, buffer, report);
+  if (report.stored_as) {
+    await refresh();
+    results.remember(report);
+  }
+  if (scan.id !== state.scan) {
+    say(`The result of ${nameOf(scan)} is there: choose ${nameOf(scan)} to see it.`);
     return;
   }
-  await openResult(offerResults());
+  offerResults();
+  await openResult(key);
   say(report.stored_as ? `Kept as ${report.stored_as}.` : "Done. The result is not kept: it is gone when the page is closed.");
+}
+
+async function upload(files) {
+  if (!files.length) return;
+  const signal = loadAnew();
+  const name = files.length === 1 ? files[0].name : `${files[0].name} and ${files.length - 1} more`;
+  say(`Sending ${name} …`);
+  const session = await sendScan(files, signal);
+  const scan = { id: `sent ${session}`, session, name, domain: "", reason: name, spacing: null, madeFrom: null, report: null, error: null };
+  sent.unshift(scan);
+  scans = [scan, ...scans];
+  showScans($("scans"), scans);
+  try {
+    await openScan(scan.id);
+  } catch (error) {
+    if (error instanceof Refused) scan.error = error.message;
+    showScans($("scans"), scans);
+    throw error;
+  }
 }
 
 function showReport(known) {
@@ -180,48 +250,171 @@ function showReport(known) {
       Object.assign(document.createElement("dd"), { textContent: value }),
     ]),
   );
-  const warnings = [...(report.warnings ?? []), ...misplaced()];
+  $("report-note").textContent = report.note ?? NOT_FOR_DIAGNOSIS;
+  showWarnings();
+}
+
+function showWarnings() {
+  const warnings = view.result.filled ? [...(shown?.report?.warnings ?? []), ...misplaced(), ...left.warnings] : [];
   $("warnings").replaceChildren(
     ...warnings.map((text) => Object.assign(document.createElement("li"), { textContent: text })),
   );
-  $("report-note").textContent = report.note ?? "Not for diagnostic use.";
 }
 
 /** Say it if the two volumes do not fill the same part of the world. */
 function misplaced() {
-  const ends = view.original.corners;
+  const ends = view.scan.corners;
   const apart = (mm) => Math.min(...ends.map((end) => Math.hypot(...end.map((value, axis) => value - mm[axis]))));
-  const most = Math.max(...view.result.corners.map(apart));
-  if (most <= Math.max(...view.result.spacing)) return [];
+  const most = Math.max(...view.result.volume.corners.map(apart));
+  if (most <= Math.max(...view.result.volume.spacing)) return [];
   return [`The result does not lie where the scan lies: their corners are up to ${most.toFixed(1)} mm apart.`];
+}
+
+// -- what it is compared with --------------------------------------------------------------------------------------
+
+function offerLeft() {
+  const none = !view.result.filled;
+  const others = results.of(state.scan).filter(({ key }) => key !== state.result);
+  const images = scans.filter((scan) => scan.id !== state.scan && !scan.error && !scan.madeFrom && !scan.session);
+  showChoices(
+    $("left"),
+    [
+      ["The scan", Object.entries(BASELINES).map(([value, { choice, needsResult }]) => [value, choice, needsResult && none])],
+      ["Another result of it", others.map(({ key, name, report }) => [`result:${key}`, [name, report?.model?.name].filter(Boolean).join(", "), none])],
+      ["Another image at the same place", images.map((image) => [`image:${image.id}`, `${image.id}, ${spacing(image.spacing)}`, none])],
+    ],
+    state.left,
+  );
+}
+
+/** Show something in the left pane; what cannot be shown leaves it as it was. */
+async function chooseLeft(choice) {
+  comparing.abort();
+  comparing = new AbortController();
+  const { signal } = comparing;
+  const before = left.choice;
+  view.subtract(null);
+  try {
+    veil("original", left.has(choice) ? "" : "Computing …");
+    const volume = await left.choose(choice, { results, scans, signal });
+    signal.throwIfAborted();
+    if (view.original.volume !== volume) view.original.fill(volume);
+    state.left = choice;
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    left.choice = before;
+    state.left = before;
+    throw error;
+  } finally {
+    if (!signal.aborted) {
+      veil("original", "");
+      $("left").value = state.left;
+      view.setNearest(state.left !== "linear");
+      layOut();
+      showWarnings();
+      describeVolumes();
+      remember();
+    }
+  }
+  await subtract(signal);
+}
+
+/** Compute the difference if it is to be seen. */
+async function subtract(signal) {
+  if (state.mode !== "difference" || !view.result.filled || view.difference.filled) return;
+  veil("difference", "Computing the difference …");
+  const { result, original } = view;
+  const how = state.left === "nearest" ? "nearest" : "linear";
+  const values = await result.volume.minus(original.volume, how, signal);
+  const volume = await result.volume.like(values, DIFFERENCE);
+  signal.throwIfAborted();
+  view.subtract(volume);
+  veil("difference", "");
+  showColours($("difference-colours"), differenceColours());
+  layOut();
+}
+
+function differenceColours() {
+  const most = intensity(view.limit);
+  return { colours: view.difference.colours(DIFFERENCE), low: `−${most}`, high: `+${most}`, what: UNIT };
 }
 
 // -- what is drawn -------------------------------------------------------------------------------------------------
 
+const panes = () => ({ original: view.original, result: view.result, difference: view.difference });
+
+const blended = () => state.mode === "blend" && view.result.filled;
+const subtracted = () => state.mode === "difference" && view.result.filled;
+
+/** Captions: title, grid, how it is drawn. */
+function captions() {
+  const model = shown?.report?.model?.name;
+  const said = (pane, title, how) => ({
+    title,
+    grid: pane.filled ? spacing(pane.volume.spacing) : "",
+    how: pane.filled ? `${sliceOf(pane)}${how}` : "",
+  });
+  const original = said(view.original, left.title, left.how);
+  const result = subtracted()
+    ? { ...said(view.result, "Difference", `super-resolved minus ${left.subtrahend}`) }
+    : said(view.result, model ? `Super-resolved (${model})` : "Super-resolved", "as computed: nearest voxel");
+  return { original, result };
+}
+
 function describeVolumes() {
-  for (const [name, pane] of Object.entries({ original: view.original, result: view.result })) {
-    const how = name === "original" ? DRAWN[state.drawn] : "as computed: nearest voxel";
-    $(`${name}-grid`).textContent = pane.filled ? spacing(pane.spacing) : "";
-    $(`${name}-caption`).textContent = pane.filled ? `${sliceOf(pane)}${how}` : "";
+  const { original, result } = captions();
+  for (const [name, { title, grid, how }] of Object.entries({ original, result })) {
+    $(`${name}-name`).textContent = title;
+    $(`${name}-grid`).textContent = grid;
+    $(`${name}-caption`).textContent = how;
+  }
+  $("original-what").textContent = left.title;
+  if (blended()) {
+    const share = Math.round(100 * state.blend);
+    $("blend-name").textContent = `${100 - share} % ${original.title} + ${share} % ${result.title}`;
+    $("blend-caption").textContent = `${sliceOf(view.result)}${original.grid} (${left.how}) and ${result.grid}`;
   }
 }
 
 function sliceOf(pane) {
-  if (state.plane === "all" || !pane.contains(view.at)) return "";
-  const axis = THROUGH[state.plane];
-  return `slice ${pane.voxel(view.at)[axis] + 1} of ${pane.shape[axis]} · `;
+  if (state.plane === "all" || !pane.volume.contains(view.at)) return "";
+  const axis = THROUGH[view.plane];
+  return `slice ${pane.volume.voxel(view.at)[axis] + 1} of ${pane.volume.shape[axis]} · `;
 }
 
 function showPlace() {
   describeVolumes();
   $("place").textContent = place(view.at);
   $("place").dataset.mm = view.at.map((mm) => mm.toFixed(3)).join(" ");
-  for (const [name, pane] of Object.entries({ original: view.original, result: view.result })) {
-    $(`${name}-value`).textContent = pane.filled ? intensity(pane.value(view.at)) : "–";
+  for (const [name, pane] of Object.entries(panes())) {
+    const value = pane.filled ? pane.volume.value(view.at) : null;
+    $(`${name}-value`).textContent = pane.filled ? (name === "difference" ? signed(value) : intensity(value)) : "–";
+    const seen = view.panes.includes(pane);
+    if (seen) showScale($(`${name}-scale`), pane.scale, pane.canvas.clientWidth);
+    else $(`${name}-scale`).hidden = true;
+    showLetters($(`${name}-letters`), seen ? pane.tiles : []);
   }
+  // One bar is enough where both are at one place.
+  if (blended()) {
+    $("original-scale").hidden = true;
+    showLetters($("original-letters"), []);
+  }
+  $("difference-box").hidden = !view.difference.filled;
   if (view.result.filled) {
-    veil("result", view.result.contains(view.at) ? "" : "The crosshair is outside the super-resolved volume.");
+    const { at, original, result } = view;
+    veil("result", result.volume.contains(at) ? "" : "The crosshair is outside the super-resolved volume.");
+    if (original.filled) {
+      const inside = original.volume.contains(at);
+      if (!inside) veil("original", `The crosshair is outside ${left.title}.`);
+      else if ($("original-veil").textContent.startsWith("The crosshair")) veil("original", "");
+    }
   }
+  const [axis, fine] = [THROUGH[view.active], view.fine];
+  const slices = fine.shape[axis];
+  $("slice").max = slices;
+  for (const id of ["slice", "reset", "picture"]) $(id).disabled = false;
+  $("slice").value = fine.voxel(view.at)[axis] + 1;
+  $("slice-of").textContent = `${fine.voxel(view.at)[axis] + 1} of ${slices}, ${view.active}`;
   const [low, high] = view.window;
   for (const [field, value] of [["width", high - low], ["level", (low + high) / 2]]) {
     if (document.activeElement !== $(field)) $(field).value = Number(value.toPrecision(4));
@@ -234,31 +427,54 @@ let writing = 0;
 function remember() {
   clearTimeout(writing);
   writing = setTimeout(() => {
-    writeAddress({ ...state, at: view.original.filled ? view.at : null });
+    // What was sent, or is not kept, is nobody else's.
+    const scan = scanOf(state.scan);
+    const lasting = scan && !scan.session;
+    const kept = (key) => (results.find(state.scan, key)?.kept ? key : "");
+    const [kind, key] = [state.left.slice(0, state.left.indexOf(":")), state.left.slice(state.left.indexOf(":") + 1)];
+    writeAddress({
+      ...state,
+      scan: lasting ? state.scan : "",
+      result: lasting ? kept(state.result) : "",
+      left: kind === "result" && !kept(key) ? "nearest" : state.left,
+      at: view.scan ? view.at : null,
+    });
   }, 300);
 }
 
 /** Put the panes side by side or on top of each other. */
 function layOut() {
-  const blend = state.mode === "blend" && view.result.filled;
+  const [blend, difference] = [blended(), subtracted()];
   $("stage").classList.toggle("blend", blend);
+  $("stage").classList.toggle("difference", difference);
+  $("original-head").hidden = $("result-head").hidden = blend;
+  $("blend-head").hidden = !blend;
+  view.subtracting = difference;
   // The upper pane fades. NiiVue's own overlays would not do: it resamples them, by nearest neighbour, to the grid of the
   // volume that was loaded first, so that one of the two would no longer be what it is. (With them the result would have
   // to come first, or it would be shown with the scan's thick slices.)
   $("result-pane").style.opacity = blend ? state.blend : 1;
+  if (!view.difference.filled) showColours($("difference-colours"), null);
   view.draw();
 }
 
 /** Set the controls and the panes to what the state says. */
 function applyControls() {
-  for (const group of ["mode", "plane", "drawn"]) {
-    for (const input of document.getElementsByName(group)) input.checked = input.value === state[group];
-  }
+  for (const input of document.getElementsByName("mode")) input.checked = input.value === state.mode;
+  for (const input of document.getElementsByName("plane")) input.checked = input.value === (state.plane || view.plane);
   $("blend-box").hidden = state.mode !== "blend";
   $("blend").value = state.blend;
   layOut();
-  view.setNearest(state.drawn === "nearest");
-  view.setPlane(state.plane);
+  view.setPlane(state.plane || view.plane);
+  describeVolumes();
+  remember();
+}
+
+/** Choose a plane; what the page chooses by itself is not remembered as somebody's wish. */
+function setPlane(plane, wished = true) {
+  if (wished) state.plane = plane;
+  view.setPlane(plane);
+  for (const input of document.getElementsByName("plane")) input.checked = input.value === plane;
   describeVolumes();
   remember();
 }
@@ -266,44 +482,106 @@ function applyControls() {
 function change(changes) {
   Object.assign(state, changes);
   applyControls();
+  if (state.mode === "difference") attempt(() => subtract(comparing.signal));
 }
 
 const blendTo = (share) => change({ mode: "blend", blend: Math.min(Math.max(share, 0), 1) });
 
+/** Switch to a way of showing, or back. */
+const toggle = (mode) => change({ mode: state.mode === mode ? "side" : mode });
+
+function nextBaseline() {
+  const usable = Object.keys(BASELINES).filter((name) => view.result.filled || !BASELINES[name].needsResult);
+  const next = usable[(usable.indexOf(state.left) + 1) % usable.length];
+  attempt(() => chooseLeft(next));
+}
+
+// -- taking something along ----------------------------------------------------------------------------------------
+
+const plainName = (text) => text.replace(/[^A-Za-z0-9._-]+/g, "_");
+
+async function savePicture() {
+  if (!view.scan) return;
+  const scan = scanOf(state.scan);
+  const { original, result } = captions();
+  const seen = view.panes.map((pane, n) => ({
+    canvas: () => pane.snapshot(),
+    width: pane.canvas.clientWidth,
+    height: pane.canvas.clientHeight,
+    scale: pane.scale,
+    tiles: pane.tiles,
+    opacity: n === 1 && blended() ? state.blend : 1,
+    title: blended() ? $("blend-name").textContent : `${(n ? result : original).title}  ${(n ? result : original).grid}`,
+    how: blended() ? $("blend-caption").textContent : (n ? result : original).how,
+    colours: pane === view.difference ? differenceColours() : pane === view.result && !$("cover-colours").hidden ? coverColours : null,
+  }));
+  const model = shown?.report?.model?.name;
+  const blob = await drawPicture({
+    panes: seen,
+    stacked: blended(),
+    lines: [
+      `${nameOf(scan)}${model ? ` · ${model}` : ""} · ${view.plane === "all" ? "three planes" : view.plane} · ${place(view.at)} · window ${intensity(view.window[1] - view.window[0])}, level ${intensity((view.window[0] + view.window[1]) / 2)}`,
+      shown?.report?.note ?? `Research software. ${NOT_FOR_DIAGNOSIS}`,
+    ],
+  });
+  save(blob, `${plainName(nameOf(scan))}_${view.plane}.png`);
+}
+
+async function download() {
+  const { name, buffer } = await results.file(shown, loading.signal);
+  save(new Blob([buffer]), plainName(name));
+}
+
+// -- listening -----------------------------------------------------------------------------------------------------
+
 function listen() {
-  for (const group of ["mode", "plane", "drawn"]) {
+  for (const group of ["mode", "plane"]) {
     $(group).addEventListener("change", (event) => change({ [group]: event.target.value }));
   }
+  $("left").addEventListener("change", () => attempt(() => chooseLeft($("left").value)));
   $("blend").addEventListener("input", () => blendTo($("blend").valueAsNumber));
+  $("slice").addEventListener("input", () => view.scan && view.turnTo($("slice").valueAsNumber - 1));
   $("scans").addEventListener("change", (event) => attempt(() => openScan(event.target.value)));
   $("results").addEventListener("change", (event) => attempt(() => openResult(event.target.value)));
+  $("upload").addEventListener("change", () => {
+    const files = Array.from($("upload").files);
+    $("upload").value = "";
+    attempt(() => upload(files));
+  });
+  document.addEventListener("dragover", (event) => event.preventDefault());
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    attempt(() => upload(Array.from(event.dataTransfer.files)));
+  });
+  $("download").addEventListener("click", () => attempt(download));
+  $("picture").addEventListener("click", () => attempt(savePicture));
   const setWindow = () => {
     const [width, level] = [$("width").valueAsNumber, $("level").valueAsNumber];
     if (width > 0 && Number.isFinite(level)) view.setWindow(level - width / 2, level + width / 2);
   };
   $("width").addEventListener("change", setWindow);
   $("level").addEventListener("change", setWindow);
-  $("reset").addEventListener("click", () => view.original.filled && view.begin());
-  const cover = () => view.result.setCoverOpacity($("cover-on").checked ? $("cover").valueAsNumber : 0);
-  $("cover").addEventListener("input", cover);
-  $("cover-on").addEventListener("change", cover);
+  $("reset").addEventListener("click", () => view.scan && view.begin(view.scan));
+  $("cover").addEventListener("input", setCover);
+  $("cover-on").addEventListener("change", setCover);
   $("help-open").addEventListener("click", () => $("help").showModal());
   view.addEventListener("drawn", () => {
     showPlace();
     remember();
   });
   // NiiVue draws by itself when its canvas changes its size, each pane for itself.
-  new ResizeObserver(() => view.draw()).observe($("stage"));
+  const resized = new ResizeObserver(() => view.draw());
+  for (const name of ["original", "result", "difference"]) resized.observe($(`${name}-pane`));
   window.addEventListener("hashchange", () => attempt(followAddress));
-  listenToPointer($("original"), view.original, view);
-  listenToPointer($("result"), view.result, view);
-  listenToKeys(view, {
-    1: () => change({ plane: "axial" }),
+  for (const [name, pane] of Object.entries(panes())) listenToPointer($(name), pane, view);
+  listenToKeys(view, $("original"), {
+    1: () => change({ plane: "sagittal" }),
     2: () => change({ plane: "coronal" }),
-    3: () => change({ plane: "sagittal" }),
+    3: () => change({ plane: "axial" }),
     4: () => change({ plane: "all" }),
-    b: () => change({ mode: state.mode === "blend" ? "side" : "blend" }),
-    i: () => change({ drawn: state.drawn === "nearest" ? "linear" : "nearest" }),
+    b: () => toggle("blend"),
+    d: () => toggle("difference"),
+    i: nextBaseline,
     "[": () => blendTo(state.blend - BLEND_STEP),
     "]": () => blendTo(state.blend + BLEND_STEP),
     "+": () => view.zoom(1.25),
@@ -317,28 +595,32 @@ function listen() {
 /** Somebody has put another address in. */
 async function followAddress() {
   const wanted = readAddress();
-  const { scan, result } = state;
+  const { scan, result, left: before } = state;
   Object.assign(state, wanted, { scan, result });
   applyControls();
   if (wanted.scan && wanted.scan !== scan) {
     await openScan(wanted.scan, wanted.result);
   } else if (wanted.result !== result && wanted.result) {
     await openResult(wanted.result);
-  } else if (wanted.at && view.original.filled && view.original.contains(wanted.at)) {
+  } else if (wanted.left !== before) {
+    await chooseLeft(wanted.left);
+  } else if (wanted.at && view.scan?.contains(wanted.at)) {
     view.moveTo(wanted.at);
   }
   state.at = null;
 }
 
 async function begin() {
-  let panes;
+  let drawn;
   try {
-    panes = await Promise.all([Pane.on($("original")), Pane.on($("result"))]);
+    drawn = await Promise.all(["original", "result", "difference"].map((id) => Pane.on($(id))));
   } catch (error) {
     throw new Refused(`This browser cannot draw the slices: it needs WebGL 2 (${error.message}).`);
   }
-  view = new View(...panes);
+  view = new View(...drawn);
+  left = new Left();
   runner = new Runner(arrived, say, complain);
+  offerLeft();
   listen();
   applyControls();
   veil("result", " ");
@@ -350,7 +632,7 @@ async function begin() {
   state.scan = state.result = "";
   const first = scans.find(({ error, madeFrom }) => !error && !madeFrom)?.id;
   if (scan || first) await openScan(scan || first, result);
-  else veil("original", "There are no scans on this server yet.");
+  else veil("original", "There are no scans on this server yet: open one from this computer.");
 }
 
 attempt(begin);

@@ -1,6 +1,6 @@
 // One NiiVue canvas with one volume, drawn voxel for voxel on the volume's own grid.
 
-import { MULTIPLANAR_TYPE, NVImage, Niivue, SHOW_RENDER, SLICE_TYPE } from "./niivue.js";
+import { MULTIPLANAR_TYPE, Niivue, SHOW_RENDER, SLICE_TYPE } from "./niivue.js";
 
 const PLANES = {
   axial: SLICE_TYPE.AXIAL,
@@ -14,9 +14,17 @@ export const THROUGH = { sagittal: 0, coronal: 1, axial: 2 };
 
 const NAMES = Object.fromEntries(Object.entries(PLANES).map(([name, type]) => [type, name]));
 
-/** Voxels that are looked at for the first window, and what share of them is darker than black and than white. */
-const SAMPLES = 200_000;
-const OUTLIERS = [0.01, 0.97];
+/** Colours of a difference: black is none, and of the two directions neither is taken for the other by the colour-blind. */
+export const DIFFERENCE = "difference";
+const DIFFERENCE_COLOURS = {
+  R: [120, 20, 0, 240, 255],
+  G: [200, 90, 0, 120, 225],
+  B: [255, 220, 0, 10, 140],
+  A: [255, 255, 255, 255, 255],
+  I: [0, 64, 128, 192, 255],
+};
+/** Colours of a map over the result. */
+export const COVER = "inferno";
 
 /** NiiVue's number for a map that is the more transparent the less it says. */
 const FADING = 1;
@@ -26,7 +34,9 @@ const GAP_PIXELS = 7;
 
 export class Pane {
   #viewer;
+  #volume = null;
   #calibrated = "";
+  #pixelsPerMm = 1;
 
   /** Use {@link Pane.on}. */
   constructor(viewer) {
@@ -55,102 +65,66 @@ export class Pane {
       backColor: [0, 0, 0, 1],
       crosshairColor: [0.2, 0.85, 0.95, 1],
       crosshairWidthUnit: "mm",
-      showAllOrientationMarkers: true,
-      fontColor: [0.85, 0.85, 0.85, 1],
-      fontMinPx: 12,
+      // The page has letters of its own: NiiVue's are cut off at the edges.
+      isOrientationTextVisible: false,
     });
+    viewer.addColormap(DIFFERENCE, DIFFERENCE_COLOURS);
     await viewer.attachToCanvas(canvas, false);
     return new Pane(viewer);
   }
 
-  get filled() {
-    return this.#viewer.volumes.length > 0;
+  /** What is shown; null: nothing. */
+  get volume() {
+    return this.#volume;
   }
 
-  /** Show a volume (NIfTI, ArrayBuffer) in place of what was there. */
-  async fill(buffer) {
-    const image = await NVImage.loadFromUrl({ url: buffer, name: "volume.nii", colormap: "gray" });
+  get filled() {
+    return this.#volume !== null;
+  }
+
+  get canvas() {
+    return this.#viewer.canvas;
+  }
+
+  /** Show a volume in place of what was there. */
+  fill(volume) {
     this.empty();
-    this.#viewer.addVolume(image);
+    this.#viewer.addVolume(volume.image);
+    this.#volume = volume;
     this.#calibrated = "";
   }
 
   empty() {
     while (this.#viewer.volumes.length > 0) this.#viewer.removeVolume(this.#viewer.volumes.at(-1));
+    this.#volume = null;
   }
 
-  /** Lay a map over the volume; both have one grid, so that nothing is resampled. `null` takes it away. */
-  async cover(buffer) {
+  /**
+   * Lay a map over the volume; both have one grid, so that nothing is resampled. `null` takes it away.
+   * @param {import("./volume.js").Volume|null} map
+   * @returns {number[]|null} values from which on it is seen, and that have the last colour
+   */
+  cover(map) {
     for (const layer of this.#viewer.volumes.slice(1)) this.#viewer.removeVolume(layer);
-    if (buffer === null) return null;
-    const map = await NVImage.loadFromUrl({ url: buffer, name: "map.nii", colormap: "inferno", opacity: 0.6 });
-    [map.cal_min, map.cal_max] = [0.3 * map.robust_max, map.robust_max];
-    map.colormapType = FADING;
-    this.#viewer.addVolume(map);
-    return map.cal_max;
+    if (map === null) return null;
+    const { image } = map;
+    [image.cal_min, image.cal_max] = [0.3 * image.robust_max, image.robust_max];
+    image.colormapType = FADING;
+    this.#viewer.addVolume(image);
+    return [image.cal_min, image.cal_max];
   }
 
   setCoverOpacity(opacity) {
     if (this.#viewer.volumes.length > 1) this.#viewer.setOpacity(1, opacity);
   }
 
-  // -- the volume ------------------------------------------------------------------------------------------------
-
-  /** Intensities between which nearly all voxels lie. */
-  get range() {
-    const { img, hdr } = this.#image;
-    const some = new Float32Array(Math.min(img.length, SAMPLES));
-    for (let i = 0; i < some.length; i++) some[i] = img[Math.floor((i * img.length) / some.length)];
-    some.sort();
-    const [low, high] = OUTLIERS.map((share) => some[Math.round(share * (some.length - 1))] * (hdr.scl_slope || 1) + hdr.scl_inter);
-    return [low, high > low ? high : low + 1];
+  /** The colours of a map as CSS has them, from its least to its greatest value. */
+  colours(colormap) {
+    const table = this.#viewer.colormap(colormap);
+    return Array.from({ length: 17 }, (_, n) => `rgb(${table.slice(4 * Math.min(16 * n, 255)).slice(0, 3).join(" ")})`);
   }
 
-  /** Voxels along R, A, S. */
-  get shape() {
-    return Array.from(this.#image.dimsRAS).slice(1, 4);
-  }
-
-  /** Distance between voxels along R, A, S, mm. */
-  get spacing() {
-    return Array.from(this.#image.pixDimsRAS).slice(1, 4);
-  }
-
-  get centre() {
-    return this.#world([0.5, 0.5, 0.5]);
-  }
-
-  /** The volume's eight corners, R A S mm. */
-  get corners() {
-    return [0, 1].flatMap((x) => [0, 1].flatMap((y) => [0, 1].map((z) => this.#world([x, y, z]))));
-  }
-
-  /** Tell whether a place (R A S mm) lies in the volume. */
-  contains(mm) {
-    return this.#share(mm).every((share) => share >= 0 && share <= 1);
-  }
-
-  /** The voxel at a place, counted from 0 along R, A, S. */
-  voxel(mm) {
-    return this.#share(mm).map((share, axis) => Math.floor(share * this.shape[axis]));
-  }
-
-  /** Intensity of the voxel at a place; null outside. */
-  value(mm) {
-    return this.contains(mm) ? this.#image.getValue(...this.voxel(mm)) : null;
-  }
-
-  /** A place moved by some voxels along R, A, S, but not out of the volume. */
-  moved(mm, voxels) {
-    const shape = this.shape;
-    const shares = this.#share(mm).map((share, axis) => {
-      const half = 0.5 / shape[axis];
-      return Math.min(Math.max(share + voxels[axis] / shape[axis], half), 1 - half);
-    });
-    return this.#world(shares);
-  }
-
-  // -- how it is drawn -------------------------------------------------------------------------------------------
+  // -- how it is drawn -----------------------------------------------------------------------------------------------
 
   setPlane(name) {
     this.#viewer.setSliceType(PLANES[name]);
@@ -160,12 +134,14 @@ export class Pane {
     this.#viewer.setInterpolation(nearest);
   }
 
+  /** Set the intensities that are black and white, in what is drawn. */
   setWindow([low, high]) {
     const wanted = `${low} ${high}`;
     if (!this.filled || wanted === this.#calibrated) return;
     this.#calibrated = wanted;
-    this.#image.cal_min = low;
-    this.#image.cal_max = high;
+    const { image, gain, offset } = this.#volume;
+    image.cal_min = (low - offset) / gain;
+    image.cal_max = (high - offset) / gain;
     this.#viewer.updateGLVolume();
   }
 
@@ -173,6 +149,20 @@ export class Pane {
   get fit() {
     const tile = this.#viewer.screenSlices[0];
     return tile.leftTopWidthHeight[2] / Math.abs(tile.fovMM[0]) / this.#viewer.scene.pan2Dxyzmm[3];
+  }
+
+  /** Where each plane is in the pane, CSS pixels: `{plane, left, top, width, height}`. */
+  get tiles() {
+    const ratio = this.#viewer.uiData.dpr;
+    return this.#viewer.screenSlices.map(({ leftTopWidthHeight, axCorSag }) => {
+      const [left, top, width, height] = leftTopWidthHeight.map((pixels) => pixels / ratio);
+      return { plane: NAMES[axCorSag], left, top, width, height };
+    });
+  }
+
+  /** CSS pixels per mm, as last drawn. */
+  get scale() {
+    return this.#pixelsPerMm / this.#viewer.uiData.dpr;
   }
 
   /**
@@ -185,14 +175,21 @@ export class Pane {
   place(at, centre, scale) {
     const viewer = this.#viewer;
     const zoom = scale / this.fit;
-    const { extentsMinOrtho: least, extentsMaxOrtho: most } = this.#image;
+    const { extentsMinOrtho: least, extentsMaxOrtho: most } = this.#volume.image;
     const middle = viewer.frac2mm(viewer.mm2frac(centre, 0, true));
     const pan = [0, 1, 2].map((axis) => (least[axis] + most[axis]) / 2 - zoom * middle[axis]);
     viewer.scene.pan2Dxyzmm = new Float32Array([...pan, zoom]);
     viewer.scene.crosshairPos = viewer.mm2frac(at, 0, true);
+    this.#pixelsPerMm = scale;
     const width = (CROSSHAIR_PIXELS * viewer.uiData.dpr) / scale;
     viewer.opts.crosshairGap = (GAP_PIXELS * viewer.uiData.dpr) / scale / (width / 2);
     viewer.setCrosshairWidth(width); // draws
+  }
+
+  /** Draw now, and give the canvas: what it holds is gone when the browser shows it. */
+  snapshot() {
+    this.#viewer.drawScene();
+    return this.#viewer.canvas;
   }
 
   /**
@@ -209,22 +206,8 @@ export class Pane {
     const share = Array.from(viewer.screenXY2TextureFrac(left, top, tile, false));
     return {
       plane: NAMES[viewer.screenSlices[tile].axCorSag],
-      mm: this.#world(share),
+      mm: this.#volume.world(share),
       inside: share.every((value) => value >= 0 && value <= 1),
     };
-  }
-
-  // -- inside ----------------------------------------------------------------------------------------------------
-
-  get #image() {
-    return this.#viewer.volumes[0];
-  }
-
-  #world(shares) {
-    return Array.from(this.#viewer.frac2mm(shares, 0, true)).slice(0, 3);
-  }
-
-  #share(mm) {
-    return Array.from(this.#viewer.mm2frac(mm, 0, true));
   }
 }

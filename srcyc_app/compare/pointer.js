@@ -3,6 +3,9 @@
 const WHEEL_STEP = 60;
 /** Share of the window per pixel that the right button is dragged. */
 const WINDOWING = 1 / 300;
+/** Pixels that a finger moves per slice, and within which it only points. */
+const SWIPE_STEP = 9;
+const STILL = 8;
 
 /**
  * @param {HTMLElement} canvas
@@ -13,6 +16,8 @@ export function listen(canvas, pane, view) {
   const touching = new Map();
   let dragging = null;
   let wheel = 0;
+  /** Where a finger began, and how many slices it has turned. */
+  let swipe = null;
 
   const under = (event) => {
     const box = canvas.getBoundingClientRect();
@@ -21,7 +26,7 @@ export function listen(canvas, pane, view) {
 
   const point = (event) => {
     const found = under(event);
-    if (!found?.inside || !view.original.contains(found.mm)) return;
+    if (!found?.inside || !view.scan.contains(found.mm)) return;
     view.active = found.plane;
     view.moveTo(found.mm);
   };
@@ -33,6 +38,9 @@ export function listen(canvas, pane, view) {
     touching.set(event.pointerId, event);
     if (touching.size === 2) {
       dragging = "pinch";
+    } else if (event.pointerType === "touch") {
+      dragging = "swipe";
+      swipe = { x: event.clientX, y: event.clientY, plane: under(event)?.plane, turned: 0, moved: false };
     } else if (event.button === 1 || (event.button === 0 && event.shiftKey)) {
       dragging = "pan";
       event.preventDefault();
@@ -46,6 +54,17 @@ export function listen(canvas, pane, view) {
     const before = touching.get(event.pointerId);
     if (!before) return;
     if (dragging === "point") point(event);
+    if (dragging === "swipe" && swipe.plane) {
+      const [across, down] = [event.clientX - swipe.x, event.clientY - swipe.y];
+      swipe.moved ||= Math.hypot(across, down) > STILL;
+      // Up or to the left: on to the next slice, as one scrolls on in a text.
+      const steps = Math.trunc((Math.abs(down) > Math.abs(across) ? -down : -across) / SWIPE_STEP);
+      if (swipe.moved && steps !== swipe.turned) {
+        view.active = swipe.plane;
+        view.turn(steps - swipe.turned, false, swipe.plane);
+        swipe.turned = steps;
+      }
+    }
     if (dragging === "window") {
       const [low, high] = view.window;
       const width = (high - low) * Math.exp((event.clientX - before.clientX) * WINDOWING);
@@ -67,6 +86,8 @@ export function listen(canvas, pane, view) {
 
   const end = (event) => {
     touching.delete(event.pointerId);
+    // A finger that did not move has pointed.
+    if (dragging === "swipe" && !swipe.moved && event.type === "pointerup") point(event);
     if (touching.size === 0) dragging = null;
   };
   canvas.addEventListener("pointerup", end);

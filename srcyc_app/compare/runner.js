@@ -10,6 +10,9 @@ const ELSEWHERE = ["weights", "target_spacing", "device", "precision", "result_d
 
 const STATES = { queued: "Waiting for its turn", running: "Computing", done: "Receiving the result" };
 
+/** Share done and seconds passed before the page tells how long it will take. */
+const TELLING = [0.08, 2];
+
 const $ = (id) => document.getElementById(id);
 
 /** Inputs for some of the server's options: check boxes for switches, fields for numbers; labels are the server's. */
@@ -30,17 +33,23 @@ function inputs(names, { options, described }) {
     });
 }
 
+/** Words for some seconds. */
+const lasting = (seconds) =>
+  seconds < 90 ? `${Math.max(1, Math.round(seconds))}\u00a0s left` : `${Math.round(seconds / 60)}\u00a0min left`;
+
 export class Runner {
   #models = {};
+  #labels = {};
   #running = null;
+  #began = 0;
 
   /**
-   * @param {(image: string, made: {buffer: ArrayBuffer, report: object}) => Promise<void>} done
+   * @param {(scan: object, made: {buffer: ArrayBuffer, report: object}) => Promise<void>} done
    * @param {(text: string) => void} say
-   * @param {(error: Error) => void} complain
+   * @param {(error: Error|null) => void} complain
    */
   constructor(done, say, complain) {
-    this.image = null;
+    this.scan = null;
     this.done = done;
     this.say = say;
     this.complain = complain;
@@ -54,8 +63,9 @@ export class Runner {
 
   /** Offer what the server has. */
   offer(server) {
-    const { weights, cards, options } = server;
+    const { weights, cards, options, described } = server;
     this.#models = cards;
+    this.#labels = Object.fromEntries(Object.entries(described).map(([name, { label }]) => [name, label]));
     $("weights").replaceChildren(...weights.map((name) => new Option(name, name)));
     $("start").disabled = weights.length === 0;
     if (typeof options.target_spacing === "string") $("spacing").value = options.target_spacing;
@@ -66,30 +76,27 @@ export class Runner {
   }
 
   async run() {
-    if (this.#running || !this.image) return;
-    const image = this.image;
+    if (this.#running || !this.scan) return;
+    const scan = this.scan;
     const wishes = { target_spacing: $("spacing").value.trim(), weights: $("weights").value };
     for (const box of $("run").querySelectorAll("[type=checkbox]")) wishes[box.name] = box.checked;
     for (const field of $("run").querySelectorAll("[type=number]")) wishes[field.name] = field.value;
     this.#running = new AbortController();
+    this.#began = 0;
+    this.complain(null);
     this.#show(true);
-    this.say(`Sending ${image} …`);
-    const tell = (state, share) => {
-      // Said once each; the numbers change without being read out.
-      if (STATES[state]) this.say(`${STATES[state]} …`);
-      if (state !== "running") return;
-      $("progress").value = share;
-      $("percent").textContent = `${Math.round(100 * share)} %`;
-    };
+    $("progress-of").textContent = scan.name ?? scan.id;
+    $("progress-text").textContent = "Sending …";
+    this.say(`Sending ${scan.name ?? scan.id} …`);
     try {
-      const made = await superResolve(image, wishes, tell, this.#running.signal);
-      await this.done(image, made);
+      const made = await superResolve(scan, wishes, (progress) => this.#tell(progress), this.#running.signal);
+      await this.done(scan, made);
     } catch (error) {
       if (error.name === "AbortError") {
         this.say("Cancelled.");
       } else {
         this.say("");
-        this.complain(error instanceof Refused ? error : new Error(`The result cannot be shown: ${error.message}`));
+        this.complain(error instanceof Refused ? this.#plain(error) : new Error(`The result cannot be shown: ${error.message}`));
       }
     } finally {
       this.#running = null;
@@ -97,15 +104,43 @@ export class Runner {
     }
   }
 
+  /** Tell how far it is, where the result will be. */
+  #tell({ state, share, position, remaining }) {
+    // Said once each; the numbers change without being read out.
+    if (STATES[state]) this.say(`${STATES[state]} …`);
+    const parts = [STATES[state] ?? ""];
+    if (state === "queued" && position > 0) parts.push(position === 1 ? "1 before it" : `${position} before it`);
+    if (state === "running") {
+      $("progress").value = share;
+      parts.push(`${Math.round(100 * share)} %`);
+      const now = performance.now() / 1000;
+      this.#began ||= now;
+      const passed = now - this.#began;
+      // The server's word, if it has one; else as it went until now.
+      if (typeof remaining === "number") parts.push(lasting(remaining));
+      else if (share > TELLING[0] && passed > TELLING[1]) parts.push(`about ${lasting((passed * (1 - share)) / share)}`);
+    } else {
+      $("progress").removeAttribute("value");
+    }
+    $("progress-text").textContent = parts.filter(Boolean).join(", ");
+  }
+
+  /** The server's sentence with the form's labels in place of the names that programs use. */
+  #plain(error) {
+    const names = Object.keys(this.#labels).filter((name) => name.includes("_"));
+    const text = names.reduce((said, name) => said.replaceAll(name, `“${this.#labels[name]}”`), error.message);
+    return new Refused(text, error.status);
+  }
+
   #show(running) {
     $("start").disabled = running;
-    $("cancel").hidden = !running;
     $("progress-box").hidden = !running;
+    // What else is to be said of the result waits.
+    $("stage").classList.toggle("running", running);
     $("progress").removeAttribute("value");
-    $("percent").textContent = "";
     // The button that had the focus is gone: the other one gets it.
-    if (running) $("cancel").focus();
-    else if ([document.body, $("cancel")].includes(document.activeElement)) $("start").focus();
+    if (running) $("cancel").focus({ preventScroll: true });
+    else if ([document.body, $("cancel")].includes(document.activeElement)) $("start").focus({ preventScroll: true });
   }
 
   #showCard() {

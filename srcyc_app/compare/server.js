@@ -1,7 +1,16 @@
 // What the page asks of the server: addresses of its HTTP API, refusals as sentences.
 
 /** What went wrong, as one sentence for the user. */
-export class Refused extends Error {}
+export class Refused extends Error {
+  /**
+   * @param {string} sentence
+   * @param {number} [status] of the server's reply
+   */
+  constructor(sentence, status) {
+    super(sentence);
+    this.status = status;
+  }
+}
 
 // Every address is relative to the page's own, so that it also works below a proxy's path.
 const at = (path, query = {}) => {
@@ -26,7 +35,7 @@ async function send(address, options = {}) {
     // A proxy in between answers in HTML.
   }
   if (typeof sentence !== "string") sentence = `The server answered ${reply.status} ${reply.statusText}.`;
-  throw new Refused(sentence);
+  throw new Refused(sentence, reply.status);
 }
 
 const json = async (address, options) => (await send(address, options)).json();
@@ -36,8 +45,8 @@ const spacingOf = (info) =>
 
 /**
  * List the scans of the datastore: thick slices first.
- * @returns {Promise<Array<{id: string, domain: string, reason: string, spacing: number[]|null, madeFrom: string|null,
- *   report: object|null, error: string|null}>>}
+ * @returns {Promise<Array<{id: string, description: string, domain: string, reason: string, spacing: number[]|null,
+ *   madeFrom: string|null, report: object|null, stored: number, error: string|null}>>}
  */
 export async function listScans() {
   const { objects } = await json(at("datastore/", { output: "all" }));
@@ -45,11 +54,13 @@ export async function listScans() {
     const info = object?.image?.info ?? {};
     return {
       id,
+      description: String(info.description ?? ""),
       domain: String(info.domain ?? ""),
       reason: String(info.domain_reason ?? ""),
       spacing: spacingOf(info),
       madeFrom: typeof info.made_from === "string" ? info.made_from : null,
       report: info.report ?? null,
+      stored: Number(info.ts) || 0,
       error: typeof info.error === "string" ? info.error : null,
     };
   });
@@ -71,34 +82,71 @@ export async function describe() {
   return { version: String(info.version ?? ""), weights, cards, options, described };
 }
 
-/** Fetch a scan of the datastore as NIfTI: an ArrayBuffer. */
-export async function fetchVolume(image, signal) {
-  return (await send(at("compare/volume", { image }), { signal })).arrayBuffer();
+/** How the server is told of a scan: by its id, or by the session that it was sent in. */
+const named = ({ id, session }) => (session ? { session_id: session } : { image: id });
+
+/** Fetch a scan as NIfTI: an ArrayBuffer. */
+export async function fetchVolume(scan, signal) {
+  return (await send(at("compare/volume", named(scan)), { signal })).arrayBuffer();
 }
 
-/** Fetch the volume of a session, and let the server forget the session: it was made for this page only. */
-export async function takeSession(id) {
-  const address = at(`session/${encodeURIComponent(id)}`, { image: "true" });
-  const buffer = await (await send(address)).arrayBuffer();
-  send(at(`session/${encodeURIComponent(id)}`), { method: "DELETE" }).catch(() => {});
-  return buffer;
+/** Fetch the file of a scan of the datastore as it is kept there, and its name. */
+export async function fetchFile({ id }, signal) {
+  const reply = await send(at("datastore/image", { image: id }), { signal });
+  const name = /filename="?([^";]+)"?/.exec(reply.headers.get("content-disposition") ?? "")?.[1];
+  return { name: name ?? id, buffer: await reply.arrayBuffer() };
+}
+
+/**
+ * Fetch what needs no network: a scan on the grid of a result, as NIfTI.
+ * @param {{id: string, session?: string}} scan
+ * @param {"cubic"|"classical"} method
+ * @param {number[]} shape of the result, along the axes of its file
+ * @param {number|undefined} thickness of the slices, mm; undefined: the server finds out
+ */
+export async function fetchBaseline(scan, method, shape, thickness, signal) {
+  const said = thickness > 0 ? { thickness } : {};
+  const address = at("compare/baseline", { ...named(scan), method, shape: shape.join(","), ...said });
+  return (await send(address, { signal })).arrayBuffer();
+}
+
+/** Fetch the volume of a session; null if the session is over. */
+export async function fetchSession(id) {
+  try {
+    return await (await send(at(`session/${encodeURIComponent(id)}`, { image: "true", update_ts: "true" }))).arrayBuffer();
+  } catch (error) {
+    if (error instanceof Refused && error.status === 404) return null;
+    throw error;
+  }
+}
+
+/**
+ * Send files: a volume, a zip archive, or those of a DICOM series.
+ * @returns {Promise<string>} the session that holds them for an hour
+ */
+export async function sendScan(files, signal) {
+  const body = new FormData();
+  for (const file of files) body.append("files", file, file.name);
+  const packed = files.length === 1 && files[0].name.toLowerCase().endsWith(".zip");
+  const address = at("session/", packed ? { uncompress: "true" } : {});
+  return (await json(address, { method: "PUT", body, signal })).session_id;
 }
 
 /**
  * Super-resolve a scan.
- * @param {string} image
+ * @param {{id: string, session?: string}} scan
  * @param {object} wishes as the server's options
- * @param {(state: string, share: number) => void} tell
+ * @param {(progress: {state: string, share: number, position?: number, remaining?: number}) => void} tell
  * @param {AbortSignal} signal closing the connection is what cancels the work on the server
  * @returns {Promise<{buffer: ArrayBuffer, report: object}>}
  */
-export async function superResolve(image, wishes, tell, signal) {
+export async function superResolve(scan, wishes, tell, signal) {
   const id = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
   const body = new FormData();
   body.set("params", JSON.stringify({ ...wishes, request_id: id, result_extension: ".nii" }));
   const watching = watch(id, tell, signal);
   try {
-    const reply = await send(at("infer/srcyc", { image }), { method: "POST", body, signal });
+    const reply = await send(at("infer/srcyc", named(scan)), { method: "POST", body, signal });
     const parts = await reply.formData();
     return { buffer: await parts.get("image").arrayBuffer(), report: JSON.parse(parts.get("params")) };
   } finally {
@@ -111,8 +159,8 @@ function watch(id, tell, signal) {
   const look = async () => {
     if (over || signal.aborted) return;
     try {
-      const { state, share } = await json(at(`progress/${id}`), { signal });
-      if (!over && !signal.aborted) tell(state, share);
+      const progress = await json(at(`progress/${id}`), { signal });
+      if (!over && !signal.aborted) tell(progress);
     } catch {
       // The request has not arrived yet, or the reply to it says what is wrong.
     }

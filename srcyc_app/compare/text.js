@@ -16,6 +16,10 @@ export function intensity(value) {
   return Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3);
 }
 
+/** The same with its sign, a minus as wide as a digit. */
+export const signed = (value) =>
+  value === null ? "outside" : `${value > 0 ? "+" : ""}${intensity(value)}`.replace("-", "−");
+
 /** Rows of a report: `[[what, value], …]`. */
 export function rows(report) {
   const shape = (array) => `${array.join(" × ")} voxels`;
