@@ -241,12 +241,22 @@ class AppCore:
             shown = source.name
         if image is None and self._server_mode:
             refuse_detached(source, shown)
-        if options.store and (image is None or not isinstance(store, StudiesFolder)):
+        if options.store and (image is None or not isinstance(store, StudiesFolder | Pacs)):
             raise unusable(
                 "store: only results of scans in the studies folder are kept; upload the scan first."
             )
-        result = task.run(source, options, shown=shown, folder=self.scratch, progress=progress)
+        if options.store and options.result_extension == ".zip" and isinstance(store, StudiesFolder):
+            raise unusable(
+                "store: a studies folder keeps volumes; ask for another result_extension than .zip."
+            )
+        to_pacs = options.store and isinstance(store, Pacs)
+        result = task.run(
+            source, options, shown=shown, folder=self.scratch, progress=progress, to_pacs=to_pacs
+        )
         try:
+            if result.series is not None and isinstance(store, Pacs):
+                result.params["stored_as"] = store.store_series(result.series)
+                result.remove_series()
             if options.store and image is not None and isinstance(store, StudiesFolder):
                 result.params["stored_as"] = store.store_result(image, result.file, dict(result.params))
             self._hand_over_maps(result)

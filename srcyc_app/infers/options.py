@@ -38,8 +38,10 @@ class Options(InferenceOptions):
     result_dtype: Literal["float32", "int16", "uint16", "uint8", "input"] = Field(
         default="float32", title="Voxel type", description="Of the result; input: the scan's own."
     )
-    result_extension: Literal[".nrrd", ".nii.gz", ".nii", ".mha"] = Field(
-        default=".nrrd", title="File format", description="Of the result and its maps."
+    result_extension: Literal[".nrrd", ".nii.gz", ".nii", ".mha", ".zip"] = Field(
+        default=".nrrd",
+        title="File format",
+        description="Of the result and its maps; .zip: DICOM series derived from the scan's, which has to be one.",
     )
     series: str | None = Field(
         default=None,

@@ -6,22 +6,23 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from srcyc.inference.results import write_result
+from srcyc.inference.results import Dicom, Written, write_result
 from srcyc.inference.super_resolver import Plan, SuperResolver
+from srcyc.volumes.dicom.source import DicomSource
 from srcyc.volumes.image_files import volume_suffix
 from srcyc.volumes.volume import Volume
 from srcyc_app.infers.options import Options, choices, descriptions
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import refusing, unusable
 from srcyc_app.server.decoding import InPlace, Reading
-from srcyc_app.studies.archives import unpack_zip
+from srcyc_app.studies.archives import pack_folder, unpack_zip
 from srcyc_app.studies.identifiers import is_plain_component
 
 #: Bytes that a call needs at its peak per voxel of the output: measured 26 (2.19 GB for 512 x 512 x 320).
@@ -36,16 +37,24 @@ class Result:
         file: the volume.
         maps: those asked for, by the names of :data:`srcyc.inference.results.MAPS`.
         params: what the sidecar of ``srcyc infer`` holds.
+        series: folder with folders of the same as DICOM series, if they are to go to a PACS.
     """
 
     file: Path
     maps: dict[str, Path]
     params: dict[str, Any]
+    series: Path | None = None
 
     def remove(self) -> None:
         """Nobody wants it any more."""
         for path in (self.file, *self.maps.values()):
             path.unlink(missing_ok=True)
+        self.remove_series()
+
+    def remove_series(self) -> None:
+        """The series has been stored."""
+        if self.series is not None:
+            shutil.rmtree(self.series, ignore_errors=True)
 
 
 class SuperResolutionTask(InferTask):
@@ -96,6 +105,7 @@ class SuperResolutionTask(InferTask):
         shown: str | None = None,
         folder: Path | None = None,
         progress: Callable[[float], None] | None = None,
+        to_pacs: bool = False,
     ) -> Result:
         """Super-resolve one scan.
 
@@ -105,6 +115,7 @@ class SuperResolutionTask(InferTask):
             shown: how the client calls the scan; default: the file's name.
             folder: where the files are made; default: the system's temporary folder.
             progress: told the share done; what it raises cancels the work.
+            to_pacs: make the DICOM series too that a PACS can store.
 
         Raises:
             Refusal: the scan, the model or the options cannot be used.
@@ -115,13 +126,30 @@ class SuperResolutionTask(InferTask):
             resolver = self._shelf.resolver(
                 options.weights, device=options.device, precision=options.precision
             )
-            scan = self._read(source, shown, folder, options)
+            zipped = options.result_extension == ".zip"
+            scan, headers = self._read(source, shown, folder, options, derived=zipped or to_pacs)
             _check_memory(scan, options, resolver, shown)
             made = resolver(scan, options, progress=progress)
             name = f"{stem(shown)[:60]}_sr_{uuid.uuid4().hex}{options.result_extension}"
             place = Path(folder or tempfile.gettempdir()) / name
             # The system's temporary folder is everybody's.
-            written = write_result(made, scan, place, dtype=options.result_dtype, sidecar=False, private=True)
+            more: dict[str, Any] = {"dtype": options.result_dtype, "sidecar": False, "private": True}
+            if zipped or to_pacs:
+                more["dicom"] = Dicom(headers, stable=True)
+            if zipped:
+                written = _zipped(write_result(made, scan, place.with_suffix(""), **more), place)
+            else:
+                written = write_result(made, scan, place, **more)
+            series = None
+            if to_pacs:
+                series = Path(tempfile.mkdtemp(prefix="srcyc-", dir=folder))
+                try:
+                    written.sidecar["dicom"] = write_result(made, scan, series / "volume", **more).sidecar[
+                        "dicom"
+                    ]
+                except BaseException:
+                    Result(written.volume, written.maps, {}, series).remove()
+                    raise
         params = written.sidecar
         params["input"]["name"] = shown
         # None: not the model in use, but one that was asked for by name.
@@ -130,21 +158,42 @@ class SuperResolutionTask(InferTask):
         for key in written.maps:
             # Where it can be had is said by whoever hands it over.
             del params[key]
-        return Result(written.volume, written.maps, params)
+        return Result(written.volume, written.maps, params, series)
 
-    def _read(self, source: Path, shown: str, folder: Path | None, options: Options) -> Volume:
+    def _read(
+        self, source: Path, shown: str, folder: Path | None, options: Options, *, derived: bool
+    ) -> tuple[Volume, DicomSource | None]:
+        """Read a scan, and the headers that a DICOM series derived from it needs."""
         choice: dict[str, Any] = {"series": options.series, "fill_gaps": options.fill_gaps}
         if source.suffix.lower() != ".zip":
-            return self._reading.volume(source, folder, **choice)
+            scan = self._reading.volume(source, folder, **choice)
+            return scan, DicomSource.of(scan) if derived else None
         unpacked = Path(tempfile.mkdtemp(prefix="srcyc-", dir=folder))
         try:
             unpack_zip(source, unpacked, self._max_unpacked)
             files = [path for path in unpacked.iterdir() if not path.name.startswith(".")]
             with refusing(unpacked, shown):
                 # An archive of a single volume is as good as the volume.
-                return self._reading.volume(files[0] if len(files) == 1 else unpacked, folder, **choice)
+                scan = self._reading.volume(files[0] if len(files) == 1 else unpacked, folder, **choice)
+                return scan, DicomSource.of(scan) if derived else None
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
+
+
+def _zipped(written: Written, place: Path) -> Written:
+    """Pack the series of a result into archives, which take their places."""
+
+    def pack(folder: Path, target: Path) -> Path:
+        try:
+            target.touch(0o600, exist_ok=False)
+            with target.open("wb") as stream:
+                pack_folder(folder, stream)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return target
+
+    maps = {name: pack(path, path.with_name(f"{path.name}.zip")) for name, path in written.maps.items()}
+    return replace(written, volume=pack(written.volume, place), maps=maps)
 
 
 def _check_memory(scan: Volume, options: Options, resolver: SuperResolver, shown: str) -> None:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pydicom
 import requests
 from dicomweb_client.web import DICOMwebClient, _Transaction
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
-from srcyc.errors import ConfigError
+from srcyc.errors import ArchiveError, ConfigError
+from srcyc.pacs.web import DicomWeb
 from srcyc_app.refusals import Refusal, not_found, unusable
 
 _log = logging.getLogger(__name__)
@@ -164,6 +166,7 @@ class Archive:
         wado_prefix: str | None = None,
     ) -> None:
         self.url = checked_address(url)
+        self._login = login
         self._filter = dict(search_filter)
         session = requests.Session()
         session.auth = login
@@ -218,6 +221,20 @@ class Archive:
         """
         with self._in_sentences(SERIES_SECONDS):
             yield from self._client.files(series.study, series.uid)
+
+    def store(self, folder: Path) -> str:
+        """Store the series in the folders of a folder, all instances or none; give the UID of the one called `volume`.
+
+        Raises:
+            Refusal: 502; says whether anything is left there.
+        """
+        files = sorted(folder.glob("*/*.dcm"))
+        try:
+            DicomWeb(self.url, self._login).store(files)
+        except ArchiveError as error:
+            raise self._refusal(502, str(error)) from error
+        first = pydicom.dcmread(str(folder / "volume" / "0001.dcm"), specific_tags=["SeriesInstanceUID"])
+        return str(first.SeriesInstanceUID)
 
     def _ask(self, filters: Mapping[str, Any], wanted: Search) -> tuple[list[RemoteSeries], bool]:
         with self._in_sentences(ANSWER_SECONDS):

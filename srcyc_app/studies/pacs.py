@@ -119,6 +119,16 @@ class Pacs(Datastore):
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         return _info(self._find(image_id))
 
+    # -- storing -------------------------------------------------------------------------------------------------
+
+    def store_series(self, folder: Path) -> str:
+        """Store the series that lie in the folders of a folder, all instances or none; give the UID of the volume's.
+
+        Raises:
+            Refusal: 502, they are not stored; says whether anything is left there.
+        """
+        return self._archive.store(folder)
+
     # -- fetching ------------------------------------------------------------------------------------------------
 
     def get_image_uri(self, image_id: str) -> str:

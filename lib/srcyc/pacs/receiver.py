@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from srcyc.errors import ArchiveError, InputError, SRCycError
+from srcyc.errors import ArchiveError, InputError
 from srcyc.inference.options import InferenceOptions
 from srcyc.inference.results import Dicom, write_result
 from srcyc.inference.super_resolver import SuperResolver
@@ -71,11 +71,11 @@ class Receiver:
             start = time.perf_counter()
             try:
                 count = self._make(entry, digest)
-            except (SRCycError, OSError, MemoryError, RuntimeError) as error:
+            except Exception as error:  # noqa: BLE001 - one bad series does not stop the rest
                 if entry.digest() != digest:
                     _log.info("series %s: more of it came meanwhile", entry.key)
                     return
-                entry.settle(digest, Status.REFUSED, str(error))
+                entry.settle(digest, Status.REFUSED, f"{type(error).__name__}: {error}")
                 what = "refused" if isinstance(error, InputError) else "failed"
                 _log.error("series %s: %s, %s says why", entry.key, what, entry.state)
                 return

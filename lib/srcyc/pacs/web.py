@@ -93,7 +93,7 @@ class DicomWeb:
         ConfigError: no such address.
     """
 
-    def __init__(self, url: str, login: Login | None = None, *, seconds: float = ANSWER_SECONDS) -> None:
+    def __init__(self, url: str, login: AuthBase | None = None, *, seconds: float = ANSWER_SECONDS) -> None:
         self.url = _checked(url)
         self._name = urlsplit(self.url).netloc
         self._session = requests.Session()
