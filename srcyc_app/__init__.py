@@ -1,1 +1,1 @@
-"""The MONAI Label app that will serve SRCyc to 3D Slicer; nothing is here yet."""
+"""The MONAI Label app, the server around it, the page that compares, and the module for 3D Slicer."""
