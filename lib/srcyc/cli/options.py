@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from srcyc.inference.super_resolver import SuperResolver
 
 
-def with_inference_options(after: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_inference_options(
+    after: str, *, but: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for every field of :class:`InferenceOptions`, in place of its ``**wishes``.
 
     Args:
         after: name of the parameter that they follow in the help.
+        but: fields that the command has no use for.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -35,7 +38,8 @@ def with_inference_options(after: str) -> Callable[[Callable[..., None]], Callab
             if each.kind is not each.VAR_KEYWORD:
                 parameters.append(each.replace(kind=each.KEYWORD_ONLY))
             if each.name == after:
-                parameters += [_parameter(*field) for field in InferenceOptions.model_fields.items()]
+                fields = InferenceOptions.model_fields.items()
+                parameters += [_parameter(name, field) for name, field in fields if name not in but]
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srcyc.errors import InputError, OutputError
-from srcyc.files import sha256
+from srcyc.inference.finished import digest, read_sidecar
 
 if TYPE_CHECKING:
     from srcyc.inference.results import Place
@@ -418,31 +417,10 @@ def _other_input(sidecar: dict[str, Any], source: Path) -> str | None:
     if made_of["name"] != source.name:
         return str(made_of["name"])
     # Scans of many people have the same name, so the name proves nothing.
-    digest = made_of.get("sha256")
-    if digest and (found := _digest(source)) and digest != found:
+    told = made_of.get("sha256")
+    if told and (found := digest(source)) and told != found:
         return f"another {source.name}"
     return None
-
-
-def _digest(source: Path) -> str | None:
-    """Hash a scan's files as its sidecar would; None where they cannot be told, which its reader will say."""
-    from srcyc.volumes.dicom import files_of
-    from srcyc.volumes.image_files import parts_of
-
-    try:
-        return sha256(source, parts_of(source) if source.is_file() else files_of(source))
-    except (InputError, OSError):
-        return None
-
-
-def read_sidecar(path: Path) -> dict[str, Any]:
-    """Read a sidecar; empty if there is none, or it is not one of ours."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    ours = isinstance(document, dict) and str(document.get("software", "")).startswith("srcyc")
-    return document if ours else {}
 
 
 def _made_by_srcyc(path: Path) -> bool:

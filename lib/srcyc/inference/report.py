@@ -115,6 +115,76 @@ class Report(Schema):
     note: str = NOTE
 
 
+class StackReport(Schema):
+    """One of several stacks that were combined.
+
+    Attributes:
+        input: the scan.
+        thick_axis: array axis of its slices.
+        factor: by how much that axis was enlarged.
+        thickness: of its slices, as the acquisition operator had it.
+        sigma: noise standard deviation, normalised intensity.
+        correction: ``||delta|| / ||y||``: by how much its slices were corrected.
+        matrix: ``(4, 4)``: where a point of the result's world (RAS mm) lies in the stack's.
+        rotation: of that motion, degrees about R, then A, then S.
+        translation: of that motion, mm towards R, A and S at the middle of the result.
+        similarity: correlation of its own result with the first stack's inside the head.
+        gain: its intensities were multiplied by this;
+        offset: and this was added.
+        residual_of_mean: ``||A x - y|| / ||y||`` of the mean of the stacks' own results, y with its slices corrected.
+        residual: the same of the result.
+    """
+
+    input: InputReport
+    thick_axis: Literal[0, 1, 2]
+    factor: float
+    thickness: SliceThickness
+    sigma: float
+    correction: float
+    matrix: tuple[tuple[float, ...], ...]
+    rotation: Triple
+    translation: Triple
+    similarity: float
+    gain: float
+    offset: float
+    residual_of_mean: float
+    residual: float
+
+
+class CombinationReport(Schema):
+    """How a result of several stacks was made; ``model_dump(mode="json")`` is the sidecar.
+
+    Attributes:
+        software: name and version.
+        model: weights used for each stack.
+        input: the first stack.
+        stacks: all of them.
+        result: the output grid.
+        steps: of conjugate gradients.
+        preprocessing: steps applied to each stack first.
+        device: where the network ran.
+        precision: its floating-point type.
+        seconds: wall-clock time of the call.
+        peak_memory: greatest resident memory of the process so far, bytes; None where the system does not tell.
+        warnings: reasons for distrust, in sentences.
+        note: what the result is not for.
+    """
+
+    software: str
+    model: ModelReport
+    input: InputReport
+    stacks: tuple[StackReport, ...]
+    result: ResultReport
+    steps: int
+    preprocessing: tuple[str, ...]
+    device: str
+    precision: str
+    seconds: float
+    peak_memory: int | None
+    warnings: tuple[str, ...]
+    note: str = NOTE
+
+
 def describe_input(volume: Volume) -> InputReport:
     """Name a scan and hash its file, or the files of a DICOM series in the order of their names."""
     source = volume.source

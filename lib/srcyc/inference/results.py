@@ -19,6 +19,7 @@ from srcyc.volumes.labels import resample_labels
 from srcyc.volumes.volume import Volume, volume_stem, write_volume
 
 if TYPE_CHECKING:
+    from srcyc.inference.combine import Combination
     from srcyc.inference.super_resolver import SuperResolution
 
 SIDECAR_SUFFIX, PREVIEW_SUFFIX = ".json", ".png"
@@ -102,14 +103,14 @@ class Written:
     sidecar: dict[str, Any]
 
 
-def maps_of(result: SuperResolution) -> dict[str, Volume]:
+def maps_of(result: SuperResolution | Combination) -> dict[str, Volume]:
     """Give the maps that a result has, by name."""
     found = {name: getattr(result, name) for name in MAPS}
     return {name: volume for name, volume in found.items() if volume is not None}
 
 
 def write_result(
-    result: SuperResolution,
+    result: SuperResolution | Combination,
     scan: Volume,
     path: Path | Place,
     *,
@@ -187,7 +188,13 @@ def write_result(
 
 
 def _write_series(
-    result: SuperResolution, scan: Volume, final: Place, staged: Place, dicom: Dicom, *, whole: bool
+    result: SuperResolution | Combination,
+    scan: Volume,
+    final: Place,
+    staged: Place,
+    dicom: Dicom,
+    *,
+    whole: bool,
 ) -> dict[str, Any]:
     """Write the volume and its maps as DICOM series, and tell which they are.
 
