@@ -9,6 +9,7 @@ from srcyc._version import __version__
 
 if TYPE_CHECKING:
     from srcyc.inference.super_resolver import SuperResolution, SuperResolver
+    from srcyc.volumes.dicom import write_dicom_series
     from srcyc.volumes.itk_images import from_itk, from_sitk, to_itk, to_sitk
     from srcyc.volumes.volume import Volume, read_volume, write_volume
 
@@ -22,6 +23,7 @@ __all__ = [
     "read_volume",
     "to_itk",
     "to_sitk",
+    "write_dicom_series",
     "write_volume",
 ]
 
@@ -34,6 +36,7 @@ _HOMES = {
     "read_volume": "srcyc.volumes.volume",
     "to_itk": "srcyc.volumes.itk_images",
     "to_sitk": "srcyc.volumes.itk_images",
+    "write_dicom_series": "srcyc.volumes.dicom",
     "write_volume": "srcyc.volumes.volume",
 }
 

@@ -156,6 +156,7 @@ def test_a_series_as_the_documentation_writes_it(
     result = SuperResolver.load(tiny_model)(scan)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "docs/dicom.md", "exec"), {"result": result, "scan": scan, "Path": Path})
+    assert len(list((folder / "alone").iterdir())) == len(list((folder / "series").iterdir()))
     assert len(list((folder / "series").iterdir())) == len(list((folder / "series_sr").iterdir()))
 
 
