@@ -110,7 +110,7 @@ def _volume(
     affine[:3, :3] = direction * np.array(spacing)
     affine[:3, 3] = origin
     grid = checked_grid(voxels.shape[::-1], LPS_TO_RAS @ affine, name)
-    return Volume(checked_voxels(voxels.T, name), grid.affine, voxels.dtype, slice_thickness)
+    return Volume(checked_voxels(voxels.T, name), grid.affine, voxels.dtype, slice_thickness=slice_thickness)
 
 
 def _voxels(volume: Volume) -> npt.NDArray[np.float32]:

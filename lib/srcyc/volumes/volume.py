@@ -24,9 +24,9 @@ from srcyc.volumes.dicom import (
     read_dicom_header,
 )
 from srcyc.volumes.finding import survey
+from srcyc.volumes.formats.raw import Told
 from srcyc.volumes.geometry import Grid, check_affine
 from srcyc.volumes.image_files import (
-    Orientation,
     Origin,
     Scaling,
     decode,
@@ -47,23 +47,14 @@ SHEAR_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Volume:
-    """A grey-scale volume on a regular grid.
+class Volume(Told):
+    """A grey-scale volume on a regular grid, and what its file says of it (:class:`~srcyc.volumes.formats.raw.Told`).
 
     Attributes:
         data: ``(1, I, J, K)`` float32; array axes as in NIfTI (first index fastest on disk). NaN: no value there.
         affine: ``(4, 4)`` float64, voxel index -> RAS mm.
         stored_dtype: voxel type on disk (after the header's scaling, if any).
-        slice_thickness: mm, nominal full width at half maximum of the slice profile when the header tells it.
         source: where it was read from.
-        padding: ``(I, J, K)`` bool, True where the file says that a voxel is no anatomy (DICOM's Pixel Padding Value);
-            None: it says nothing.
-        warnings: reasons for distrust that reading found, in sentences.
-        orientation: what the file says of its place besides the affine; None: as the affine says.
-        scaling: of the file's integers, if its header scales them.
-        labels: what in the file's header says that this is a label map, a clause; None: nothing does.
-        series: Series Instance UID of the DICOM series it is.
-        files: of ``source`` that it was read from, where they are several.
 
     Raises:
         VolumeError: data without the four axes, an affine that is not finite or singular.
@@ -71,16 +62,8 @@ class Volume:
 
     data: npt.NDArray[np.float32]
     affine: npt.NDArray[np.float64]
-    stored_dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
-    slice_thickness: float | None = None
-    source: Path | None = None
-    padding: npt.NDArray[np.bool_] | None = None
-    warnings: tuple[str, ...] = ()
-    orientation: Orientation | None = None
-    scaling: Scaling | None = None
-    labels: str | None = None
-    series: str | None = None
-    files: tuple[Path, ...] = ()
+    stored_dtype: np.dtype[Any] = np.dtype(np.float32)  # noqa: RUF009 - it never changes
+    source: Path | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         """Bring the arrays to their types."""
@@ -138,25 +121,12 @@ def read_volume(
         else:
             raw = replace(decode(header_file(path)), files=parts_of(path))
         grid = checked_grid(raw.voxels.shape, raw.affine, path)
-        thickness, warnings = raw.slice_thickness, raw.warnings
-        if thickness is None and not path.is_dir():
-            thickness, doubts = read_thickness(path, volume_stem(header_file(path)))
-            warnings = (*warnings, *doubts)
+        told = raw.told()
+        if raw.slice_thickness is None and not path.is_dir():
+            told["slice_thickness"], doubts = read_thickness(path, volume_stem(header_file(path)))
+            told["warnings"] = (*raw.warnings, *doubts)
         data = checked_voxels(raw.voxels, path)
-    return Volume(
-        data,
-        grid.affine,
-        raw.stored_dtype,
-        thickness,
-        path,
-        raw.padding,
-        warnings,
-        raw.orientation,
-        raw.scaling,
-        raw.labels,
-        raw.series,
-        raw.files,
-    )
+    return Volume(data, grid.affine, raw.stored_dtype, source=path, **told)
 
 
 def read_grid(

@@ -69,7 +69,7 @@ def test_padding_and_warnings_come_along(
 ) -> None:
     head = read_volume(files[".nii"])
     padding = head.data[0] < 100
-    told = Volume(head.data, head.affine, head.stored_dtype, 3.0, head.source, padding, ("a", "b"))
+    told = replace(head, slice_thickness=3.0, padding=padding, warnings=("a", "b"))
     monkeypatch.setattr(decoding, "read_volume", lambda path: told)
     # In this process, which has more to do than this one file.
     monkeypatch.setattr(decoding, "_limit_memory", lambda more: None)

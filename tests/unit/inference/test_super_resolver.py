@@ -37,7 +37,7 @@ def affine(spacing=(1.0, 1.0, 5.0), turn=None, origin=(-20.0, 13.0, 7.5)) -> np.
 @pytest.fixture
 def scan(phantom) -> Volume:
     """A head in 5 mm slices."""
-    return Volume(900 * phantom((22, 25, 7)) + 40, affine(), np.dtype(np.int16), 5.0)
+    return Volume(900 * phantom((22, 25, 7)) + 40, affine(), np.dtype(np.int16), slice_thickness=5.0)
 
 
 @pytest.fixture

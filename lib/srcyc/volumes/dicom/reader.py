@@ -75,9 +75,9 @@ def read_dicom_folder(
         voxels,
         stack.affine,
         stored,
-        thickness,
-        padding,
-        tuple(warnings),
+        slice_thickness=thickness,
+        padding=padding,
+        warnings=tuple(warnings),
         series=found.uid or None,
         files=found.files,
     )

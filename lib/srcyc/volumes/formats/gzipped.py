@@ -1,11 +1,17 @@
-"""Read the beginning of a file that may be packed with gzip: as much as is wanted, never more."""
+"""Read of a file that may be packed with gzip as much as is wanted, never more."""
 
 from __future__ import annotations
 
+import math
 import zlib
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from srcyc.errors import VolumeError
+from srcyc.volumes.formats.raw import require_room
 
 _MAGIC = b"\x1f\x8b"
 _BLOCK = 1 << 20
@@ -34,21 +40,34 @@ def read_start(path: Path, count: int) -> bytes:
     return bytes(buffer[: _fill(path, 0, memoryview(buffer), check=False)])
 
 
-def read_into(path: Path, start: int, buffer: memoryview) -> None:
-    """Fill a buffer with the bytes of a file from ``start`` on, unpacked if it is packed.
+def read_voxels(
+    path: Path, data: Path, start: int, shape: tuple[int, int, int], dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    """Read ``(I, J, K)`` voxels, first index fastest, from a file that may be packed.
 
     What lies behind, zeros and foreign bytes after the packed data included, is not looked at.
 
+    Args:
+        path: of the header.
+        data: of the file with the voxels, often the same.
+        start: where they begin in it, unpacked.
+        shape: ``(I, J, K)``.
+        dtype: as stored.
+
     Raises:
-        VolumeError: there are fewer bytes, or the gzip data is damaged.
+        VolumeError: there are fewer bytes, the gzip data is damaged, or they do not fit into memory.
         OSError: the file cannot be opened.
     """
-    got = _fill(path, start, buffer, check=True)
+    require_room(path, shape, dtype.itemsize)
+    voxels = np.empty(math.prod(shape), dtype)
+    buffer = voxels.view(np.uint8).data
+    got = _fill(data, start, buffer, check=True)
     if got < len(buffer):
         raise VolumeError(
-            f"{path}: truncated, the header promises {start + len(buffer)} bytes and {start + got} are there",
+            f"{data}: truncated, the header promises {start + len(buffer)} bytes and {start + got} are there",
             remedy="copy the file again",
         )
+    return voxels.reshape(shape, order="F")
 
 
 def _fill(path: Path, start: int, buffer: memoryview, *, check: bool) -> int:

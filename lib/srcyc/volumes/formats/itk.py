@@ -229,7 +229,7 @@ def _read(path: Path, image_io: str) -> tuple[sitk.ImageFileReader, Header]:
     labels = None
     if any(re.match(r"segment\d+_", key) for key in text.fields):
         labels = "its header describes segments"
-    return reader, Header(shape, affine, thickness, labels=labels, warnings=warnings)
+    return reader, Header(shape, affine, slice_thickness=thickness, labels=labels, warnings=warnings)
 
 
 def _header_problem(path: Path, message: str) -> VolumeError:

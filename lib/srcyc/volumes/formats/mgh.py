@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from srcyc.errors import VolumeError
-from srcyc.volumes.formats.gzipped import is_packed, read_into, read_start
-from srcyc.volumes.formats.raw import Header, Origin, RawVolume, require_bytes, require_room, volume_shape
+from srcyc.volumes.formats.gzipped import is_packed, read_start, read_voxels
+from srcyc.volumes.formats.raw import Header, Origin, RawVolume, require_bytes, volume_shape
 
 _HEADER_BYTES = 284
 #: Where the header tells whether it tells the place (goodRASFlag).
@@ -44,10 +44,8 @@ def read_volume(path: Path) -> RawVolume:
         OSError: the file cannot be opened.
     """
     header, dtype = _read(path)
-    require_room(path, header.shape, dtype.itemsize)
-    stored = np.empty(math.prod(header.shape), dtype)
-    read_into(path, _HEADER_BYTES, stored.view(np.uint8).data)
-    return RawVolume.of(header, stored.reshape(header.shape, order="F"), dtype.newbyteorder("="))
+    voxels = read_voxels(path, path, _HEADER_BYTES, header.shape, dtype)
+    return RawVolume.of(header, voxels, dtype.newbyteorder("="))
 
 
 def write(

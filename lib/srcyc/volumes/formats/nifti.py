@@ -23,7 +23,7 @@ from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.quaternions import quat2mat
 
 from srcyc.errors import VolumeError
-from srcyc.volumes.formats.gzipped import is_packed, read_into, read_start
+from srcyc.volumes.formats.gzipped import is_packed, read_start, read_voxels
 from srcyc.volumes.formats.raw import (
     LPS_TO_RAS,
     Header,
@@ -32,7 +32,6 @@ from srcyc.volumes.formats.raw import (
     RawVolume,
     Scaling,
     require_bytes,
-    require_room,
     require_scalar,
     volume_shape,
 )
@@ -89,10 +88,7 @@ def read_volume(path: Path) -> RawVolume:
     """
     header, fields, start = _read(path)
     dtype = fields.get_data_dtype()
-    require_room(path, header.shape, dtype.itemsize)
-    stored = np.empty(math.prod(header.shape), dtype)
-    read_into(image_of(path), start, stored.view(np.uint8).data)
-    voxels = stored.reshape(header.shape, order="F")
+    voxels = read_voxels(path, image_of(path), start, header.shape, dtype)
     kind = dtype.newbyteorder("=")
     slope, intercept = fields.get_slope_inter()
     if slope is not None and (slope, intercept) != (1.0, 0.0):
@@ -166,7 +162,14 @@ def _read(path: Path) -> tuple[Header, nib.Nifti1Header, int]:
     require_bytes(path, image, start, math.prod(shape) * dtype.itemsize, packed=is_packed(image))
     affine, orientation, warnings = _place(fields, path)
     return (
-        Header(shape, affine, None, orientation, _scaling(fields), _labels(fields), warnings),
+        Header(
+            shape,
+            affine,
+            orientation=orientation,
+            scaling=_scaling(fields),
+            labels=_labels(fields),
+            warnings=warnings,
+        ),
         fields,
         start,
     )

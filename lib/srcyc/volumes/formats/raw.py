@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -82,48 +82,22 @@ def _one_line(text: str) -> str:
     return " ".join(text.encode("ascii", "replace").decode().split())
 
 
-@dataclass(frozen=True, eq=False)
-class Header:
-    """What a file says before its voxels are read.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Told:
+    """What a file says of its volume besides voxels and grid.
 
     Attributes:
-        shape: ``(I, J, K)``.
-        affine: ``(4, 4)`` float64, voxel index -> RAS mm.
-        slice_thickness: nominal, mm, or None.
-        orientation: None: as the affine says, in the scanner's world.
-        scaling: of stored integers, if they are scaled.
-        labels: what in the header says that this is a label map, a clause; None: nothing does.
-        warnings: reasons for distrust, in sentences.
-    """
-
-    shape: tuple[int, int, int]
-    affine: npt.NDArray[np.float64]
-    slice_thickness: float | None = None
-    orientation: Orientation | None = None
-    scaling: Scaling | None = None
-    labels: str | None = None
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class RawVolume:
-    """What a file holds, before the checks that every format shares.
-
-    Attributes:
-        voxels: ``(I, J, K)``, any real dtype, scaling of the header applied.
-        affine: ``(4, 4)`` float64, voxel index -> RAS mm.
-        stored_dtype: voxel type on disk; the type after scaling when the header scales.
-        slice_thickness: nominal, mm, or None.
-        padding: ``(I, J, K)`` bool, True where the file says that a voxel is no anatomy; None: it says nothing.
+        slice_thickness: mm, nominal full width at half maximum of the slice profile when the header tells it.
+        padding: ``(I, J, K)`` bool, True where the file says that a voxel is no anatomy (DICOM's Pixel Padding Value);
+            None: it says nothing.
         warnings: reasons for distrust that reading found, in sentences.
-        orientation, scaling, labels: see :class:`Header`.
-        series: Series Instance UID of a DICOM series.
-        files: that the voxels lie in, where they are several.
+        orientation: what the file says of its place besides the affine; None: as the affine says.
+        scaling: of the file's integers, if its header scales them.
+        labels: what in the file's header says that this is a label map, a clause; None: nothing does.
+        series: Series Instance UID of the DICOM series it is.
+        files: that it was read from, where they are several.
     """
 
-    voxels: npt.NDArray[Any]
-    affine: npt.NDArray[np.float64]
-    stored_dtype: np.dtype[Any]
     slice_thickness: float | None = None
     padding: npt.NDArray[np.bool_] | None = None
     warnings: tuple[str, ...] = ()
@@ -133,19 +107,42 @@ class RawVolume:
     series: str | None = None
     files: tuple[Path, ...] = ()
 
+    def told(self) -> dict[str, Any]:
+        """Give the above, for what is made of it."""
+        return {item.name: getattr(self, item.name) for item in fields(Told)}
+
+
+@dataclass(frozen=True, eq=False)
+class Header(Told):
+    """What a file says before its voxels are read.
+
+    Attributes:
+        shape: ``(I, J, K)``.
+        affine: ``(4, 4)`` float64, voxel index -> RAS mm.
+    """
+
+    shape: tuple[int, int, int]
+    affine: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class RawVolume(Told):
+    """What a file holds, before the checks that every format shares.
+
+    Attributes:
+        voxels: ``(I, J, K)``, any real dtype, scaling of the header applied.
+        affine: ``(4, 4)`` float64, voxel index -> RAS mm.
+        stored_dtype: voxel type on disk; the type after scaling when the header scales.
+    """
+
+    voxels: npt.NDArray[Any]
+    affine: npt.NDArray[np.float64]
+    stored_dtype: np.dtype[Any]
+
     @classmethod
     def of(cls, header: Header, voxels: npt.NDArray[Any], stored_dtype: np.dtype[Any]) -> RawVolume:
         """Put voxels to their header."""
-        return cls(
-            voxels,
-            header.affine,
-            stored_dtype,
-            header.slice_thickness,
-            warnings=header.warnings,
-            orientation=header.orientation,
-            scaling=header.scaling,
-            labels=header.labels,
-        )
+        return cls(voxels, header.affine, stored_dtype, **header.told())
 
 
 def volume_shape(size: tuple[int, ...], path: Path) -> tuple[int, int, int]:
