@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,9 @@ import pytest
 import requests
 
 from srcyc.volumes.volume import read_volume
+from srcyc_app.refusals import Refusal
+from srcyc_app.studies.dicomweb import Archive, Login
+from srcyc_app.studies.pacs import Pacs
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 NAME, PASSWORD = "srcyc", "a-password-that-nobody-says"
@@ -270,3 +274,34 @@ def test_a_pacs_that_is_down_is_said_within_three_seconds(
 def _not_ready(server: Any) -> dict[str, str]:
     reply = server.get("/health/ready")
     return {} if reply.ok else dict(reply.json()["checks"])
+
+
+def test_a_series_is_kept_for_a_while_and_only_if_it_is_not_too_large(
+    orthanc: Orthanc, image: str, scans: Any, tmp_path: Path
+) -> None:
+    login = tmp_path / "login"
+    login.write_text(f"{NAME}:{PASSWORD}")
+
+    def pacs(max_bytes: int = 10**9) -> Pacs:
+        archive = Archive(orthanc.root, Login(login), {"Modality": "MR"})
+        return Pacs(archive, tmp_path / "cache", expiry=3600, max_bytes=max_bytes)
+
+    with pytest.raises(Refusal, match="more than") as large:
+        pacs(3000).get_image_uri(image)
+    assert large.value.status_code == 422
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    store = pacs()
+    folder = Path(store.get_image_uri(image))
+    assert len(list(folder.iterdir())) == len(list(scans.series.iterdir()))
+    assert store.remove_expired() == 0
+    os.utime(folder, (time.time() - 4000,) * 2)
+    assert store.remove_expired() == 1 and not folder.exists()
+    assert Path(store.get_image_uri(image)) == folder, "fetched again"
+    # An image too few, as after an accident: fetched again, too.
+    next(folder.iterdir()).unlink()
+    assert len(list(Path(store.get_image_uri(image)).iterdir())) == len(list(scans.series.iterdir()))
+    # The file is read for every question: a login that was changed counts at once.
+    login.write_text("srcyc:wrong")
+    with pytest.raises(Refusal, match="--pacs-login") as refused:
+        pacs().list_images()
+    assert refused.value.status_code == 502
