@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import re
 import sys
@@ -18,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from srcyc.errors import InputError, SRCycError, StoppedError
+from srcyc.files import json_text
 
 EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
@@ -67,7 +67,7 @@ class Console:
 
     def answer(self, document: Any) -> None:
         """Print the JSON document that a program asked for."""
-        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.write(json_text(document))
         sys.stdout.flush()
 
     @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
@@ -19,7 +18,7 @@ from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, Comparison
 from srcyc.evaluation.metrics import ALIGNMENT_TOLERANCE, Foresight
 from srcyc.evaluation.regions import LARGE, Kept
 from srcyc.evaluation.thick_scans import SCAN, Examination
-from srcyc.files import write_text
+from srcyc.files import json_text, write_text
 from srcyc.models.card import ScanScore, ThickScanScore, contrast_of, mean
 
 #: Files of an evaluation.
@@ -334,7 +333,7 @@ def write_report(
         OutputError: the place cannot be written.
     """
     tables: list[tuple[str, Sequence[BaseModel]]] = [(TABLE_NAME, rows), (THICK_TABLE_NAME, thick_rows)]
-    document = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    document = json_text(report)
     return [
         *(write_text(folder / name, _table(content)) for name, content in tables if content),
         write_text(folder / REPORT_NAME, document),
