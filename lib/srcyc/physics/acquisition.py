@@ -215,10 +215,6 @@ class Acquisition:
         """P x = x - A^+ A x: the part of an image that the scan does not see."""
         return x - self.pseudo_inverse(self.apply(x))
 
-    def correct(self, x: Tensor, y: Tensor) -> Tensor:
-        """Data consistency, x + A^+ (y - A x): the nearest image to x that the scanner would have seen as y."""
-        return x + self.pseudo_inverse(y - self.apply(x))
-
     def residual(self, x: Tensor, y: Tensor) -> float:
         """Relative data-consistency residual ``||A x - y|| / ||y||``, see :func:`relative_residual`."""
         return relative_residual(self.apply(x), y)
