@@ -189,8 +189,14 @@ def test_what_is_sent_comes_back(station: Station, wanted: dict[str, bytes]) -> 
         r"association of 'SCANNER' at \S+ refused: it calls 'OTHER', this is 'SRCYC'", station.log
     )
     assert re.search(r"association of 'STRANGER' at \S+ refused: it is not among those allowed", station.log)
-    assert station.send().returncode == 0
-    # The PACS is down, and comes back.
+    # A single slice is no scan; the reason, which may name a patient, stands where only the queue's user looks.
+    assert station.send(station.slices[0]).returncode == 0
+    station.until(station.settled)
+    (state,) = station.queue.glob("*/state.json")
+    assert "refused" in state.read_text() and "slice" in state.read_text()
+    assert f"{state.parent.name}: refused" in station.log
+    # The rest of it comes late, and makes it whole. The PACS is down, and comes back.
+    assert station.send(*station.slices[1:]).returncode == 0
     station.until(lambda: "sent again" in station.log)
     assert not station.settled()
     station.start_pacs()
@@ -212,22 +218,6 @@ def test_what_is_sent_comes_back(station: Station, wanted: dict[str, bytes]) -> 
     source = read_volume(station.scan)
     np.testing.assert_allclose(found.grid.field_of_view, source.grid.field_of_view, atol=1e-3)
     assert np.isfinite(found.affine @ ends).all()
-
-
-@pytest.mark.slow
-def test_a_scan_that_cannot_be_one_is_told_where_patients_may_be(station: Station) -> None:
-    station.start()
-    assert station.send(station.slices[0]).returncode == 0  # a single slice
-    station.until(station.settled)
-    (state,) = station.queue.glob("*/state.json")
-    assert "refused" in state.read_text() and "slice" in state.read_text()
-    assert f"{state.parent.name}: refused" in station.log
-    assert not any(word in station.log for word in SECRET)
-    # The rest of it comes late, and makes it whole.
-    station.start_pacs()
-    assert station.send(*station.slices[1:]).returncode == 0
-    station.until(lambda: "instances sent" in station.log)
-    assert len(station.files()) > SLICES
 
 
 def _part(station: Station) -> int:

@@ -301,6 +301,13 @@ def test_what_is_no_dicom_has_no_series_to_be_derived_from(srcyc, tiny_model, se
     assert not (tmp_path / "b").exists()
 
 
+def test_one_enhanced_image(srcyc, tiny_model, series, tmp_path):
+    given = ("infer", series, "--model", tiny_model, "-o", tmp_path / "out", "--format", "dicom-enhanced")
+    assert srcyc(*given).code == 0
+    (file,) = (tmp_path / "out" / "series_sr").iterdir()
+    assert pydicom.dcmread(file).SOPClassUID.name == "Enhanced MR Image Storage"
+
+
 def test_other_formats_by_name(srcyc, tiny_model, series, tmp_path):
     assert srcyc("infer", series, "--model", tiny_model, "-o", tmp_path / "out", "--format", "nrrd").code == 0
     assert (tmp_path / "out" / "series_sr.nrrd").is_file()

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 #: Kinds of files that results are written as; of DICOM it is a folder.
-FORMATS = ("nii.gz", "nii", "nrrd", "mha", "mgz", "dicom")
+FORMATS = ("nii.gz", "nii", "nrrd", "mha", "mgz", "dicom", "dicom-enhanced")
 
 #: Files left out for one reason that the summary names.
 _TOLD = 20
@@ -84,6 +84,7 @@ class Request:
     stable: bool = False
     bids: bool = False
     pacs: Pacs | None = None
+    multi_frame: bool = False
 
 
 @with_inference_options(after="model")
@@ -125,7 +126,7 @@ def infer(
         typer.Option(
             metavar="|".join(FORMATS),
             help="How results are written into a folder; dicom: as series derived from their scans', which have to be "
-            "DICOM. Default: nii.gz.",
+            "DICOM; dicom-enhanced: in one file each. Default: nii.gz.",
             show_default=False,
         ),
     ] = None,
@@ -215,6 +216,8 @@ def infer(
         )
     pacs = Pacs(from_dicomweb, to_dicomweb, pacs_login, study)
     pacs.check(inputs or [], series or [], output, format)
+    if format == "dicom-enhanced":
+        request = replace(request, multi_frame=True)
     if to_dicomweb is not None:
         request = replace(request, suffix="", stable=True, pacs=pacs)
     batch = _Batch(console, request, _loader(model, device, precision, max_memory))
@@ -252,7 +255,7 @@ def _suffix(format: str | None) -> str | None:
     """
     if format is not None and format not in FORMATS:
         raise ConfigError(f"--format {format!r}: give one of {', '.join(FORMATS)}.")
-    return None if format is None else "" if format == "dicom" else f".{format}"
+    return None if format is None else "" if format.startswith("dicom") else f".{format}"
 
 
 def exit_code(outcomes: list[Outcome]) -> int:
@@ -365,7 +368,9 @@ class _Batch:
         scan = read_volume(job.source, fill_gaps=self._request.fill_gaps)
         request = self._request
         # What no series can be derived from is refused before anything is computed.
-        dicom = Dicom(DicomSource.of(scan), request.stable) if job.place.is_series else None
+        dicom = (
+            Dicom(DicomSource.of(scan), request.stable, request.multi_frame) if job.place.is_series else None
+        )
         resolver = self._ready()
         with self._console.progress(label) as progress:
             result = resolver(scan, request.options, progress=progress)

@@ -57,7 +57,7 @@ class Pacs:
                 raise ConfigError("--series: with --from-dicomweb a series is given by its UID.")
         if self.target is None and output is None:
             raise ConfigError("no --output; give a file or a folder, or a DICOMweb server by --to-dicomweb.")
-        if self.target is not None and format not in (None, "dicom"):
+        if self.target is not None and format not in (None, "dicom", "dicom-enhanced"):
             raise ConfigError(f"--format {format}: a PACS takes DICOM; leave it or --to-dicomweb out.")
         for url in filter(None, (self.source, self.target)):
             self._server(url)

@@ -82,10 +82,12 @@ class Dicom:
     Attributes:
         source: headers of the scan, if its files may be gone by then.
         stable: the same result has the same UIDs each time.
+        multi_frame: one enhanced image instead of many classic ones.
     """
 
     source: DicomSource | None = None
     stable: bool = False
+    multi_frame: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,7 @@ def _write_series(
             source,
             origin=origin_of(result.report, name),
             stable=dicom.stable,
+            multi_frame=dicom.multi_frame,
             whole=whole and name == "volume",
         )
         told[name] = {"study": written.study, "series": written.series, "instances": len(written.files)}

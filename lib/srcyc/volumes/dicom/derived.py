@@ -20,12 +20,14 @@ import numpy.typing as npt
 import pydicom
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.multival import MultiValue
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
 from srcyc.errors import OutputError, VolumeError
 from srcyc.files import publish, staging
 from srcyc.volumes.dicom.attributes import OF_IMAGE, OF_SERIES, OF_WINDOW, REQUIRED, quietly, take
+from srcyc.volumes.dicom.enhanced import enhanced
 from srcyc.volumes.dicom.files import read_whole_header
 from srcyc.volumes.dicom.reader import files_of
 from srcyc.volumes.dicom.source import MR_IMAGE, DicomSource
@@ -74,9 +76,10 @@ def write_dicom_series(
     origin: Origin,
     stable: bool = False,
     whole: bool = False,
+    multi_frame: bool = False,
     overwrite: bool = False,
 ) -> SeriesWritten:
-    """Write a volume as classic MR images, one file for each plane of its last axis.
+    """Write a volume as classic MR images, one file for each plane of its last axis, or as one enhanced image.
 
     Patient, study, frame of reference, equipment and acquisition are those of the scan, of each image those of the
     nearest slice; series and instances are new. Values are stored in 16 bits with a rescale that uses all of them.
@@ -90,6 +93,7 @@ def write_dicom_series(
         stable: UIDs follow from the scan, the model and the values, so that the same result is the same series each
             time it is written; False: new ones each time.
         whole: store whole numbers in the scan's unit, without a rescale.
+        multi_frame: write an enhanced MR image.
         overwrite: replace the folder if it is there.
 
     Raises:
@@ -105,15 +109,20 @@ def write_dicom_series(
             f"{folder}: the volume has {volume.data.shape[0]} channels", remedy="write them one by one"
         )
     planes = _Planes.of(volume, source, folder, whole=whole)
-    identity = _Identity.of(source, planes, origin, stable=stable)
+    identity = _Identity.of(source, planes, origin, stable=stable, multi_frame=multi_frame)
     with disable_value_validation(), quietly(), staging(_made(folder.parent)) as room:
         images = room / folder.name
         images.mkdir()
         common = _common(source, planes, origin, identity)
         names = []
-        for number in range(1, planes.count + 1):
+        if multi_frame:
+            made = iter([_frames(common, source, planes, origin, identity)])
+        else:
+            numbers = range(1, planes.count + 1)
+            made = (_image(common, source, planes, origin, identity, number) for number in numbers)
+        for number, image in enumerate(made, 1):
             file = images / f"{number:04d}.dcm"
-            _write(_image(common, source, planes, origin, identity, number), file, folder)
+            _write(image, file, folder)
             names.append(folder / file.name)
         publish([images], folder.parent)
     return SeriesWritten(folder, tuple(names), str(common.StudyInstanceUID), identity.series, planes.slope)
@@ -289,7 +298,9 @@ class _Identity:
     made: datetime | None
 
     @classmethod
-    def of(cls, source: DicomSource, planes: _Planes, origin: Origin, *, stable: bool) -> _Identity:
+    def of(
+        cls, source: DicomSource, planes: _Planes, origin: Origin, *, stable: bool, multi_frame: bool
+    ) -> _Identity:
         if not stable:
             return cls(_uid(uuid.uuid4().bytes), _now(source))
         digest = hashlib.sha256()
@@ -297,6 +308,7 @@ class _Identity:
             digest.update(f"{frame.instance}#{frame.index}\0".encode())
         for key in ("software", "content", "model_sha256"):
             digest.update(f"{origin.fields.get(key, '')}\0".encode())
+        digest.update(b"frames" if multi_frame else b"")
         digest.update(repr((planes.positions.round(3).tolist(), planes.slope, planes.intercept)).encode())
         digest.update(np.ascontiguousarray(planes.stored).tobytes())
         return cls(_uid(digest.digest()), None)
@@ -392,6 +404,29 @@ def _image(
     image.PixelData = (
         np.ascontiguousarray(planes.stored[number - 1]).astype("<" + planes.stored.dtype.str[1:]).tobytes()
     )
+    return image
+
+
+def _frames(
+    common: Dataset, source: DicomSource, planes: _Planes, origin: Origin, identity: _Identity
+) -> Dataset:
+    """Give the enhanced image that has all planes as its frames, without its file meta information."""
+    shown = Dataset()
+    _show(shown, source.first, planes, mapped=origin.fields.get("content", "volume") != "volume")
+    first = [
+        value[0] if isinstance(value, MultiValue) else value
+        for value in (shown.WindowCenter, shown.WindowWidth)
+    ]
+    image = enhanced(
+        common,
+        source.first,
+        [[_number(value) for value in position] for position in planes.positions],
+        (_number(first[0]), _number(first[1])),
+        instance=identity.instance(1),
+        organisation=identity.instance(0),
+    )
+    image.ContributingEquipmentSequence = [_equipment(origin, identity)]
+    image.PixelData = np.ascontiguousarray(planes.stored).astype("<" + planes.stored.dtype.str[1:]).tobytes()
     return image
 
 
