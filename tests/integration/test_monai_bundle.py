@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -30,19 +32,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_monai_s_command_gives_the_library_s_voxels(srcyc, tiny: Path, tmp_path: Path) -> None:
+def test_monai_s_command_gives_the_library_s_voxels(
+    srcyc, tiny: Path, repository: Path, tmp_path: Path
+) -> None:
+    """The command of docs/python.md, in the folder that it speaks of."""
     bundle = tmp_path / "bundle"
     ran = srcyc("models", tiny, "--bundle", bundle)
     assert ran.code == 0, ran.err
-    scans, results = tmp_path / "scans", tmp_path / "results"
+    scans, results = tmp_path / "scans", tmp_path / "thin"
     head = make_head((20, 22, 6), make_affine(OBLIQUE_AXES, (1, 1, 4)))
     write_volume(head, scans / "head.nii.gz", dtype=np.int16)
     save_series(head, scans / "series")
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
-    wishes = ["--dataset_dir", str(scans), "--output_dir", str(results), "--target_spacing", "1.0"]
-    done = subprocess.run(
-        [*command, *wishes], cwd=bundle, capture_output=True, text=True, timeout=200, check=False
-    )
+    page = (repository / "docs" / "python.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^python (-m monai\.bundle run .*)$", page, re.MULTILINE)
+    command = [sys.executable, *shlex.split(line), "--target_spacing", "1.0"]
+    done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     resolver = SuperResolver.load(tiny, device="cpu")
     for name in ("head.nii.gz", "series"):
