@@ -180,11 +180,11 @@ def test_what_makes_no_sense_is_said_before_anything_is_asked(srcyc, series, tmp
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The files of a derived series of 2 MB."""
-    head = make_head((128, 128, 8))
+    head = make_head((256, 256, 4))
     folder = tmp_path_factory.mktemp("result")
     scan = read_volume(save_series(head, folder / "scan"))
-    data = np.repeat(scan.data, 8, axis=3)
-    thin = Volume(data, scan.affine @ np.diag([1, 1, 1 / 8, 1.0]))
+    data = np.repeat(scan.data, 4, axis=3)
+    thin = Volume(data, scan.affine @ np.diag([1, 1, 1 / 4, 1.0]))
     return list(write_dicom_series(thin, folder / "thin", scan, origin=ORIGIN, stable=True).files)
 
 
