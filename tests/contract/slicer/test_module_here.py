@@ -218,7 +218,9 @@ def test_a_scan_out_of_range_is_seen_before_anything_is_computed(in_slicer: Any,
     ui = in_slicer.ui
     assert "#0a3622" in ui.rangeLabel.styleSheet
     in_slicer.type(ui.spacingComboBox.lineEdit(), "0.1")
-    assert "far outside" in ui.rangeLabel.text and "#58151c" in ui.rangeLabel.styleSheet
+    assert "too far outside" in ui.rangeLabel.text and "#58151c" in ui.rangeLabel.styleSheet
+    in_slicer.click(ui.forceCheckBox)
+    assert "look at the result closely" in ui.rangeLabel.text and "#664d03" in ui.rangeLabel.styleSheet
     in_slicer.type(ui.spacingComboBox.lineEdit(), "isotropic")
     in_slicer.type(ui.thicknessLineEdit, "3")
     assert "3 mm, as stated" in ui.rangeLabel.text and "#0a3622" in ui.rangeLabel.styleSheet

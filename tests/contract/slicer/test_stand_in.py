@@ -245,14 +245,14 @@ def test_views_get_their_sizes_in_a_later_event(stand_in: Any) -> None:
 
     layouts = slicer.app.layoutManager()
     red = layouts.sliceWidget("Red").mrmlSliceNode()
-    assert red.GetDimensions() == (600, 400, 1)
+    assert red.GetDimensions() == (600, 350, 1)
     layouts.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutThreeOverThreeView)
-    assert red.GetDimensions() == (600, 400, 1)
-    red.SetFieldOfView(300.0, 200.0, 1.0)
+    assert red.GetDimensions() == (600, 350, 1)
+    red.SetFieldOfView(300.0, 175.0, 1.0)
     stand_in.process_events()
-    assert red.GetDimensions() == (400, 400, 1)
-    assert red.GetFieldOfView()[:2] == pytest.approx((200.0, 200.0)), "a third of the width is cropped"
-    assert layouts.sliceWidget("Yellow+").mrmlSliceNode().GetDimensions() == (400, 400, 1)
+    assert red.GetDimensions() == (400, 350, 1)
+    assert red.GetFieldOfView()[:2] == pytest.approx((200.0, 175.0)), "a third of the width is cropped"
+    assert layouts.sliceWidget("Yellow+").mrmlSliceNode().GetDimensions() == (400, 350, 1)
 
 
 def test_the_child_of_slicer_s_python_outlives_its_launcher(stand_in: Any) -> None:

@@ -414,6 +414,8 @@ class StandIn:
             logic.SetMRMLScene(None)
         self.logic.SetMRMLScene(None)
         slicer.mrmlScene = None
+        # The application itself lives on in the next session.
+        pythonqt.disconnect_all(self.app)
         sys.excepthook = self._excepthook
         sys.path[:] = self._search_path_before
         os.environ["PATH"] = self._path_before

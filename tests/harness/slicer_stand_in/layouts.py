@@ -16,7 +16,7 @@ from PySide6.QtCore import QObject, QTimer, Signal
 from .mrml_widgets import qMRMLSliceWidget
 
 #: Pixels of all views together.
-_WIDTH, _HEIGHT = 1200, 800
+_WIDTH, _HEIGHT = 1200, 700
 
 
 class qMRMLLayoutManager(QObject):

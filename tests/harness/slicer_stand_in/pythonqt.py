@@ -274,6 +274,12 @@ def _disconnect(instance: QObject, signal: str, *target: Any) -> bool:
     return False
 
 
+def disconnect_all(instance: QObject) -> None:
+    """End all connections that Python has made to an object's signals."""
+    for signature, _called, call in instance.__dict__.pop("_pythonqt_connections", []):
+        QObject.disconnect(instance, f"2{signature}", call)
+
+
 def _slot(receiver: QObject, slot: str) -> Callable[..., Any]:
     """Give the slot of a receiver by its signature."""
     name = slot.partition("(")[0]

@@ -163,7 +163,8 @@ class ResolvePanel:
         if scan is not None and not self._problem_of(scan):
             shape, spacing = volumes.size_of(scan)
             target, thickness = self.ui.spacingComboBox.currentText, self.ui.thicknessLineEdit.text
-            judgement = judge(shape, spacing, target, thickness, self._model())
+            forced = bool(self.ui.forceCheckBox.checked)
+            judgement = judge(shape, spacing, target, thickness, self._model(), forced)
         kind, text = judgement if judgement else ("good", "")
         show_message(self.ui.rangeLabel, text, kind)
 
@@ -389,7 +390,7 @@ class ResolvePanel:
     def _done(self, result: Any, report: dict[str, Any]) -> None:
         self._running = None
         self._say(_("Made {name}.").format(name=result.GetName()))
-        warnings = [str(warning) for warning in report.get("warnings") or ()]
+        warnings = [text[:1].upper() + text[1:] for text in map(str, report.get("warnings") or ())]
         for line in (*volumes.describe(report).splitlines(), *warnings):
             self._session.tell(line)
         show_message(self.ui.messageLabel, "\n".join(warnings), "warning")

@@ -29,7 +29,12 @@ class Judgement(NamedTuple):
 
 
 def judge(
-    shape: Sequence[int], spacing: Sequence[float], target: str, thickness: str, model: dict[str, Any]
+    shape: Sequence[int],
+    spacing: Sequence[float],
+    target: str,
+    thickness: str,
+    model: dict[str, Any],
+    forced: bool = False,
 ) -> Judgement | None:
     """Say what a model will make of a scan.
 
@@ -39,6 +44,7 @@ def judge(
         target: spacing wanted, as the user writes it.
         thickness: of the slices, mm, as the user writes it; "" if nobody has said.
         model: ``name`` and ``card`` of it.
+        forced: go on far outside its range.
 
     Returns:
         None if the card or the spacing wanted cannot be understood: then the library will say why.
@@ -81,9 +87,10 @@ def judge(
     if not outside:
         words = _("{scan}: in the range of {model}. {thickness}")
         return Judgement("good", words.format(scan=scan, model=model["name"], thickness=said))
+    far = far and not forced
     words = (
         _(
-            "{scan}: far outside the range of {model}, which refuses it unless told to go on: {what}. {thickness}"
+            "{scan}: too far outside the range of {model}, unless Options tell it to go on: {what}. {thickness}"
         )
         if far
         else _("{scan}: outside the range of {model}, look at the result closely: {what}. {thickness}")
