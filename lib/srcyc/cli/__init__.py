@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from srcyc._version import __version__
-from srcyc.cli import combine, domains, evaluate, infer, models, publish, receive, train
+from srcyc.cli import bids, combine, domains, evaluate, infer, models, publish, receive, train
 from srcyc.cli.console import EXIT_INTERRUPTED, EXIT_TERMINATED, show_error, usage_sentence
 from srcyc.cli.plugins import add_commands
 
@@ -50,6 +50,7 @@ def _root(
 # One line per command, in the order of `srcyc --help`.
 app.command()(infer.infer)
 app.command()(combine.combine)
+app.command()(bids.bids)
 app.command()(evaluate.evaluate)
 app.command()(train.train)
 app.command()(domains.domains)
@@ -58,10 +59,10 @@ app.command()(publish.publish)
 app.command()(receive.receive)
 
 #: Commands that `srcyc` has, plug-ins included once they have been looked for.
-_commands = {"infer", "combine", "evaluate", "train", "domains", "models", "publish", "receive"}
+_commands = {"infer", "combine", "bids", "evaluate", "train", "domains", "models", "publish", "receive"}
 
-#: Options that take all the paths after them, as a shell's `scans/*.nii.gz` gives them.
-_PATH_OPTIONS = ("--hr", "--lr")
+#: Options that take all that follows them: paths, as a shell's `scans/*.nii.gz` gives them, and labels of a BIDS App.
+_PATH_OPTIONS = ("--hr", "--lr", "--participant-label", "--session-label")
 
 
 class _Terminated(BaseException):

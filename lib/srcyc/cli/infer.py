@@ -84,6 +84,7 @@ class Request:
     stable: bool = False
     bids: bool = False
     pacs: Pacs | None = None
+    shard: str | None = None
     multi_frame: bool = False
 
 
@@ -196,6 +197,14 @@ def infer(
             show_default=False,
         ),
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Do the I-th of N parts of the scans only, for job arrays.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
     **wishes: Any,
@@ -208,7 +217,16 @@ def infer(
     """
     console = Console(json=json)
     request = Request(
-        InferenceOptions.of(wishes), keep_type, preview, fill_gaps, labels, _suffix(format), stable_uids, bids
+        InferenceOptions.of(wishes),
+        keep_type,
+        preview,
+        fill_gaps,
+        labels,
+        _suffix(format),
+        stable_uids,
+        bids,
+        None,
+        shard,
     )
     if bids and format not in (None, "nii.gz"):
         raise ConfigError(
@@ -324,6 +342,12 @@ class _Batch:
                 roots=sources.roots,
                 suffix=wanted.suffix,
             )
+        if wanted.shard is not None:
+            from srcyc.inference.batch import shard
+
+            jobs = shard(jobs, wanted.shard)
+            if not jobs:  # more parts than scans
+                return outcomes
         folders = sorted({job.output.parent for job in jobs if not job.done and job.problem is None})
         created: list[Path] = []
         try:

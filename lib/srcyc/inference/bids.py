@@ -61,8 +61,9 @@ _ORDER = (
     *("res", "den", "label", "desc"),
 )
 _NAME = re.compile(r"sub-[0-9A-Za-z+]+(_[a-z]+-[0-9A-Za-z+]+)*_[0-9A-Za-z]+")
-#: Pictures; and what validators before 2.0, which know no derivatives, take for a misspelling.
-_IGNORED = "*.png\n*_desc-*\n*_dseg.*\n"
+#: Pictures, what is told about the group; and what validators before 2.0, which know no derivatives, take for a
+#: misspelling.
+_IGNORED = "*.png\n*_desc-*\n*_dseg.*\ngroup_*\nlogs/\n"
 _README = """\
 # Super-resolved scans
 

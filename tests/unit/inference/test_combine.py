@@ -124,6 +124,7 @@ def test_what_lies_where_survives_an_oblique_grid():
     assert np.abs(found.matrix - _motion(1).matrix)[:3, :3].max() < 5e-3
 
 
+@pytest.mark.exhaustive
 def test_a_lost_slice_of_one_stack_is_told_by_the_others(stacks, combined, resolver):
     axial = stacks[0]
     data = axial.data.copy()

@@ -1,0 +1,233 @@
+"""`srcyc bids`: a BIDS App, all thick anatomical scans of a data set; and `--shard` and `--dask` for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from srcyc.cli.console import EXIT_BAD_INPUT, EXIT_FAILURE, Console
+from srcyc.cli.options import Device, MaxMemory, ModelName, Precision, with_inference_options
+from srcyc.cli.plan import prepare_folder
+from srcyc.errors import ConfigError, OutputError
+from srcyc.inference.options import InferenceOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from srcyc.inference.batch import Done, How, Work
+
+#: A scan has one result here, told by its hashes; maps are for single scans.
+_NOT_HERE = ("uncertainty", "correction_map")
+
+
+class Level(str, Enum):
+    """What a BIDS App is asked to do."""
+
+    PARTICIPANT = "participant"
+    GROUP = "group"
+
+
+@with_inference_options(after="model", but=_NOT_HERE)
+def bids(
+    bids_dir: Annotated[Path, typer.Argument(metavar="BIDS_DIR", help="The data set.", show_default=False)],
+    output_dir: Annotated[
+        Path, typer.Argument(metavar="OUT_DIR", help="The derivative to make.", show_default=False)
+    ],
+    level: Annotated[
+        Level,
+        typer.Argument(
+            metavar="{participant,group}",
+            help="participant: super-resolve; group: a table and a report about all scans.",
+            show_default=False,
+        ),
+    ],
+    participant_label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL", help="Only this participant; may be repeated. Default: all.", show_default=False
+        ),
+    ] = None,
+    session_label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="Only this session; may be repeated.", show_default=False),
+    ] = None,
+    bids_filter_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='What scans have to be, as JSON: {"t2w": {"suffix": "T2w", "acquisition": "ax"}}.',
+            show_default=False,
+        ),
+    ] = None,
+    n_procs: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Scans at a time on this machine; above 1 it needs srcyc[batch]."
+        ),
+    ] = 1,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|ADDRESS",
+            help="Let the workers of a Dask cluster do it: that of this scheduler, or one on this machine.",
+            show_default=False,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Do the I-th of N parts only, for job arrays without Dask.",
+            show_default=False,
+        ),
+    ] = None,
+    model: ModelName = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    max_memory: MaxMemory = None,
+    preview: Annotated[
+        bool, typer.Option("--preview/--no-preview", help="Draw a picture of each, for the report.")
+    ] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    **wishes: Any,
+) -> None:
+    """Super-resolve the thick anatomical scans of a BIDS data set (a BIDS App).
+
+    A result whose sidecar names the same scan and the same model, by their hashes, is kept: the same command goes on
+    where it was stopped. Exit code: 0 all done, 2 some scan was refused, 1 something failed.
+    """
+    from srcyc.inference import bids as layout
+    from srcyc.inference.bids_selection import read_filters, select
+
+    console = Console(json=json)
+    how = _how(model, device, precision, max_memory, InferenceOptions.of(wishes), preview=preview)
+    filters = None if bids_filter_file is None else read_filters(bids_filter_file)
+    if output_dir.resolve() == bids_dir.resolve():
+        raise OutputError(
+            f"{output_dir}: is the data set itself; give a folder like {bids_dir / 'derivatives' / 'srcyc'}."
+        )
+    found = select(
+        bids_dir,
+        participants=participant_label or (),
+        sessions=session_label or (),
+        filters=filters,
+        least_factor=_least_factor(how),
+    )
+    works = _works(found.scans, bids_dir, output_dir)
+    prepare_folder(output_dir)
+    layout.describe_dataset(output_dir, bids_dir)
+    if level is Level.GROUP:
+        from srcyc.inference.group import write_report
+
+        table, page, rows = write_report(output_dir, works, [_inner(work, bids_dir) for work in works])
+        counts = Counter(row.values["status"] for row in rows)
+        console.say(f"{table}\n{page}\n{_counted(counts) or 'no thick scans'}")
+        if json:
+            console.answer({"table": str(table), "report": str(page), "scans": [row.values for row in rows]})
+        raise typer.Exit(0)
+    if shard is not None:
+        from srcyc.inference.batch import shard as part
+
+        works = part(works, shard)
+    done = _run(console, works, how, bids_dir, output_dir, dask=dask, n_procs=n_procs)
+    counts = Counter(one.status for one in done)
+    for path, reason in found.left_out.items():
+        console.say(f"left out {path}: {reason}")
+    console.say(_counted(counts) or "no thick scans")
+    code = EXIT_FAILURE if counts["failed"] else EXIT_BAD_INPUT if counts["refused"] else 0
+    if json:
+        console.answer(
+            {
+                "exit_code": code,
+                "results": [
+                    {
+                        "input": str(one.work.source),
+                        "status": one.status,
+                        "output": str(one.work.place.volume),
+                        "tries": one.tries,
+                        "message": one.message,
+                        "warnings": one.warnings,
+                    }
+                    for one in done
+                ],
+                "left_out": {str(path): reason for path, reason in found.left_out.items()},
+            }
+        )
+    raise typer.Exit(code)
+
+
+def _run(
+    console: Console,
+    works: list[Work],
+    how: How,
+    root: Path,
+    out: Path,
+    *,
+    dask: str | None,
+    n_procs: int,
+) -> list[Done]:
+    """Do all, with one bar over them; what has no result is noted for the report."""
+    from srcyc.inference.batch import LOCAL, in_turn, on_dask
+    from srcyc.inference.group import note
+
+    if dask is not None and dask != LOCAL and n_procs > 1:
+        raise ConfigError("--n-procs: the cluster at --dask has its own workers; leave one of the two out.")
+    results: Iterator[Done]
+    if not works or (dask is None and n_procs == 1):
+        results = in_turn(works, how)
+    else:
+        results = on_dask(works, how, dask or LOCAL, n_procs if n_procs > 1 else None)
+    done: list[Done] = []
+    with console.progress(f"{len(works)} scans") as progress:
+        for one in results:
+            done.append(one)
+            note(out, one, _inner(one.work, root))
+            for warning in one.warnings:
+                console.warn(f"{one.work.source}: {warning}")
+            if one.status in ("refused", "failed"):
+                console.error(f"{one.message}" + (f" (tried {one.tries} times)" if one.tries > 1 else ""))
+            progress(len(done) / len(works))
+    return done
+
+
+def _how(
+    model: str | None,
+    device: str,
+    precision: str,
+    max_memory: float | None,
+    options: InferenceOptions,
+    *,
+    preview: bool,
+) -> How:
+    from srcyc.files import sha256
+    from srcyc.inference.batch import How
+    from srcyc.models.model_file import DEFAULT_MODEL, find_model
+
+    path = find_model(DEFAULT_MODEL if model is None else model)
+    return How(path, sha256(path), options, device, precision, max_memory, preview)
+
+
+def _least_factor(how: How) -> float:
+    """Give the least factor that the model is for."""
+    from srcyc.models.model_file import load_model
+
+    return load_model(how.model).card.factor_range[0]
+
+
+def _works(scans: list[Path], root: Path, out: Path) -> list[Work]:
+    from srcyc.inference import bids as layout
+    from srcyc.inference.batch import Work
+
+    return [Work(scan.absolute(), layout.place_of(scan, root, out.absolute())) for scan in scans]
+
+
+def _inner(work: Work, root: Path) -> str:
+    return work.source.relative_to(root.absolute()).as_posix()
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
