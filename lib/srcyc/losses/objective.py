@@ -30,7 +30,8 @@ class LossWeights(Schema):
     """Weights of the generators' loss terms; a term of weight 0 costs nothing.
 
     In paired and generator-only training content and perceptual compare fake_hr with its truth; in unpaired training
-    they compare rec_hr with its. A training file's defaults depend on its mode: see :data:`srcyc.config.DEFAULTS_OF_MODE`.
+    they compare rec_hr with its. A training file's defaults depend on its mode: see
+    :data:`srcyc.config.DEFAULTS_OF_MODE`.
     """
 
     lambda_adversarial: float = Field(default=1.0, ge=0)
