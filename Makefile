@@ -12,12 +12,13 @@ DEMO   := demo-output
 METADATA := pyproject.toml lib/srcyc/_version.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format docs benchmark fuzzer tools dev clean distclean
+.PHONY: help demo test test-all test-lean lint format docs benchmark fuzzer tools dev clean distclean
 
 help:
 	@echo "make demo        install what is needed, super-resolve the sample scans, print the numbers, draw the figure"
 	@echo "make test        install the test tools, lint, run the tests that every change needs"
 	@echo "make test-all    the same with the exhaustive ones: long fuzzing, full-size evaluations, mutations, soak"
+	@echo "make test-lean   the library's tests with current numpy and pydicom, and no extra"
 	@echo "make lint        ruff, mypy and the import directions only"
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make docs        guides and reference as a site, build/site/index.html; a broken link is an error"
@@ -118,8 +119,25 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-
 test: tools lint
 	$(PYTEST) $(ARGS)
 
-test-all: tools lint
+test-all: tools lint test-lean
 	$(PYTEST) -m "not benchmark" $(ARGS)
+
+# The base installation beside current numpy and pydicom, which MONAI Label does not allow: of the same Python, with its
+# PyTorch, so in a minute; `make test-lean PYTHON_LEAN=python3.13` makes one of another, with a PyTorch of its own (gigabytes).
+PYTHON_LEAN ?= $(BIN)/python
+LEAN := $(VENV)/lean
+
+$(LEAN)/.stamp: $(VENV)/.stamp-test tests/harness/lean_environment.py
+	$(BIN)/python tests/harness/lean_environment.py $(LEAN) $(PYTHON_LEAN)
+	@touch $@
+
+# What reads files and computes, without what takes long; the rest needs extras, or little of numpy and nothing of pydicom.
+LEAN_TESTS := tests/unit/cli tests/unit/inference tests/unit/models tests/unit/physics tests/unit/volumes \
+  --ignore tests/unit/inference/test_combine.py
+
+test-lean: $(LEAN)/.stamp
+	PYTHONPATH=lib $(LEAN)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -p no:cacheprovider \
+	  -m "not slow and not exhaustive and not benchmark" $(LEAN_TESTS) $(ARGS)
 
 benchmark: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s $(ARGS)

@@ -31,7 +31,7 @@ def make_python(folder: Path, packages: Sequence[str] = BARE) -> Path:
     venv.create(folder / "python", with_pip=False, symlinks=os.name != "nt")
     shown = folder / "slicer"
     for name in packages:
-        _show(distribution(name), shown, with_metadata=True)
+        show(distribution(name), shown, with_metadata=True)
     (site_packages(folder) / "slicer.pth").write_text(f"{shown}\n")
     return folder / "python" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
@@ -53,8 +53,8 @@ def make_wheels(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, needs in WANTED.items():
         shown = folder / "shown" / name
-        for each in _closure(name, set()):
-            _show(each, shown, with_metadata=False)
+        for each in closure(name):
+            show(each, shown, with_metadata=False)
         make_wheel(folder, name, distribution(name).version, needs, {f"{name}.pth": f"{shown}\n"})
     return folder
 
@@ -76,24 +76,30 @@ def make_wheel(
             wheel.writestr(path, text)
 
 
-def _closure(name: str, seen: set[str]) -> Iterator[Distribution]:
+def closure(name: str) -> Iterator[Distribution]:
     """Give a package and those that it needs, without what a bare Slicer has."""
-    key = re.sub(r"[-_.]+", "-", name).lower()
-    if key in seen or key in {each.lower() for each in BARE}:
+    found: dict[str, Distribution] = {}
+    _add(Requirement(name), found, {each.lower() for each in BARE})
+    yield from found.values()
+
+
+def _add(wanted: Requirement, found: dict[str, Distribution], seen: set[str]) -> None:
+    key = re.sub(r"[-_.]+", "-", wanted.name).lower()
+    if key not in seen:
+        seen.add(key)
+        try:
+            found[key] = distribution(wanted.name)
+        except PackageNotFoundError:
+            return  # of another system
+    elif key not in found or not wanted.extras:
         return
-    seen.add(key)
-    try:
-        found = distribution(name)
-    except PackageNotFoundError:
-        return  # of another system
-    yield found
-    for text in found.requires or ():
+    for text in found[key].requires or ():
         need = Requirement(text)
-        if need.marker is None or need.marker.evaluate({"extra": ""}):
-            yield from _closure(need.name, seen)
+        if need.marker is None or any(need.marker.evaluate({"extra": e}) for e in ("", *wanted.extras)):
+            _add(need, found, seen)
 
 
-def _show(package: Distribution, folder: Path, *, with_metadata: bool) -> None:
+def show(package: Distribution, folder: Path, *, with_metadata: bool) -> None:
     """Make the modules of a package importable from a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for top in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
