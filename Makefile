@@ -114,7 +114,7 @@ docs: $(VENV)/.stamp-test
 	@echo "Written to $(CURDIR)/build/site/index.html"
 
 # One thread each; a file's tests stay together, the slow files come first (tests/conftest.py). No test may take a minute.
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=25 --durations-min=10
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=25 --durations-min=10
 
 test: tools lint
 	$(PYTEST) $(ARGS)
@@ -136,7 +136,7 @@ LEAN_TESTS := tests/unit/cli tests/unit/inference tests/unit/models tests/unit/p
   --ignore tests/unit/inference/test_combine.py
 
 test-lean: $(LEAN)/.stamp
-	PYTHONPATH=lib $(LEAN)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -p no:cacheprovider \
+	PYTHONPATH=lib $(LEAN)/bin/python -m pytest -n $(WORKERS) --dist loadfile -p no:cacheprovider \
 	  -m "not slow and not exhaustive and not benchmark" $(LEAN_TESTS) $(ARGS)
 
 benchmark: $(VENV)/.stamp-test

@@ -24,12 +24,24 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PhantomFactory = Callable[..., np.ndarray]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of a file share servers and browsers, so one worker takes them all; those marked `apart` do not."""
-    for item in items:
-        if item.get_closest_marker("apart") is None and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(REPOSITORY / "tests").as_posix()))
+#: Files whose tests share nothing: each goes to whichever worker is free.
+APART = ("test_shipped_models.py", "test_training_distributed.py", "test_training_survival.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """The tests of a file share servers and browsers, so one worker takes them all.
+
+    (pytest-xdist's own groups, `--dist loadgroup`, are lost without a word under pytest 9.2, whose ids are no strings.)
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return nodeid if file.endswith(APART) else file
+
+    return ByFile(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

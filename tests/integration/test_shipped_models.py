@@ -14,7 +14,7 @@ from srcyc.cli import main
 from srcyc.models.card_page import card_page
 from srcyc.models.model_file import DEFAULT_MODEL, load_model, packaged_models
 
-pytestmark = [pytest.mark.slow, pytest.mark.apart]
+pytestmark = pytest.mark.slow
 
 
 def rows_of(table: Path, method: str) -> list[dict[str, str]]:

@@ -17,7 +17,6 @@ import pytest
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.apart,
     pytest.mark.skipif(sys.platform != "linux", reason="torchrun with gloo is used on Linux"),
 ]
 

@@ -24,7 +24,6 @@ from srcyc.training.checkpoint import load_checkpoint
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.apart,
     pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc"),
 ]
 
