@@ -70,18 +70,27 @@ def write_text(path: Path, text: str) -> Path:
 
 
 @contextlib.contextmanager
-def staging(folder: Path) -> Iterator[Path]:
+def staging(folder: Path, name: str = "") -> Iterator[Path]:
     """Give a hidden folder inside ``folder`` (so on the same disk) that is removed in the end.
+
+    With the name of what is made in it, it can be told from others when its process was killed.
 
     Raises:
         OutputError: it cannot be created.
     """
     try:
-        temporary = tempfile.TemporaryDirectory(dir=folder, prefix=".srcyc-", ignore_cleanup_errors=True)
+        temporary = tempfile.TemporaryDirectory(
+            dir=folder, prefix=staging_prefix(name), ignore_cleanup_errors=True
+        )
     except OSError as error:
         raise _not_written(folder, error) from error
     with temporary as path:
         yield Path(path)
+
+
+def staging_prefix(name: str) -> str:
+    """Give how the names of folders begin in which something of a name is made."""
+    return f".srcyc-{hashlib.sha256(name.encode()).hexdigest()[:12]}-" if name else ".srcyc-"
 
 
 def publish(staged: Sequence[Path], folder: Path) -> None:

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from factories import save_head
+from srcyc.files import staging, staging_prefix
 from srcyc.inference.batch import TRIES, How, Work, do, remove_abandoned, resources, shard
 from srcyc.inference.bids import place_of
 from srcyc.inference.finished import Standing, standing
@@ -187,10 +188,12 @@ def test_a_poisoned_scan_is_tried_three_times_and_stops_nothing(how, tmp_path, m
 
 def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(tmp_path):
     place = Place(tmp_path / "a_sr.nii.gz")
-    mine, other = tmp_path / ".srcyc-abc", tmp_path / ".srcyc-def"
-    for folder, name in ((mine, "a_sr.json"), (other, "b_sr.json")):
+    mine, other = (tmp_path / f"{staging_prefix(f'{name}_sr.nii.gz')}x" for name in "ab")
+    for folder in (mine, other):
         folder.mkdir()
-        (folder / name).write_text("{}", encoding="utf-8")
+        (folder / ".srcyc-part.nii.gz").write_bytes(b"half")
+    with staging(tmp_path, place.volume.name) as folder:
+        assert folder.name.startswith(staging_prefix(place.volume.name))
     remove_abandoned(place)
     assert not mine.exists()
     assert other.is_dir()

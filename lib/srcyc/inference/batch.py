@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from srcyc.errors import InputError, SRCycError
+from srcyc.files import staging_prefix
 from srcyc.inference.finished import Standing, standing
 from srcyc.inference.options import InferenceOptions
 from srcyc.memory import available_memory
@@ -143,11 +144,9 @@ def _preview(work: Work, scan: Volume, how: How) -> Callable[[Place, Volume], No
 
 
 def remove_abandoned(place: Place) -> None:
-    """Remove what a killed process was about to move to a place: hidden folders that hold a file of its name."""
-    names = (place.sidecar.name, place.volume.name, place.preview.name)
-    for folder in place.volume.parent.glob(".srcyc-*"):
-        if folder.is_dir() and any((folder / name).exists() for name in names):
-            shutil.rmtree(folder, ignore_errors=True)
+    """Remove what a killed process was about to move to a place: its hidden folders."""
+    for folder in place.volume.parent.glob(f"{staging_prefix(place.volume.name)}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def shard(works: Sequence[_Item], text: str) -> list[_Item]:

@@ -161,7 +161,7 @@ def write_result(
     document |= {name: final.map(name).name for name in maps}
     if labels is not None:
         document[LABELS] = final.map(LABELS).name
-    with staging(path.parent) as folder:
+    with staging(path.parent, path.name) as folder:
         staged = replace(final, volume=folder / path.name)
         if also is not None:
             also(staged, volume)
