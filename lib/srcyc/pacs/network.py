@@ -60,7 +60,7 @@ class Peer:
         found = _PEER.fullmatch(text)
         if found is None or not 0 < int(found["port"]) < 2**16:
             raise ConfigError(
-                f"{text[:80]!r} is no station; give AET@HOST:PORT, for example PACS@10.0.0.5:104."
+                f"{text[:80]!r} is no station", remedy="give AET@HOST:PORT, for example PACS@10.0.0.5:104"
             )
         return cls(found["title"], found["host"], int(found["port"]))
 

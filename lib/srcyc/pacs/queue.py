@@ -143,7 +143,9 @@ class Queue:
             self._lock = filelock.FileLock(folder / _LOCK)
             self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
-            raise ConfigError(f"{folder}: another srcyc receives into it; give another folder.") from error
+            raise ConfigError(
+                f"{folder}: another srcyc receives into it", remedy="give another folder"
+            ) from error
         except OSError as error:
             raise OutputError(
                 f"{folder}: cannot be written ({error.strerror or error})", remedy="give another folder"

@@ -120,7 +120,7 @@ class DicomWeb:
         """
         for uid in filter(None, (study, series)):
             if len(uid) > 64 or not _UID.fullmatch(uid):
-                raise ConfigError(f"{uid[:70]!r} is no UID; give the Study or Series Instance UID.")
+                raise ConfigError(f"{uid[:70]!r} is no UID", remedy="give the Study or Series Instance UID")
         filters = {"SeriesInstanceUID": series} if series else {"Modality": "MR"}
         with self._explained():
             told = self._client.search_for_series(
@@ -363,11 +363,11 @@ def _checked(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ConfigError(
-            "no address of a DICOMweb server, such as https://pacs.example/dicom-web; give one."
+            "no address of a DICOMweb server", remedy="give one, such as https://pacs.example/dicom-web"
         )
     if parts.username is not None or parts.password is not None:
         raise ConfigError(
-            f"{parts.scheme}://…@{parts.hostname}: everybody on the machine sees a login in an address; put it into "
-            f"${LOGIN_VARIABLE} or a file."
+            f"{parts.scheme}://…@{parts.hostname}: everybody on the machine sees a login in an address",
+            remedy=f"put it into ${LOGIN_VARIABLE} or a file",
         )
     return urlunsplit(parts).rstrip("/")
