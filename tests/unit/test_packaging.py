@@ -75,7 +75,7 @@ def test_changelog_has_this_version(repository: Path) -> None:
 def test_every_import_is_a_declared_dependency(repository: Path, project: dict) -> None:
     declared = {normalised(r) for r in project["project"]["dependencies"]}
     # Optional features: imported where they are used, with an error that names the extra.
-    for extra in ("evaluate", "perceptual", "train", "itk", "monai", "server"):
+    for extra in ("evaluate", "perceptual", "train", "itk", "monai", "server", "batch"):
         declared |= {normalised(r) for r in project["project"]["optional-dependencies"][extra]}
     known = set(sys.stdlib_module_names) | set(SOURCES) | HOST_PROVIDED
     undeclared = {
