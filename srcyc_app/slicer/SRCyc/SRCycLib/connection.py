@@ -145,15 +145,16 @@ class Connection:
             )
         if status in (401, 407):
             raise ServerError(self._who())
-        if detail := _detail(self._beginning(response)):
-            raise ServerError(f"The server says: {detail}")
-        if status == 403:
-            raise ServerError(f"{self.url} refuses the request (403): ask whoever runs it for access.")
         if status == 413:
+            # Before the server's own sentence: whoever runs it knows what that means, and may be somebody else.
             raise ServerError(
                 f"{self.url} does not take files as large as this one (413): ask whoever runs it to raise the limit "
                 "of the server or of the proxy in front of it."
             )
+        if detail := _detail(self._beginning(response)):
+            raise ServerError(f"The server says: {detail}")
+        if status == 403:
+            raise ServerError(f"{self.url} refuses the request (403): ask whoever runs it for access.")
         if status in (502, 503, 504):
             raise Unreachable(
                 f"The proxy at {self.url} answers, but not the SRCyc server behind it ({status}): start that server, "

@@ -83,7 +83,9 @@ def version_of(package: Path) -> str:
 
 
 def load(package: Path) -> None:
-    """Make a package importable as `srcyc`, and nothing else that lies beside it."""
+    """Make a package importable as `srcyc`, if none is imported yet, and nothing else that lies beside it."""
+    if "srcyc" in sys.modules:
+        return
     spec = importlib.util.spec_from_file_location(
         "srcyc", package / "__init__.py", submodule_search_locations=[str(package)]
     )
