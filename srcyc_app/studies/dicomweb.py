@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import os
 import re
@@ -17,16 +16,14 @@ import pydicom
 import requests
 from dicomweb_client.web import DICOMwebClient, _Transaction
 from requests.adapters import HTTPAdapter
-from requests.auth import AuthBase
 
 from srcyc.errors import ArchiveError, ConfigError
-from srcyc.pacs.web import DicomWeb
+from srcyc.pacs import web
+from srcyc.pacs.web import is_uid
 from srcyc_app.refusals import Refusal, not_found, unusable
 
 _log = logging.getLogger(__name__)
 
-#: Where a login may stand, in place of a file.
-LOGIN_VARIABLE = "SRCYC_PACS_LOGIN"
 #: Seconds for a connection, and for the answer to a question.
 CONNECT_SECONDS, ANSWER_SECONDS = 2.0, 2.5
 #: Seconds for more of a series: an archive may have to fetch it from a tape. Its server has just answered a question.
@@ -34,7 +31,6 @@ SERIES_SECONDS = 60.0
 #: Series that one question is about.
 MOST = 1000
 
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _DATE = re.compile(r"\d{8}(-(\d{8})?)?|-\d{8}")
 _ISO_DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})")
 _CODED = re.compile(r"[^A-Za-z0-9._*?-]")
@@ -105,43 +101,24 @@ class RemoteSeries:
     told: dict[str, str]
 
 
-class Login(AuthBase):
-    """Says who asks: one line, ``NAME:PASSWORD`` or ``Bearer TOKEN``, of a file or the environment.
+class Login(web.Login):
+    """One line of a file or the environment, read anew for every question, so that it can change.
 
     Args:
-        file: that holds it, read anew for every question, so that it can change; None: the variable
-            :data:`LOGIN_VARIABLE` does.
-        name, password: MONAI Label's, if there is neither.
+        file: as of :class:`srcyc.pacs.web.Login`.
+        name, password: MONAI Label's, if there is neither file nor variable.
 
     Raises:
         ConfigError: the file cannot be used.
     """
 
     def __init__(self, file: Path | None, name: str = "", password: str = "") -> None:
-        self._file = file
-        self._text = os.environ.get(LOGIN_VARIABLE, "").strip() or (f"{name}:{password}" if name else "")
-        self._line()
+        super().__init__(file, otherwise=f"{name}:{password}" if name else "")
         if file is not None and os.name == "posix" and file.stat().st_mode & 0o077:
             _log.warning("%s: others of this machine can read it; chmod 600 it.", file)
 
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if line := self._line():
-            bearer = line.startswith("Bearer ")
-            request.headers["Authorization"] = (
-                line if bearer else f"Basic {base64.b64encode(line.encode()).decode()}"
-            )
-        return request
-
-    def _line(self) -> str:
-        where = str(self._file or f"${LOGIN_VARIABLE}")
-        try:
-            line = self._file.read_text(encoding="utf-8").strip() if self._file is not None else self._text
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{where}: the login cannot be read ({type(error).__name__}).") from error
-        is_login = "\n" not in line and (line.startswith("Bearer ") or ":" in line)
-        if not is_login and (line or self._file is not None):
-            raise ConfigError(f"{where}: give one line, NAME:PASSWORD or Bearer TOKEN.")
-        return line
+    def line(self) -> str:
+        return self.read()
 
 
 class Archive:
@@ -230,7 +207,7 @@ class Archive:
         """
         files = sorted(folder.glob("*/*.dcm"))
         try:
-            DicomWeb(self.url, self._login).store(files)
+            web.DicomWeb(self.url, self._login).store(files)
         except ArchiveError as error:
             raise self._refusal(502, str(error)) from error
         first = pydicom.dcmread(str(folder / "volume" / "0001.dcm"), specific_tags=["SeriesInstanceUID"])
@@ -292,11 +269,6 @@ def checked_address(url: str) -> str:
             "put NAME:PASSWORD into a file and give it by --pacs-login."
         )
     return url.rstrip("/")
-
-
-def is_uid(text: str) -> bool:
-    """Tell whether a text is a UID."""
-    return len(text) <= 64 and _UID.fullmatch(text) is not None
 
 
 class _Patient(HTTPAdapter):

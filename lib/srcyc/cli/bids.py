@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srcyc.cli.console import EXIT_BAD_INPUT, EXIT_FAILURE, Console
-from srcyc.cli.options import Device, MaxMemory, ModelName, Precision, with_inference_options
+from srcyc.cli.options import Device, MaxMemory, ModelName, Precision, Shard, with_inference_options
 from srcyc.cli.plan import prepare_folder
 from srcyc.errors import ConfigError, OutputError
 from srcyc.inference.options import InferenceOptions
@@ -77,14 +77,7 @@ def bids(
             show_default=False,
         ),
     ] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N",
-            help="Do the I-th of N parts only, for job arrays without Dask.",
-            show_default=False,
-        ),
-    ] = None,
+    shard: Shard = None,
     model: ModelName = None,
     device: Device = "auto",
     precision: Precision = "auto",

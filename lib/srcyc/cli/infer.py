@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srcyc.cli.console import EXIT_BAD_INPUT, EXIT_FAILURE, Console, sentence_of, show_error
-from srcyc.cli.options import Device, MaxMemory, ModelName, Precision, with_inference_options
+from srcyc.cli.options import (
+    Device,
+    MaxMemory,
+    ModelName,
+    PacsLogin,
+    Precision,
+    Shard,
+    with_inference_options,
+)
 from srcyc.cli.pacs import Pacs
 from srcyc.cli.plan import (
     Job,
@@ -187,24 +195,8 @@ def infer(
             show_default=False,
         ),
     ] = None,
-    pacs_login: Annotated[
-        Path | None,
-        typer.Option(
-            "--pacs-login",
-            metavar="FILE",
-            help="A file with one line for these servers, NAME:PASSWORD or Bearer TOKEN. Default: "
-            "$SRCYC_PACS_LOGIN.",
-            show_default=False,
-        ),
-    ] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N",
-            help="Do the I-th of N parts of the scans only, for job arrays.",
-            show_default=False,
-        ),
-    ] = None,
+    pacs_login: PacsLogin = None,
+    shard: Shard = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
     **wishes: Any,

@@ -118,6 +118,22 @@ Precision = Annotated[
 MaxMemory = Annotated[
     float | None, typer.Option(metavar="GB", help="Memory the network may use.", callback=_checked_memory)
 ]
+#: A part of many scans.
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N", help="Do the I-th of N parts of the scans only, for job arrays.", show_default=False
+    ),
+]
+PacsLogin = Annotated[
+    Path | None,
+    typer.Option(
+        "--pacs-login",
+        metavar="FILE",
+        help="A file with one line for these servers, NAME:PASSWORD or Bearer TOKEN. Default: $SRCYC_PACS_LOGIN.",
+        show_default=False,
+    ),
+]
 
 
 def load_resolver(

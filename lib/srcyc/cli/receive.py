@@ -9,7 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from srcyc.cli.options import Device, MaxMemory, ModelName, Precision, load_resolver, with_inference_options
+from srcyc.cli.options import (
+    Device,
+    MaxMemory,
+    ModelName,
+    PacsLogin,
+    Precision,
+    load_resolver,
+    with_inference_options,
+)
 from srcyc.errors import ConfigError
 from srcyc.inference.options import InferenceOptions
 
@@ -42,15 +50,7 @@ def receive(
             "--to-dicomweb", metavar="URL", help="Store results in this DICOMweb server.", show_default=False
         ),
     ] = None,
-    pacs_login: Annotated[
-        Path | None,
-        typer.Option(
-            "--pacs-login",
-            metavar="FILE",
-            help="Its login, one line: NAME:PASSWORD or Bearer TOKEN. Default: $SRCYC_PACS_LOGIN.",
-            show_default=False,
-        ),
-    ] = None,
+    pacs_login: PacsLogin = None,
     ae_title: Annotated[
         str, typer.Option("--ae-title", metavar="AET", help="Own title; who calls has to know it.")
     ] = "SRCYC",

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from srcyc.files import write_text
+from srcyc.files import json_text, write_text
 from srcyc.inference.batch import Done, Work
 from srcyc.inference.finished import read_sidecar
 
@@ -67,7 +67,7 @@ def note(out: Path, done: Done, scan: str) -> None:
         path.unlink(missing_ok=True)
         return
     document = {"scan": scan, "status": done.status, "message": done.message, "tries": done.tries}
-    write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(document))
 
 
 def write_report(out: Path, works: Sequence[Work], names: Sequence[str]) -> tuple[Path, Path, list[Row]]:

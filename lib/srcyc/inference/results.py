@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from srcyc.files import publish, staging, write_text
+from srcyc.files import json_text, publish, staging, write_text
 from srcyc.inference.provenance import origin_of
 from srcyc.volumes.dicom.derived import require_free, write_dicom_series
 from srcyc.volumes.dicom.source import DicomSource
@@ -179,7 +178,7 @@ def write_result(
             )
         first = []
         if sidecar:
-            text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            text = json_text(document)
             first.append(write_text(staged.sidecar, text))
         # The volume goes last; a .raw has to be there before the .mhd that names it.
         others = sorted(file for file in folder.iterdir() if file not in (*first, last))

@@ -57,28 +57,43 @@ class Login(AuthBase):
 
     Args:
         file: that holds it; None: the variable :data:`LOGIN_VARIABLE` does, if it is set.
+        otherwise: the line where there is neither.
 
     Raises:
         ConfigError: there is no such line.
     """
 
-    def __init__(self, file: Path | None = None) -> None:
-        where = f"${LOGIN_VARIABLE}" if file is None else str(file)
-        try:
-            line = os.environ.get(LOGIN_VARIABLE, "") if file is None else file.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{where}: the login cannot be read ({type(error).__name__}).") from error
-        self._line = line.strip()
-        is_line = "\n" not in self._line and (self._line.startswith("Bearer ") or ":" in self._line)
-        if not is_line and (self._line or file is not None):
-            raise ConfigError(f"{where}: give one line, NAME:PASSWORD or Bearer TOKEN.")
+    def __init__(self, file: Path | None = None, *, otherwise: str = "") -> None:
+        self._file = file
+        self._text = os.environ.get(LOGIN_VARIABLE, "").strip() or otherwise
+        self._line = self.read()
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._line:
-            bearer = self._line.startswith("Bearer ")
-            coded = base64.b64encode(self._line.encode()).decode()
-            request.headers["Authorization"] = self._line if bearer else f"Basic {coded}"
+        if line := self.line():
+            bearer = line.startswith("Bearer ")
+            coded = base64.b64encode(line.encode()).decode()
+            request.headers["Authorization"] = line if bearer else f"Basic {coded}"
         return request
+
+    def line(self) -> str:
+        """Give the line as it was when this was made: a file may be one that can be read once."""
+        return self._line
+
+    def read(self) -> str:
+        """Read the line as it is now.
+
+        Raises:
+            ConfigError: there is no such line.
+        """
+        where = str(self._file or f"${LOGIN_VARIABLE}")
+        try:
+            line = self._text if self._file is None else self._file.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{where}: the login cannot be read ({type(error).__name__}).") from error
+        is_line = "\n" not in line and (line.startswith("Bearer ") or ":" in line)
+        if not is_line and (line or self._file is not None):
+            raise ConfigError(f"{where}: give one line, NAME:PASSWORD or Bearer TOKEN.")
+        return line
 
 
 class DicomWeb:
@@ -119,7 +134,7 @@ class DicomWeb:
             ConfigError: no UIDs.
         """
         for uid in filter(None, (study, series)):
-            if len(uid) > 64 or not _UID.fullmatch(uid):
+            if not is_uid(uid):
                 raise ConfigError(f"{uid[:70]!r} is no UID", remedy="give the Study or Series Instance UID")
         filters = {"SeriesInstanceUID": series} if series else {"Modality": "MR"}
         with self._explained():
@@ -354,9 +369,14 @@ def _series(told: dict[str, Any], study: str | None) -> RemoteSeries:
 
     count = text("00201209")
     uids = text("0020000D") or study or "", text("0020000E")
-    if not all(_UID.fullmatch(uid) and len(uid) <= 64 for uid in uids):
+    if not all(map(is_uid, uids)):
         raise ValueError("no UIDs")
     return RemoteSeries(*uids, text("00080060"), int(count) if count.isdigit() else None)
+
+
+def is_uid(text: str) -> bool:
+    """Tell whether a text is a UID."""
+    return len(text) <= 64 and _UID.fullmatch(text) is not None
 
 
 def _checked(url: str) -> str:
