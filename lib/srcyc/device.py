@@ -85,6 +85,9 @@ def _fast_types(device: torch.device) -> list[torch.dtype]:
 
 def _cpu_has_bf16() -> bool:
     """Whether an x86 CPU multiplies bf16 itself (AVX512-BF16 or AMX)."""
+    # PyTorch may have been told to do without these instructions (ATEN_CPU_CAPABILITY), and emulates them then.
+    if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        return False
     # oneDNN also *accepts* bf16 on plain AVX-512, where it is slower than fp32.
     if hasattr(torch.cpu, "get_capabilities"):
         known = torch.cpu.get_capabilities()

@@ -72,5 +72,9 @@ def test_names_go_both_ways():
     assert precision_name(resolve_precision("fp32", CPU)) == "fp32"
 
 
-def test_the_cpu_can_be_asked():
-    assert device._cpu_has_bf16() in (True, False)
+def test_a_pytorch_told_to_do_without_avx512_does_without_bf16(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert device._cpu_has_bf16()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert not device._cpu_has_bf16()
