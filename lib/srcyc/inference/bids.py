@@ -149,11 +149,6 @@ def place_of(scan: Path, root: Path, out: Path) -> BidsPlace:
     return BidsPlace(out / inner.parent / f"{_spelled(entities, suffix)}.nii.gz", inner.as_posix(), stripped)
 
 
-def derivative(scan: Path, root: Path, out: Path) -> Path:
-    """Give the path of the volume of :func:`place_of`."""
-    return place_of(scan, root, out).volume
-
-
 def describe_dataset(out: Path, root: Path) -> Path:
     """Describe a derivative: what it is, what made it and of what; what describes it already, as ours, is kept.
 

@@ -116,7 +116,7 @@ class AxisAcquisition:
 
     @cached_property
     def pseudo_inverse(self) -> Matrix:
-        """A^+ = A^T (A A^T + lambda I)^-1, ``(fine, scan)``."""
+        """A^+ = A^T (A A^T + lambda I)^-1, ``(fine, scan)``: gives the smallest image whose acquisition is the scan."""
         gram = self.matrix @ self.matrix.T
         floor = _REGULARISATION * float(np.trace(gram)) / self.scan
         return np.asarray(np.linalg.solve(gram + floor * np.eye(self.scan), self.matrix).T)
@@ -203,17 +203,9 @@ class Acquisition:
         """A^T y, exactly: ``<A x, y> = <x, A^T y>``."""
         return self._along_each_axis(y, lambda axis: axis.matrix.T)
 
-    def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """A^+ y: the smallest fine image whose acquisition is y."""
-        return self._along_each_axis(y, lambda axis: axis.pseudo_inverse)
-
     def upscale(self, y: Tensor) -> Tensor:
         """The classical inverse x0 = M y, what is known without any network: see :attr:`AxisAcquisition.upscaling`."""
         return self._along_each_axis(y, lambda axis: axis.upscaling)
-
-    def unseen(self, x: Tensor) -> Tensor:
-        """P x = x - A^+ A x: the part of an image that the scan does not see."""
-        return x - self.pseudo_inverse(self.apply(x))
 
     def residual(self, x: Tensor, y: Tensor) -> float:
         """Relative data-consistency residual ``||A x - y|| / ||y||``, see :func:`relative_residual`."""

@@ -40,11 +40,6 @@ class WorkingOrder:
         """Give a grid in the file's order as the networks see it."""
         return grid.permuted(self.order).flipped(self.flips)
 
-    def shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Give a shape in the file's order as the networks see it."""
-        i, j, k = (shape[axis] for axis in self.order)
-        return i, j, k
-
     def apply(self, image: Voxels) -> Voxels:
         """Turn ``(I, J, K)`` from the file's order into the working one; a view."""
         return np.flip(image.transpose(self.order), self.flips)
