@@ -12,12 +12,15 @@ import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from srcyc.volumes.geometry import Grid
 from srcyc.volumes.volume import Volume, write_volume
+
+if TYPE_CHECKING:
+    from srcyc.models.card import ModelCard, ScanScore
 
 # -- places ----------------------------------------------------------------------------------------------------------
 
@@ -257,11 +260,50 @@ def save_tiny_settings(path: Path, **changes: Any) -> Path:
 # -- models ----------------------------------------------------------------------------------------------------------
 
 
+def make_card(**changes: Any) -> ModelCard:
+    """What is said of an untrained model."""
+    from srcyc.models.card import ModelCard
+    from srcyc.networks import SliceResDNetConfig
+
+    values: dict[str, Any] = {
+        "name": "test-model",
+        "title": "untrained",
+        "network": SliceResDNetConfig(features=8, depth=2),
+        "spacing_range": (0.3, 2.0),
+        "factor_range": (1.5, 8.0),
+        "contrasts": ("T1w",),
+        "trained_on": "nothing",
+        "licence": "Apache-2.0",
+        "created": "2024-01-01T00:00:00+00:00",
+        "software": "srcyc test",
+    }
+    return ModelCard(**{**values, **changes})
+
+
+def make_score(**changes: Any) -> ScanScore:
+    """What a model scores on one scan, as its card has it."""
+    from srcyc.models.card import ScanScore
+
+    values: dict[str, Any] = {
+        "scan": "a_T1w",
+        "contrast": "T1w",
+        "thickness": 4.0,
+        "axis": 2,
+        "psnr": 30.0,
+        "psnr_over_cubic": 3.0,
+        "psnr_over_classical": 1.5,
+        "ssim": 0.9,
+        "ssim_over_cubic": 0.1,
+        "ssim_over_classical": 0.05,
+    }
+    return ScanScore(**{**values, **changes})
+
+
 def save_model(path: Path, *, features: int = 8, depth: int = 1, seed: int = 0, **card: Any) -> Path:
     """Publish an untrained network: it adds nearly nothing, so its result is nearly the classical inverse."""
     import torch
 
-    from srcyc.models.model_file import ModelCard, publish_model
+    from srcyc.models.model_file import publish_model
     from srcyc.networks import SliceResDNet
 
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -271,17 +313,5 @@ def save_model(path: Path, *, features: int = 8, depth: int = 1, seed: int = 0, 
             # A new network begins by adding nothing, and an error in what it adds would not show.
             if not parameter.any():
                 parameter.normal_(std=0.01)
-    told: dict[str, Any] = {
-        "name": path.stem,
-        "title": "untrained",
-        "network": network.config,
-        "spacing_range": (0.3, 2.0),
-        "factor_range": (1.5, 8.0),
-        "contrasts": ("T1w",),
-        "trained_on": "nothing",
-        "licence": "Apache-2.0",
-        "created": "2024-01-01T00:00:00+00:00",
-        "software": "srcyc test",
-    }
-    publish_model(network, ModelCard(**{**told, **card}), path)
+    publish_model(network, make_card(**{"name": path.stem, "network": network.config, **card}), path)
     return path

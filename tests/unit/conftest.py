@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+import factories
 from srcyc.inference import ModelCard, PublishedModel, load_model, publish_model
-from srcyc.networks import SliceResDNet, SliceResDNetConfig
+from srcyc.networks import SliceResDNet
 
 ModelFactory = Callable[..., PublishedModel]
 
@@ -25,20 +27,7 @@ def lively_network(seed: int = 0, **config: int) -> SliceResDNet:
     return network.eval()
 
 
-def make_card(**changes: object) -> ModelCard:
-    values: dict[str, object] = {
-        "name": "test-model",
-        "title": "Untrained, for tests",
-        "network": SliceResDNetConfig(features=8, depth=2),
-        "spacing_range": (0.8, 1.2),
-        "factor_range": (2.0, 7.0),
-        "contrasts": ("T1w",),
-        "trained_on": "nothing",
-        "licence": "CC0-1.0",
-        "created": "2026-01-31",
-        "software": "srcyc 0.1.0",
-    }
-    return ModelCard(**{**values, **changes})  # type: ignore[arg-type]
+make_card = partial(factories.make_card, spacing_range=(0.8, 1.2), factor_range=(2.0, 7.0))
 
 
 @pytest.fixture(autouse=True)

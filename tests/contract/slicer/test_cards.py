@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from srcyc.models.card import ModelCard, ScanScore, ThickScanScore, Training, ValidationScore
-from srcyc.networks import SliceResDNetConfig
+from factories import make_card
+from factories import make_score as score
+from srcyc.models.card import ThickScanScore, Training, ValidationScore
 
 CardText = Callable[[dict[str, Any]], str]
 
@@ -19,37 +20,10 @@ def card_text(library: Callable[[str], ModuleType]) -> CardText:
     return library("cards").card_text  # type: ignore[no-any-return]
 
 
-def score(**changes: Any) -> ScanScore:
-    values: dict[str, Any] = {
-        "scan": "a",
-        "contrast": "T1w",
-        "thickness": 4.0,
-        "axis": 2,
-        "psnr": 30.0,
-        "psnr_over_cubic": 3.0,
-        "psnr_over_classical": 1.5,
-        "ssim": 0.9,
-        "ssim_over_cubic": 0.1,
-        "ssim_over_classical": 0.05,
-    }
-    return ScanScore(**{**values, **changes})
-
-
 def card(**changes: Any) -> dict[str, Any]:
     """A card as a server sends it."""
-    values: dict[str, Any] = {
-        "name": "mine",
-        "title": "Mine <b>",
-        "network": SliceResDNetConfig(features=8, depth=1),
-        "spacing_range": (0.6, 1.2),
-        "factor_range": (1.5, 9.0),
-        "contrasts": ("T1w", "FLAIR"),
-        "trained_on": "people",
-        "licence": "MIT",
-        "created": "2026-01-01",
-        "software": "srcyc",
-    }
-    return {**ModelCard(**{**values, **changes}).model_dump(mode="json"), "sha256": "0123456789abcdef0123"}
+    values = {"title": "Mine <b>", "contrasts": ("T1w", "FLAIR"), **changes}
+    return {**make_card(**values).model_dump(mode="json"), "sha256": "0123456789abcdef0123"}
 
 
 def test_a_measured_model_shows_its_gain_over_what_needs_no_network(card_text: CardText) -> None:

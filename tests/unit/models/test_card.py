@@ -6,9 +6,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from factories import make_score as score
 from srcyc.models.card import (
     Origin,
-    ScanScore,
     ThickScanScore,
     Training,
     ValidationScore,
@@ -16,22 +16,6 @@ from srcyc.models.card import (
     gains,
 )
 from srcyc.models.card_page import card_page, training_text
-
-
-def score(**changes: object) -> ScanScore:
-    values = {
-        "scan": "a_T1w",
-        "contrast": "T1w",
-        "thickness": 4.0,
-        "axis": 2,
-        "psnr": 30.0,
-        "psnr_over_cubic": 3.0,
-        "psnr_over_classical": 1.5,
-        "ssim": 0.9,
-        "ssim_over_cubic": 0.1,
-        "ssim_over_classical": 0.05,
-    }
-    return ScanScore(**{**values, **changes})
 
 
 def test_gains_are_means_per_contrast_and_thickness_clean_ones_first():

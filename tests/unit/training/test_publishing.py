@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import factories
 from srcyc.config import CardConfig, TrainingConfig, ValidationConfig
 from srcyc.data.store import TrainingScan
 from srcyc.evaluation.metrics import Quality
@@ -25,19 +26,7 @@ def put(path: Path, noise: float) -> Path:
     network = SliceResDNet(features=8, depth=1)
     with torch.no_grad():
         network.tail.bias.fill_(noise)
-    card = ModelCard(
-        name=path.stem,
-        title="",
-        network=network.config,
-        spacing_range=(0.5, 2.0),
-        factor_range=(1.5, 8.0),
-        contrasts=(),
-        trained_on="nothing",
-        licence="Apache-2.0",
-        created="2024-01-01",
-        software="test",
-    )
-    return publish_model(network, card, path)
+    return publish_model(network, factories.make_card(name=path.stem, network=network.config), path)
 
 
 @dataclass
