@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-import re
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from srcyc.errors import DataError, ModelError, SRCycError
+from srcyc.errors import DataError, extra
 from srcyc.evaluation.metrics import Image, Mask, bounding_box
+from srcyc.losses.imagenet import imagenet_features, load_imagenet, read_tensors, require_shapes
 
 #: Fetch AlexNet's weights with torchvision on first use, instead of reading a local file.
 TORCHVISION = "torchvision"
@@ -27,13 +23,6 @@ _LEAST_EDGE = 31
 _SLICES_PER_AXIS = 24
 #: Pixels that go through the network at once.
 _BATCH_PIXELS = 2**19
-#: Our numbering of AlexNet's five convolutions, torchvision's, and where the package `lpips` puts them.
-_CONVOLUTIONS = {0: "slice1.0", 3: "slice2.3", 6: "slice3.6", 8: "slice4.8", 10: "slice5.10"}
-_HEADS = 5
-_KEY = re.compile(
-    r"features\.(?P<feature>\d+)\.(?P<kind>weight|bias)"
-    r"|alexnet\.(?:conv(?P<conv>\d+)\.(?P<part>weight|bias)|lin(?P<head>\d+)\.weight)"
-)
 
 
 class LPIPS:
@@ -45,25 +34,21 @@ class LPIPS:
     are too small for the network and are left out.
 
     Args:
-        weights: ``"torchvision"`` (fetched on first use, then kept in torch's cache), or a local file: ``.pth`` or
-            ``.pt`` (torchvision's AlexNet, ``features.0.weight`` …) or ``.npz`` (``alexnet.conv0.weight`` … and, if
-            it has them, the linear heads ``alexnet.lin0.weight`` …; other networks may lie beside them). Heads that
-            the file lacks are those of the package ``lpips``.
+        weights: ``"torchvision"`` (fetched on first use, then kept in torch's cache), or a local file: see
+            :func:`srcyc.losses.imagenet.load_imagenet`. It may hold the linear heads too (``alexnet.lin0.weight`` …);
+            else they are those of the package ``lpips``.
         device: where to compute.
 
     Raises:
         ModelError: the file is missing, unreadable, or does not hold exactly AlexNet's convolutions.
-        SRCycError: the package ``lpips`` is not installed, or the download fails.
+        MissingExtraError: the package ``lpips`` or torchvision is not installed.
+        SRCycError: the download fails.
     """
 
     def __init__(self, weights: str | Path, device: torch.device | None = None) -> None:
         local = None if str(weights) == TORCHVISION else Path(weights)
-        tensors = _read(local) if local else {}
         self._device = device or torch.device("cpu")
-        self._network = _build(download=local is None)
-        if local:
-            _load(self._network, tensors, local)
-        self._network.to(self._device)
+        self._network = _build(local).to(self._device)
 
     @staticmethod
     def fits(shape: tuple[int, ...]) -> bool:
@@ -116,97 +101,22 @@ class LPIPS:
         return float(torch.cat(distances).mean(dtype=torch.float64))
 
 
-def _build(*, download: bool) -> Any:
-    """Make the package's network, without ImageNet weights unless they are to be fetched."""
-    try:
+def _build(local: Path | None) -> Any:
+    """Make the package's network, with AlexNet's weights from a file or from torchvision."""
+    with extra("perceptual"):
         import lpips
-    except ImportError as error:
-        raise SRCycError(
-            f"LPIPS needs the package lpips, which cannot be imported ({error})",
-            remedy="install it with 'pip install lpips', or leave LPIPS out",
-        ) from error
-    # It builds through a deprecated argument of torchvision, draws random weights that are replaced, and a download
-    # writes to stdout (where a JSON answer may belong) and stderr.
-    with (
-        warnings.catch_warnings(),
-        torch.random.fork_rng(devices=[]),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
+    features = imagenet_features("alexnet")
+    load_imagenet(features, "alexnet", local)
+    # It builds through a deprecated argument of torchvision, and draws random weights that are replaced.
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
-        try:
-            network = lpips.LPIPS(net="alex", version="0.1", pnet_rand=not download, verbose=False)
-        except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
-            raise SRCycError(
-                f"AlexNet's weights could not be downloaded ({error})",
-                remedy="connect this machine for the first use, or name a local weight file",
-            ) from error
+        network = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
+    for part in network.net.children():
+        for number, layer in part.named_children():
+            layer.load_state_dict(features[int(number)].state_dict())
+    if local is not None and (heads := read_tensors(local, r"alexnet\.lin\d+\.weight")):
+        own = {f"alexnet.lin{n}.weight": head.model[1].weight for n, head in enumerate(network.lins)}
+        require_shapes(heads, own, f"{local}: not the heads of LPIPS for AlexNet")
+        for key, weight in own.items():
+            weight.data.copy_(heads[key])
     return network.eval().requires_grad_(False)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    """Read what may belong to AlexNet from a weight file."""
-    if path.suffix.lower() not in (".npz", ".pth", ".pt"):
-        raise ModelError(f"{path}: no weight file of a known format", remedy="give a .npz, .pth or .pt file")
-    if not path.is_file():
-        raise ModelError(f"{path}: does not exist", remedy="give the path of AlexNet's ImageNet weights")
-    try:
-        if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                return {key: _tensor(archive[key]) for key in archive.files if _KEY.fullmatch(key)}
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: tensor for key, tensor in state.items() if _KEY.fullmatch(str(key))}
-    except Exception as error:  # a foreign file can fail anywhere inside its reader
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"{path}: cannot be read as weights of AlexNet ({reason})", remedy="fetch it again"
-        ) from error
-
-
-def _tensor(array: npt.NDArray[Any]) -> Tensor:
-    return torch.from_numpy(array.astype(np.float32))
-
-
-def _load(network: Any, tensors: Mapping[str, Any], path: Path) -> None:
-    """Put a file's tensors into the network; every convolution must be there, and all heads or none."""
-    state = {}
-    for key, tensor in tensors.items():
-        name = _name(key)
-        if name is None or not isinstance(tensor, Tensor):
-            raise ModelError(
-                f"{path}: holds {key}, which is not AlexNet's", remedy="give AlexNet's ImageNet weights"
-            )
-        state[name] = tensor.float()
-        if not bool(torch.isfinite(state[name]).all()):
-            raise ModelError(f"{path}: holds NaN or infinite values in {key}", remedy="fetch it again")
-    own = dict(network.state_dict())
-    needed = [f"net.{place}.{kind}" for place in _CONVOLUTIONS.values() for kind in ("weight", "bias")]
-    heads = [f"lin{n}.model.1.weight" for n in range(_HEADS)]
-    if any(head in state for head in heads):
-        needed += heads
-    for name in needed:
-        if name not in state or state[name].shape != own[name].shape:
-            found = tuple(state[name].shape) if name in state else "none"
-            raise ModelError(
-                f"{path}: not the weights of AlexNet (a tensor of shape "
-                f"{tuple(own[name].shape)} is needed for {name}, found {found})",
-                remedy="give AlexNet's ImageNet weights",
-            )
-    # The package registers each head under two names.
-    aliases = {name.replace("lin", "lins.", 1): tensor for name, tensor in state.items() if name in heads}
-    network.load_state_dict({**own, **state, **aliases}, strict=True)
-
-
-def _name(key: str) -> str | None:
-    """Translate a file's key to the package's."""
-    match = _KEY.fullmatch(key)
-    if match is None:
-        return None
-    if match["head"]:
-        return f"lin{match['head']}.model.1.weight" if int(match["head"]) < _HEADS else None
-    if match["conv"]:
-        places = list(_CONVOLUTIONS.values())
-        number = int(match["conv"])
-        return f"net.{places[number]}.{match['part']}" if number < len(places) else None
-    place = _CONVOLUTIONS.get(int(match["feature"]))
-    return f"net.{place}.{match['kind']}" if place else None

@@ -10,8 +10,10 @@ from torch.nn.modules.loss import _Loss
 
 from srcyc.errors import ConfigError, InputError
 from srcyc.losses._checks import full_precision, require_image, require_same_shape, require_spatial_dims
-from srcyc.losses.vgg import Backbone, VGGFeatures, conv_index, last_layer
+from srcyc.losses.vgg import Backbone, VGGFeatures
 
+#: The last convolution, which is compared unless a layer is named.
+_LAST: dict[Backbone, str] = {"vgg19": "conv5_4", "vgg16": "conv5_3"}
 #: Layers that the relative form compares: the last of each of the first three blocks.
 _RELATIVE_LAYERS = ("relu1_2", "relu2_2", "relu3_3")
 #: Squared distance of unit-normalised features below which a baseline counts as perfect, and their least length.
@@ -29,8 +31,7 @@ class PerceptualLoss(_Loss):
     axes; the loss is the mean over the slices of an axis, then over the axes, so each orientation counts the
     same whatever the patch's shape.
 
-    Weights from a local file are read when the loss is built. Without a file, torchvision's are fetched at
-    the first use (or by :meth:`prepare`), never at import or construction.
+    The weights are read, or fetched if no file is named, when the loss is built.
 
     VGG is a constant of this loss and no part of the training: it is deliberately not registered as a
     submodule, so it has no entry in ``state_dict()``, none in ``parameters()``, and cannot be trained. It
@@ -41,7 +42,8 @@ class PerceptualLoss(_Loss):
         backbone: ``"vgg19"`` or ``"vgg16"``.
         layer: a convolution before (``"conv3_3"``) or after (``"relu3_3"``) its activation; ``None`` takes
             the backbone's last convolution (``conv5_4`` or ``conv5_3``).
-        weights: a local weight file, see :func:`srcyc.losses.vgg.read_vgg_weights`.
+        weights: a local weight file, see :func:`srcyc.losses.imagenet.load_imagenet`;
+            ``None`` takes torchvision's, which are fetched once.
         slices_per_axis: in 3D, how many slices of each axis are compared, all by default. They are evenly
             spaced, or drawn at random when a call passes a generator.
         relative: compare features of unit length, as LPIPS does (Zhang et al. 2018, arXiv:1801.03924), of the first
@@ -51,6 +53,7 @@ class PerceptualLoss(_Loss):
     Raises:
         ConfigError: for an unknown dimension, backbone or layer, or a ``slices_per_axis`` below 1.
         ModelError: when the weight file is missing, unreadable or not of this backbone.
+        SRCycError: when torchvision is missing or the download fails.
     """
 
     def __init__(
@@ -69,31 +72,16 @@ class PerceptualLoss(_Loss):
             raise ConfigError(
                 f"slices_per_axis is {slices_per_axis}", remedy="choose 1 or more, or none for all slices"
             )
-        if layer is not None:
-            self.layers: tuple[str, ...] = (layer,)
-        else:
-            self.layers = _RELATIVE_LAYERS if relative else (last_layer(backbone),)
-        for name in self.layers:
-            conv_index(backbone, name)  # a wrong name shows now, not after the download
+        layers = (layer or _LAST.get(backbone, ""),) if layer or not relative else _RELATIVE_LAYERS
         self.spatial_dims = spatial_dims
-        self.backbone: Backbone = backbone
         self.slices_per_axis = slices_per_axis
         self.relative = relative
         # in a tuple, because nn.Module registers every module that is assigned to it directly
-        self._features: tuple[VGGFeatures] | None = None
-        if weights is not None:
-            self._features = (VGGFeatures(backbone, self.layers, weights=weights),)
+        self._features = (VGGFeatures(backbone, layers, weights=weights),)
 
-    def prepare(self) -> VGGFeatures:
-        """Return the feature extractor; fetch torchvision's weights if that has not happened yet.
-
-        A trainer calls this before its first step, so that a missing network connection shows at once.
-
-        Raises:
-            SRCycError: when torchvision is missing or the download fails.
-        """
-        if self._features is None:
-            self._features = (VGGFeatures(self.backbone, self.layers),)
+    @property
+    def features(self) -> VGGFeatures:
+        """The feature network."""
         return self._features[0]
 
     def forward(
@@ -130,7 +118,7 @@ class PerceptualLoss(_Loss):
         if baseline is not None:
             require_same_shape(baseline, target)
             images.append(full_precision(baseline.detach()))
-        features = self.prepare()
+        features = self.features
         if features.mean.device != input.device:
             features.to(input.device)
 

@@ -76,14 +76,9 @@ class TrainingStep:
         self.relative = RelativeLoss() if config.content == "relative" else None
         self.total_variation = TotalVariationLoss(3)
         self.spectrum = SpectrumLoss()
-        self.perceptual = PerceptualLoss(
-            3,
-            backbone=config.perceptual.backbone,
-            layer=config.perceptual.layer,
-            weights=config.perceptual.weights,
-            slices_per_axis=config.perceptual.slices_per_axis,
-            relative=config.perceptual.relative,
-        )
+        self.perceptual: PerceptualLoss | None = None
+        if self.objective.is_active("perceptual"):
+            self.perceptual = PerceptualLoss(3, **dict(config.perceptual))
         self.pools = {
             "d_hr": ImagePool(config.pool_size, seed=config.seed),
             "d_lr": ImagePool(config.pool_size, seed=config.seed + 1),
@@ -161,13 +156,12 @@ class TrainingStep:
                 return _mean(same, estimate(), real_hr)
             return _mean(self.relative, estimate(), real_hr, baseline())
 
-        terms: dict[GeneratorTerm, Callable[[], Tensor]] = {
-            "content": content,
-            "perceptual": lambda: _mean(
-                self.perceptual, estimate(), real_hr, *([baseline()] if self.perceptual.relative else [])
-            ),
-            "total_variation": lambda: _mean(self.total_variation, passes.fake_hr()),
-        }
+        terms: dict[GeneratorTerm, Callable[[], Tensor]] = {"content": content}
+        if (perceptual := self.perceptual) is not None:
+            terms["perceptual"] = lambda: _mean(
+                perceptual, estimate(), real_hr, *([baseline()] if perceptual.relative else [])
+            )
+        terms["total_variation"] = lambda: _mean(self.total_variation, passes.fake_hr())
         d_hr, d_lr = self.networks.d_hr, self.networks.d_lr
         if d_hr is None or d_lr is None:
             return terms

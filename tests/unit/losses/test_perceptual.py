@@ -14,10 +14,9 @@ from safetensors.torch import save_file
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from srcyc.errors import ConfigError, InputError, ModelError, SRCycError
-from srcyc.losses import PerceptualLoss, VGGFeatures
-from srcyc.losses import vgg as vgg_module
-from srcyc.losses.vgg import read_vgg_weights
+from srcyc.errors import ConfigError, InputError, MissingExtraError, ModelError, SRCycError
+from srcyc.losses import PerceptualLoss, VGGFeatures, imagenet
+from srcyc.losses.vgg import Backbone
 
 torchvision_vgg = pytest.importorskip("torchvision.models.vgg", reason="torchvision is not installed")
 
@@ -38,8 +37,8 @@ def random_features(backbone: str) -> nn.Sequential:
 
 
 @pytest.fixture(scope="module", params=["vgg16", "vgg19"])
-def backbone(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,14 @@ def vgg16_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def state(vgg16_weights: Path) -> dict[str, torch.Tensor]:
-    return read_vgg_weights(vgg16_weights, "vgg16")
+    """By convolution, counted."""
+    read = imagenet.read_tensors(vgg16_weights, ".*")
+    numbers = sorted({int(key.split(".")[1]) for key in read})
+    return {
+        f"{n}.{kind}": read[f"features.{number}.{kind}"]
+        for n, number in enumerate(numbers)
+        for kind in ("weight", "bias")
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -96,8 +102,9 @@ class TestFeatures:
         grey = torch.rand(1, 1, 8, 8)
         torch.testing.assert_close(features(grey)[0], features(grey.expand(1, 3, 8, 8))[0])
 
-    def test_layers_behind_the_last_one_are_not_built(self, vgg16_weights: Path) -> None:
-        assert len(VGGFeatures("vgg16", ["conv2_1", "conv1_1"], weights=vgg16_weights).convs) == 3
+    def test_layers_behind_the_last_one_are_dropped(self, vgg16_weights: Path) -> None:
+        features = VGGFeatures("vgg16", ["conv2_1", "conv1_1"], weights=vgg16_weights)
+        assert len(list(features.parameters())) == 2 * 3
 
     def test_they_are_frozen_and_stay_in_eval_mode(self, vgg16_weights: Path) -> None:
         features = VGGFeatures("vgg16", ["conv1_1"], weights=vgg16_weights).train()
@@ -125,104 +132,87 @@ class TestWeightFiles:
         path = tmp_path / "vgg.npz"
         arrays = {f"vgg16.conv{key}": value.half().numpy() for key, value in state.items()}
         np.savez(path, **arrays, **{"alexnet.conv0.weight": np.zeros(3), "vgg16.lin0.weight": np.zeros(3)})
-        read = read_vgg_weights(path, "vgg16")
-        assert read.keys() == state.keys()
-        for key, value in read.items():
+        read = VGGFeatures("vgg16", ["conv5_3"], weights=path).features.parameters()
+        for value, wanted in zip(read, state.values(), strict=True):
             assert value.dtype == torch.float32
-            assert torch.equal(value, state[key].half().float())
+            assert torch.equal(value, wanted.half().float())
 
     def test_another_backbones_file_is_refused(self, vgg16_weights: Path) -> None:
         with pytest.raises(ModelError, match=r"vgg16\.safetensors.*vgg19"):
-            read_vgg_weights(vgg16_weights, "vgg19")
+            PerceptualLoss(2, weights=vgg16_weights)
 
     def test_another_backbones_npz_is_refused(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "vgg.npz", **{"vgg16.conv0.weight": np.zeros((64, 3, 3, 3), np.float16)})
-        with pytest.raises(ModelError, match=r"vgg\.npz lacks 32 of the 32"):
-            read_vgg_weights(tmp_path / "vgg.npz", "vgg19")
-
-    def test_a_missing_tensor_is_refused_even_behind_the_layer(
-        self, state: dict[str, torch.Tensor], tmp_path: Path
-    ) -> None:
-        path = tmp_path / "cut.safetensors"
-        save_file({f"vgg16.conv{key}": value for key, value in state.items() if key != "12.bias"}, path)
-        with pytest.raises(ModelError, match=r"cut\.safetensors lacks 1 of the 26"):
-            small_loss(path, 2)
+        with pytest.raises(ModelError, match=r"vgg\.npz.*vgg19.*none"):
+            PerceptualLoss(2, weights=tmp_path / "vgg.npz")
 
     @pytest.mark.parametrize(
-        "value", [torch.zeros(64, 3, 5, 5), torch.full((64, 3, 3, 3), torch.nan), "text"]
+        ("key", "value"),
+        [
+            ("12.bias", None),
+            ("0.weight", torch.zeros(64, 3, 5, 5)),
+            ("0.weight", torch.full((64, 3, 3, 3), torch.nan)),
+            ("0.weight", "text"),
+            ("13.bias", torch.zeros(512)),
+        ],
+        ids=["missing behind the layer", "shape", "NaN", "text", "too many"],
     )
-    def test_a_wrong_tensor_is_refused(
-        self, state: dict[str, torch.Tensor], tmp_path: Path, value: torch.Tensor | str
+    def test_a_file_that_is_not_exactly_the_backbone_is_refused(
+        self, state: dict[str, torch.Tensor], tmp_path: Path, key: str, value: torch.Tensor | str | None
     ) -> None:
+        arrays: dict[str, object] = {**state, key: value}
         path = tmp_path / "wrong.pt"
-        arrays: dict[str, object] = {f"vgg16.conv{key}": tensor for key, tensor in state.items()}
-        torch.save({**arrays, "vgg16.conv0.weight": value}, path)
-        with pytest.raises(ModelError, match=r"wrong\.pt.*vgg16\.conv0\.weight"):
-            read_vgg_weights(path, "vgg16")
+        torch.save({f"vgg16.conv{k}": v for k, v in arrays.items() if v is not None}, path)
+        with pytest.raises(ModelError, match=r"wrong\.pt"):
+            small_loss(path, 2)
 
-    @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors", "weights.npz"])
+    @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors", "weights.npz", "weights.h5"])
     def test_a_foreign_file_is_refused(self, tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_bytes(b"no weights at all")
-        with pytest.raises(ModelError, match=f"{name} cannot be read"):
-            read_vgg_weights(tmp_path / name, "vgg19")
+        with pytest.raises(ModelError, match=f"{name}: cannot be read"):
+            PerceptualLoss(2, weights=tmp_path / name)
 
     def test_a_pickled_object_is_not_executed(self, tmp_path: Path) -> None:
         torch.save({"features.0.weight": Path("anything")}, tmp_path / "object.pth")
-        with pytest.raises(ModelError, match=r"object\.pth cannot be read"):
-            read_vgg_weights(tmp_path / "object.pth", "vgg19")
+        with pytest.raises(ModelError, match=r"object\.pth: cannot be read"):
+            PerceptualLoss(2, weights=tmp_path / "object.pth")
 
-    def test_a_missing_file_and_a_foreign_suffix_are_named(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelError, match=r"nowhere\.pth does not exist"):
+    def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match=r"nowhere\.pth: does not exist"):
             PerceptualLoss(2, weights=tmp_path / "nowhere.pth")
-        with pytest.raises(ModelError, match=r"vgg\.h5.*\.safetensors"):
-            read_vgg_weights(tmp_path / "vgg.h5", "vgg19")
 
 
 class TestDownload:
-    def test_it_waits_for_the_first_use_and_happens_once(
-        self, vgg16_weights: Path, monkeypatch: pytest.MonkeyPatch
+    def test_the_default_is_torchvisions_vgg19_with_its_hash_checked(
+        self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        calls: list[str] = []
+        asked: list[tuple[str, object]] = []
 
-        def download(backbone: str) -> dict[str, torch.Tensor]:
-            calls.append(backbone)
-            return read_vgg_weights(vgg16_weights, "vgg16")
-
-        monkeypatch.setattr(vgg_module, "download_vgg_weights", download)
-        loss = PerceptualLoss(2, backbone="vgg16", layer="conv1_1")
-        assert calls == []
-        for _ in range(2):
-            loss(torch.rand(1, 1, 8, 8), torch.rand(1, 1, 8, 8))
-        assert calls == ["vgg16"]
-
-    def test_the_default_is_torchvisions_vgg19(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked: list[str] = []
-
-        def offline(url: str, **_: object) -> None:
-            asked.append(url)
+        def offline(url: str, **options: object) -> None:
+            asked.append((url, options["check_hash"]))
             raise urllib.error.URLError("no route to host")
 
         monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
         with pytest.raises(SRCycError, match=r"vgg19.*no route to host.*local weight file"):
-            PerceptualLoss(2).prepare()
-        assert "vgg19-" in asked[0]
+            PerceptualLoss(2)
+        assert "vgg19-" in asked[0][0] and asked[0][1] is True
 
     def test_a_downloaded_state_dict_is_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         reference = random_features("vgg16")
         state = {f"features.{key}": value for key, value in reference.state_dict().items()}
         monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: state)
         image = torch.rand(1, 3, 8, 8)
-        (found,) = PerceptualLoss(2, backbone="vgg16", layer="conv1_1").prepare()(image)
+        (found,) = PerceptualLoss(2, backbone="vgg16", layer="conv1_1").features(image)
         torch.testing.assert_close(found, reference[0]((image - MEAN) / STD))
 
     def test_a_missing_torchvision_is_explained(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "torchvision.models", None)
-        with pytest.raises(SRCycError, match="install torchvision"):
-            PerceptualLoss(2).prepare()
+        with pytest.raises(MissingExtraError, match=r"torchvision.*srcyc\[perceptual\]"):
+            PerceptualLoss(2)
 
     def test_importing_the_losses_does_not_import_torchvision(self) -> None:
         code = "import sys, srcyc.losses; sys.exit('torchvision' in sys.modules)"
-        environment = {**os.environ, "PYTHONPATH": str(Path(vgg_module.__file__).parents[2])}
+        environment = {**os.environ, "PYTHONPATH": str(Path(imagenet.__file__).parents[2])}
         assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0
 
 
@@ -237,9 +227,9 @@ class TestLoss:
         near, far = (float(loss(image + step * torch.randn_like(image), image)) for step in (0.01, 0.1))
         assert 0 < near < far
 
-    def test_the_default_layer_is_the_last_convolution(self) -> None:
-        assert PerceptualLoss(2).layers == ("conv5_4",)
-        assert PerceptualLoss(2, backbone="vgg16").layers == ("conv5_3",)
+    def test_the_default_layer_is_the_last_convolution(self, backbone: Backbone, weights: Path) -> None:
+        wanted = "conv5_3" if backbone == "vgg16" else "conv5_4"
+        assert PerceptualLoss(2, backbone=backbone, weights=weights).features.layers == (wanted,)
 
     def test_it_is_the_mean_square_of_the_feature_difference(self, vgg16_weights: Path) -> None:
         reference = random_features("vgg16")
@@ -265,7 +255,7 @@ class TestLoss:
         before = loss(image, target)
         before.backward()
         assert image.grad is not None and target.grad is None
-        assert all(parameter.grad is None for parameter in loss.prepare().parameters())
+        assert all(parameter.grad is None for parameter in loss.features.parameters())
         with torch.no_grad():
             assert loss(image - 1e-3 * image.grad / image.grad.abs().max(), target) < before
 
@@ -364,7 +354,7 @@ class TestTheRelativeForm:
     def test_one_means_nothing_gained_and_zero_the_truth(
         self, loss: PerceptualLoss, truth: torch.Tensor
     ) -> None:
-        assert loss.layers == ("relu1_2", "relu2_2", "relu3_3")
+        assert loss.features.layers == ("relu1_2", "relu2_2", "relu3_3")
         baseline = self.blurred(truth, 2)
         assert float(loss(truth, truth, baseline)) == pytest.approx(0, abs=1e-6)
         assert float(loss(baseline, truth, baseline)) == pytest.approx(1, abs=0.1)
@@ -381,10 +371,12 @@ class TestTheRelativeForm:
         assert int(seen.any(dim=2).all(dim=0).sum()) == 3
         assert bool(seen.any(dim=0).any(dim=0).all())
 
-    def test_a_baseline_is_for_it_and_no_other(self, loss: PerceptualLoss, truth: torch.Tensor) -> None:
+    def test_a_baseline_is_for_it_and_no_other(
+        self, loss: PerceptualLoss, vgg16_weights: Path, truth: torch.Tensor
+    ) -> None:
         with pytest.raises(InputError, match="baseline"):
             loss(truth, truth)
         with pytest.raises(InputError, match="baseline"):
-            PerceptualLoss(3, backbone="vgg16")(truth, truth, truth)
+            small_loss(vgg16_weights, 3)(truth, truth, truth)
         with pytest.raises(InputError, match="shape"):
             loss(truth, truth, truth[..., 1:])
