@@ -8,10 +8,9 @@ import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from srcyc._version import __version__
 from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, Comparison
@@ -19,7 +18,8 @@ from srcyc.evaluation.metrics import ALIGNMENT_TOLERANCE, Foresight
 from srcyc.evaluation.regions import LARGE, Kept
 from srcyc.evaluation.thick_scans import SCAN, Examination
 from srcyc.files import json_text, write_text
-from srcyc.models.card import ScanScore, ThickScanScore, contrast_of, mean
+from srcyc.models.card import ScanScore, Scores, ThickScanScore, contrast_of, mean
+from srcyc.schema import Schema
 
 #: Files of an evaluation.
 TABLE_NAME, THICK_TABLE_NAME, REPORT_NAME = "metrics.csv", "thick_scans.csv", "metrics.json"
@@ -56,36 +56,16 @@ DEFINITIONS = {
 }
 
 
-class Row(BaseModel):
-    """One method on one simulated scan; see :data:`DEFINITIONS`.
+class Row(ScanScore):
+    """One method on one simulated scan; see :data:`DEFINITIONS`. A perfect result's PSNR is infinite."""
 
-    ``*_over_*`` are differences to cubic B-spline interpolation and to the classical inverse. SSIM and LPIPS are None
-    (an empty cell) where they were not measured.
-    """
+    model_config = ConfigDict(allow_inf_nan=True)
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    scan: str
-    contrast: str | None
-    thickness: float
-    gap: float
-    axis: int
+    method: str
     slice_spacing: float
     told_ratio: float
-    jitter: float
-    noise: float
     blur: float = 0.0
     box: float = 0.0
-    method: str
-    psnr: float
-    psnr_over_cubic: float
-    psnr_over_classical: float
-    ssim: float | None
-    ssim_over_cubic: float | None
-    ssim_over_classical: float | None
-    lpips: float | None = None
-    lpips_over_cubic: float | None = None
-    lpips_over_classical: float | None = None
     consistency: float
     shift_i: float
     shift_j: float
@@ -100,10 +80,17 @@ class Row(BaseModel):
     warnings: tuple[str, ...] = ()
 
 
-class Mean(BaseModel):
+#: What is averaged over rows, as far as it was measured.
+_AVERAGED = (
+    *Scores.model_fields,
+    *("kept", "kept_small", "uncertainty_rank", "uncertainty_share", "consistency"),
+)
+
+
+class Mean(Scores):
     """One method, averaged over the rows of one thickness, or of all (``thickness`` None); spoiled slices apart."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(allow_inf_nan=True)
 
     jitter: float
     noise: float
@@ -112,16 +99,7 @@ class Mean(BaseModel):
     thickness: float | None
     method: str
     rows: int
-    psnr: float
-    psnr_over_cubic: float
-    psnr_over_classical: float
     least_over_classical: float
-    ssim: float | None
-    ssim_over_cubic: float | None
-    ssim_over_classical: float | None
-    lpips: float | None
-    lpips_over_cubic: float | None
-    lpips_over_classical: float | None
     kept: float | None = None
     kept_small: float | None = None
     uncertainty_rank: float | None = None
@@ -130,10 +108,10 @@ class Mean(BaseModel):
     aligned: bool
 
 
-class ThickRow(BaseModel):
+class ThickRow(Schema):
     """One method on one real thick scan; ``scan`` itself is the first."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(allow_inf_nan=True)
 
     scan: str
     contrast: str | None
@@ -163,7 +141,7 @@ def rows_of(comparison: Comparison, *, scan: str) -> list[Row]:
             contrast=contrast_of(scan),
             thickness=simulation.thickness,
             gap=simulation.gap,
-            axis=comparison.axis,
+            axis=comparison.axis,  # type: ignore[arg-type]
             slice_spacing=comparison.slice_spacing,
             told_ratio=simulation.ratio,
             jitter=simulation.spoiling.jitter,
@@ -242,25 +220,16 @@ def means_of(rows: Iterable[Row]) -> list[Mean]:
             thickness=thickness,
             method=method,
             rows=len(group),
-            psnr=fmean(row.psnr for row in group),
-            psnr_over_cubic=fmean(row.psnr_over_cubic for row in group),
-            psnr_over_classical=fmean(row.psnr_over_classical for row in group),
             least_over_classical=min(row.psnr_over_classical for row in group),
-            ssim=mean(row.ssim for row in group),
-            ssim_over_cubic=mean(row.ssim_over_cubic for row in group),
-            ssim_over_classical=mean(row.ssim_over_classical for row in group),
-            lpips=mean(row.lpips for row in group),
-            lpips_over_cubic=mean(row.lpips_over_cubic for row in group),
-            lpips_over_classical=mean(row.lpips_over_classical for row in group),
-            kept=mean(row.kept for row in group),
-            kept_small=mean(row.kept_small for row in group),
-            uncertainty_rank=mean(row.uncertainty_rank for row in group),
-            uncertainty_share=mean(row.uncertainty_share for row in group),
-            consistency=fmean(row.consistency for row in group),
+            **_averages(group),
             aligned=all(row.aligned for row in group),
         )
         for (jitter, noise, blur, box, thickness, method), group in groups.items()
     ]
+
+
+def _averages(rows: Sequence[Row]) -> dict[str, Any]:
+    return {name: mean(getattr(row, name) for row in rows) for name in _AVERAGED}
 
 
 def _spoiling(row: Row) -> tuple[float, float, float, float]:
@@ -332,7 +301,7 @@ def write_report(
     Raises:
         OutputError: the place cannot be written.
     """
-    tables: list[tuple[str, Sequence[BaseModel]]] = [(TABLE_NAME, rows), (THICK_TABLE_NAME, thick_rows)]
+    tables: list[tuple[str, Sequence[Schema]]] = [(TABLE_NAME, rows), (THICK_TABLE_NAME, thick_rows)]
     document = json_text(report)
     return [
         *(write_text(folder / name, _table(content)) for name, content in tables if content),
@@ -340,9 +309,11 @@ def write_report(
     ]
 
 
-def _table(rows: Sequence[BaseModel]) -> str:
+def _table(rows: Sequence[Schema]) -> str:
     table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(type(rows[0]).model_fields), lineterminator="\n")
+    # What a row is of comes first.
+    names = sorted(type(rows[0]).model_fields, key=lambda name: name not in ("scan", "contrast", "method"))
+    writer = csv.DictWriter(table, fieldnames=names, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         cells = row.model_dump(mode="json")

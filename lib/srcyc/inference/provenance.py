@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from srcyc.inference.report import CombinationReport, Report
+from srcyc.inference.report import AnyReport
 from srcyc.volumes.image_files import Origin
 
 #: For a place where a reader of the image sees it.
@@ -13,7 +13,7 @@ _DIGITS = 12
 _LONGEST_MODEL = 24
 
 
-def origin_of(report: Report | CombinationReport, content: str = "volume") -> Origin:
+def origin_of(report: AnyReport, content: str = "volume") -> Origin:
     """Tell the origin of a result's volume, or of what else belongs to it.
 
     Args:

@@ -73,21 +73,15 @@ class ConsistencyReport(Schema):
     residual: float
 
 
-class Report(Schema):
-    """How one result was made; ``model_dump(mode="json")`` is the sidecar.
+class AnyReport(Schema):
+    """What is told of every result; ``model_dump(mode="json")`` is the sidecar.
 
     Attributes:
         software: name and version.
         model: weights used.
-        input: the scan.
+        input: the scan; of several stacks, the first.
         result: the output grid.
-        thick_axis: array axis of the slices.
-        factor: by how much that axis was enlarged.
-        thickness: of the slices, as the acquisition operator had it.
-        scaling: intensity scaling; None for a constant scan, which needs no network.
-        sigma: noise standard deviation of the scan, normalised intensity.
-        consistency: data consistency.
-        preprocessing: steps applied to the scan first.
+        preprocessing: steps applied to a scan first.
         device: where the network ran.
         precision: its floating-point type.
         seconds: wall-clock time of the call.
@@ -100,12 +94,6 @@ class Report(Schema):
     model: ModelReport
     input: InputReport
     result: ResultReport
-    thick_axis: Literal[0, 1, 2]
-    factor: float
-    thickness: SliceThickness
-    scaling: ScalingReport | None
-    sigma: float
-    consistency: ConsistencyReport
     preprocessing: tuple[str, ...]
     device: str
     precision: str
@@ -113,6 +101,26 @@ class Report(Schema):
     peak_memory: int | None
     warnings: tuple[str, ...]
     note: str = NOTE
+
+
+class Report(AnyReport):
+    """How a result of one scan was made.
+
+    Attributes:
+        thick_axis: array axis of the slices.
+        factor: by how much that axis was enlarged.
+        thickness: of the slices, as the acquisition operator had it.
+        scaling: intensity scaling; None for a constant scan, which needs no network.
+        sigma: noise standard deviation of the scan, normalised intensity.
+        consistency: data consistency.
+    """
+
+    thick_axis: Literal[0, 1, 2]
+    factor: float
+    thickness: SliceThickness
+    scaling: ScalingReport | None
+    sigma: float
+    consistency: ConsistencyReport
 
 
 class StackReport(Schema):
@@ -151,38 +159,16 @@ class StackReport(Schema):
     residual: float
 
 
-class CombinationReport(Schema):
-    """How a result of several stacks was made; ``model_dump(mode="json")`` is the sidecar.
+class CombinationReport(AnyReport):
+    """How a result of several stacks was made.
 
     Attributes:
-        software: name and version.
-        model: weights used for each stack.
-        input: the first stack.
         stacks: all of them.
-        result: the output grid.
         steps: of conjugate gradients.
-        preprocessing: steps applied to each stack first.
-        device: where the network ran.
-        precision: its floating-point type.
-        seconds: wall-clock time of the call.
-        peak_memory: greatest resident memory of the process so far, bytes; None where the system does not tell.
-        warnings: reasons for distrust, in sentences.
-        note: what the result is not for.
     """
 
-    software: str
-    model: ModelReport
-    input: InputReport
     stacks: tuple[StackReport, ...]
-    result: ResultReport
     steps: int
-    preprocessing: tuple[str, ...]
-    device: str
-    precision: str
-    seconds: float
-    peak_memory: int | None
-    warnings: tuple[str, ...]
-    note: str = NOTE
 
 
 def describe_input(volume: Volume) -> InputReport:

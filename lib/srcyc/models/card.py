@@ -70,31 +70,17 @@ class Training(Schema):
     degradation: Degradation | None = None
 
 
-class ScanScore(Schema):
-    """How the model did on one scan whose thick slices were simulated, so that the truth is known.
+class Scores(Schema):
+    """How near a result comes to the truth.
 
     ``*_over_*`` are differences to cubic B-spline interpolation and to the classical inverse, which needs no network.
 
     Attributes:
-        scan: its name.
-        contrast: MR contrast; None if not known.
-        thickness: of the slices, mm.
-        gap: between them, mm.
-        axis: array axis along which they are stacked.
-        jitter: standard deviation of the slices' gain, as a fraction.
-        noise: standard deviation of the noise, as a fraction of the scan's robust range.
         psnr: dB inside the head.
         ssim: 3D, inside the head; None where the scan is smaller than its window.
         lpips: AlexNet's, less is better; None if not measured.
     """
 
-    scan: str
-    contrast: str | None
-    thickness: Positive
-    gap: float = Field(default=0.0, ge=0)
-    axis: Literal[0, 1, 2]
-    jitter: float = Field(default=0.0, ge=0)
-    noise: float = Field(default=0.0, ge=0)
     psnr: float
     psnr_over_cubic: float
     psnr_over_classical: float
@@ -104,6 +90,28 @@ class ScanScore(Schema):
     lpips: float | None = None
     lpips_over_cubic: float | None = None
     lpips_over_classical: float | None = None
+
+
+class ScanScore(Scores):
+    """How a model did on one scan whose thick slices were simulated, so that the truth is known.
+
+    Attributes:
+        scan: its name.
+        contrast: MR contrast; None if not known.
+        thickness: of the slices, mm.
+        gap: between them, mm.
+        axis: array axis along which they are stacked.
+        jitter: standard deviation of the slices' gain, as a fraction.
+        noise: standard deviation of the noise, as a fraction of the scan's robust range.
+    """
+
+    scan: str
+    contrast: str | None
+    thickness: Positive
+    gap: float = Field(default=0.0, ge=0)
+    axis: Literal[0, 1, 2]
+    jitter: float = Field(default=0.0, ge=0)
+    noise: float = Field(default=0.0, ge=0)
 
     @property
     def spoiled(self) -> bool:
