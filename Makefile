@@ -132,8 +132,7 @@ $(LEAN)/.stamp: $(VENV)/.stamp-test tests/harness/lean_environment.py
 	@touch $@
 
 # What reads files and computes, without what takes long; the rest needs extras, or little of numpy and nothing of pydicom.
-LEAN_TESTS := tests/unit/cli tests/unit/inference tests/unit/models tests/unit/physics tests/unit/volumes \
-  --ignore tests/unit/inference/test_combine.py
+LEAN_TESTS := tests/unit/cli tests/unit/inference tests/unit/models tests/unit/physics tests/unit/volumes
 
 test-lean: $(LEAN)/.stamp
 	PYTHONPATH=lib $(LEAN)/bin/python -m pytest -n $(WORKERS) --dist loadfile -p no:cacheprovider \
