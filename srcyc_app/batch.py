@@ -13,7 +13,7 @@ from monailabel.interfaces.datastore import Datastore
 
 from srcyc.errors import InputError, NothingToDoError, StoppedError
 from srcyc.inference.results import MAPS
-from srcyc.training.signals import StopRequest
+from srcyc.training.watch.signals import StopRequest
 from srcyc_app.infers.options import Options
 from srcyc_app.refusals import not_found, unusable
 from srcyc_app.studies.datastore import StudiesFolder, studies_folder

@@ -14,13 +14,13 @@ from srcyc.data.gathering import TrainingSet
 from srcyc.device import resolve_device
 from srcyc.errors import OutputError
 from srcyc.training.distributed import Processes
+from srcyc.training.folder import RunFolder
+from srcyc.training.loop import Progress
 from srcyc.training.publishing import Verdict, publish_if_better
-from srcyc.training.recorder import read_history
 from srcyc.training.run import Outcome, begin, train
-from srcyc.training.run_folder import RunFolder
-from srcyc.training.signals import StopRequest
-from srcyc.training.trainer import Progress
-from srcyc.training.wording import progress_line
+from srcyc.training.watch.progress import progress_line
+from srcyc.training.watch.recorder import read_history
+from srcyc.training.watch.signals import StopRequest
 from srcyc_app.models import ModelShelf
 from srcyc_app.trainers.scans import check_scans, given_scans
 from srcyc_app.trainers.status import Status, StatusFile, shown_history

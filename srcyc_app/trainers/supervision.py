@@ -16,7 +16,7 @@ from types import FrameType
 import psutil
 
 from srcyc.errors import InputError, SRCycError, StoppedError
-from srcyc.training.signals import StopRequest
+from srcyc.training.watch.signals import StopRequest
 
 _log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from monailabel.interfaces.tasks.train import TrainTask
 from srcyc.device import resolve_device
 from srcyc.errors import InputError, OutputError, SRCycError, StoppedError
 from srcyc.models.model_file import load_model
-from srcyc.training.run_folder import RunFolder
-from srcyc.training.signals import StopRequest
+from srcyc.training.folder import RunFolder
+from srcyc.training.watch.signals import StopRequest
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import Refusal, refusing
 from srcyc_app.studies.datastore import studies_folder

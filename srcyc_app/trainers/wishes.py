@@ -134,7 +134,7 @@ class Wishes(Schema):
             Refusal: 409, it was begun with others.
             ConfigError: names the setting and what is wrong with it.
         """
-        from srcyc.training.trainer import check_same_config  # with all that trains: seconds
+        from srcyc.training.loop import check_same_config  # with all that trains: seconds
 
         config = self._settled(self.preset, base)
         _check(config, base)

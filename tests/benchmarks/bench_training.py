@@ -38,9 +38,8 @@ from srcyc.device import precision_name, resolve_precision
 from srcyc.enhancement import enhance
 from srcyc.physics.acquisition import ASSUMED_THICKNESS, Acquisition, AxisAcquisition
 from srcyc.physics.resampling import resample
-from srcyc.training.networks import Networks, build_networks
 from srcyc.training.settings import load_settings
-from srcyc.training.step import TrainingStep
+from srcyc.training.step import Networks, TrainingStep, build_networks
 
 CPU = torch.device("cpu")
 #: Voxels of the HR patch along the slice axis per slice of the LR patch.

@@ -34,7 +34,7 @@ from typing import Any, NoReturn
 MODULES = (
     "srcyc.cli",
     "srcyc.training.run",
-    "srcyc.training.report",
+    "srcyc.training.watch.report",
     "srcyc.evaluation.figure",
     "torch._dynamo",
 )

@@ -22,8 +22,8 @@ from srcyc.networks.layers import pad_planes
 from srcyc.networks.streaming import windowed
 from srcyc.physics.simulation import simulate_thick
 from srcyc.training.distributed import Processes
+from srcyc.training.folder import RunFolder
 from srcyc.training.run import Outcome, begin, train
-from srcyc.training.run_folder import RunFolder
 from srcyc.training.settings import load_settings
 from srcyc.volumes.volume import Volume, read_volume, write_volume
 

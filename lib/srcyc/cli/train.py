@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from srcyc.data.domains import ManifestEntry
     from srcyc.data.gathering import TrainingSet
     from srcyc.training.distributed import Processes
+    from srcyc.training.folder import RunFolder
+    from srcyc.training.loop import Progress
     from srcyc.training.run import Outcome
-    from srcyc.training.run_folder import RunFolder
-    from srcyc.training.trainer import Progress
 
     #: What a manifest says of the scans it names.
     Entries = dict[Path, ManifestEntry] | None
@@ -90,8 +90,8 @@ def train(
     """
     from srcyc.device import resolve_device
     from srcyc.training.distributed import LostProcessError, processes
-    from srcyc.training.run_folder import RunFolder
-    from srcyc.training.stability import CollapseError
+    from srcyc.training.folder import RunFolder
+    from srcyc.training.watch.stability import CollapseError
 
     if check and resume:
         raise ConfigError("--check looks at a run that has not begun; leave --resume out.")
@@ -144,8 +144,8 @@ class _Training:
 
     def settings(self, base: TrainingConfig | None = None) -> TrainingConfig:
         """Read the settings; those of a run that is resumed may be repeated."""
+        from srcyc.training.loop import check_same_config
         from srcyc.training.settings import load_settings
-        from srcyc.training.trainer import check_same_config
 
         config = load_settings(*self._given, base=base)
         self.team.share.items(config.data.batch_size)  # refuses a batch that cannot be shared
@@ -168,7 +168,7 @@ class _Training:
         from srcyc.data.store import ScanStore
         from srcyc.training.dry_run import estimate
         from srcyc.training.run import with_initial_model
-        from srcyc.training.wording import duration
+        from srcyc.training.watch.progress import duration
 
         config, _ = with_initial_model(self.settings())
         with tempfile.TemporaryDirectory(prefix="srcyc-check-") as folder:
@@ -195,7 +195,7 @@ class _Training:
     def train(self, lr: list[Path], hr: list[Path], manifest: Entries, *, resume: bool) -> Outcome:
         """Begin a run, or take it up again, and train it to its end."""
         from srcyc.training.run import begin, train
-        from srcyc.training.wording import progress_line
+        from srcyc.training.watch.progress import progress_line
 
         if not resume:
             settings = self.settings()

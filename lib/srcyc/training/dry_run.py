@@ -13,10 +13,9 @@ from srcyc.data.gathering import TrainingSet
 from srcyc.data.store import ScanStore
 from srcyc.device import peak_memory, resolve_precision
 from srcyc.training.distributed import Processes
-from srcyc.training.networks import build_networks
+from srcyc.training.loop import to_device
 from srcyc.training.run import make_batches
-from srcyc.training.step import TrainingStep
-from srcyc.training.trainer import to_device
+from srcyc.training.step import TrainingStep, build_networks
 
 _WARM_UP, _TIMED = 1, 3
 

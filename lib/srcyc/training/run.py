@@ -18,16 +18,15 @@ from srcyc.errors import ConfigError, ModelError, OutputError
 from srcyc.models.model_file import PublishedModel, find_model, load_model, publish_model
 from srcyc.networks import Generator
 from srcyc.training.distributed import Processes
-from srcyc.training.networks import build_networks
+from srcyc.training.folder import RunFolder
+from srcyc.training.loop import Progress, State, Trainer
 from srcyc.training.publishing import held_back_scores, make_card
-from srcyc.training.recorder import HISTORY_NAME, Recorder, read_history
-from srcyc.training.report import write_report
-from srcyc.training.run_folder import RunFolder
-from srcyc.training.signals import StopRequest
-from srcyc.training.stability import CollapseError
-from srcyc.training.step import TrainingStep
-from srcyc.training.trainer import Progress, State, Trainer
+from srcyc.training.step import TrainingStep, build_networks
 from srcyc.training.validation import Score, Validator
+from srcyc.training.watch.recorder import HISTORY_NAME, Recorder, read_history
+from srcyc.training.watch.report import write_report
+from srcyc.training.watch.signals import StopRequest
+from srcyc.training.watch.stability import CollapseError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from srcyc.errors import ConfigError, SRCycError, StoppedError
-from srcyc.training.signals import StopRequest
+from srcyc.training.watch.signals import StopRequest
 from srcyc_app.trainers.supervision import (
     Asked,
     background_process,

@@ -20,8 +20,8 @@ from factories import TINY_TRAINING, save_people, tiny_words
 from srcyc.errors import OutputError, SRCycError
 from srcyc.models.model_file import DEFAULT_MODEL, load_model, packaged_models
 from srcyc.training.checkpoint import load_checkpoint
-from srcyc.training.recorder import read_history
-from srcyc.training.stability import CollapseError
+from srcyc.training.watch.recorder import read_history
+from srcyc.training.watch.stability import CollapseError
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import Refusal
 from srcyc_app.studies.datastore import StudiesFolder

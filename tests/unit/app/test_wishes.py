@@ -10,7 +10,7 @@ from srcyc.config import TrainingConfig
 from srcyc.data.gathering import gather
 from srcyc.data.store import ScanStore
 from srcyc.errors import SRCycError
-from srcyc.training.run_folder import RunFolder
+from srcyc.training.folder import RunFolder
 from srcyc.training.settings import load_settings
 from srcyc_app.trainers.wishes import in_words_of_the_server
 

@@ -12,7 +12,7 @@ from srcyc.config import TrainingConfig
 from srcyc.data.domains import AssignedScan, Domain
 from srcyc.data.gathering import TrainingSet
 from srcyc.errors import ConfigError, DataError, ModelError, OutputError
-from srcyc.training.run_folder import RunFolder
+from srcyc.training.folder import RunFolder
 
 
 def scans(folder: Path) -> TrainingSet:
@@ -71,7 +71,7 @@ def test_what_cannot_be_read_is_named(begun: RunFolder, tmp_path: Path) -> None:
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from srcyc.training.run_folder import RunFolder
+from srcyc.training.folder import RunFolder
 with RunFolder(Path(sys.argv[1])).claimed():
     child = os.fork()  # as a loader process, which may outlive the trainer by seconds
     if child:

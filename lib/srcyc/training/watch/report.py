@@ -20,9 +20,9 @@ from srcyc.evaluation.figure import Panel, comparison_figure, save_figure
 from srcyc.evaluation.metrics import Truth
 from srcyc.files import write_text
 from srcyc.networks import Degradation
-from srcyc.training.recorder import HISTORY_NAME, read_history
-from srcyc.training.run_folder import MODEL_NAME
+from srcyc.training.folder import MODEL_NAME
 from srcyc.training.validation import Picture, Score
+from srcyc.training.watch.recorder import HISTORY_NAME, read_history
 from srcyc.volumes.volume import Volume
 
 REPORT_NAME = "report"

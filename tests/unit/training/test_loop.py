@@ -24,13 +24,12 @@ from srcyc.networks import (
 )
 from srcyc.training.checkpoint import Checkpoints
 from srcyc.training.distributed import Processes
-from srcyc.training.networks import build_networks
-from srcyc.training.recorder import HISTORY_NAME, Recorder
-from srcyc.training.signals import StopRequest
-from srcyc.training.stability import CollapseError
-from srcyc.training.step import TrainingStep
-from srcyc.training.trainer import Progress, Trainer
+from srcyc.training.loop import Progress, Trainer
+from srcyc.training.step import TrainingStep, build_networks
 from srcyc.training.validation import Score, Validator
+from srcyc.training.watch.recorder import HISTORY_NAME, Recorder
+from srcyc.training.watch.signals import StopRequest
+from srcyc.training.watch.stability import CollapseError
 
 CPU = torch.device("cpu")
 Scans = dict[str, list[TrainingScan]]

@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from srcyc.errors import OutputError
 from srcyc.networks import Degradation
-from srcyc.training.recorder import HISTORY_NAME, Recorder, montage, read_history
 from srcyc.training.validation import Picture, Score
+from srcyc.training.watch.recorder import HISTORY_NAME, Recorder, montage, read_history
 from srcyc.volumes.geometry import Grid
 
 SCORE = Score(psnr=31.0, cubic_psnr=30.0)
@@ -149,7 +149,7 @@ def test_a_montage_has_upright_planes_in_true_proportions() -> None:
 def test_the_history_is_written_without_tensorboard(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['tensorboard'] = None\n"
-        "from pathlib import Path; from srcyc.training.recorder import Recorder\n"
+        "from pathlib import Path; from srcyc.training.watch.recorder import Recorder\n"
         "recorder = Recorder(Path(sys.argv[1]))\n"
         "recorder.report(1, 1.0, {'content': 0.5}, 1e-3); recorder.pictures(1, []); recorder.close()\n"
         "sys.exit(recorder.tensorboard is not None)\n"

@@ -10,7 +10,7 @@ from torch import nn
 from srcyc.config import OptimiserConfig
 from srcyc.networks import Sampling, SliceResDNet
 from srcyc.training.distributed import Processes
-from srcyc.training.optimisation import Muon, Optimiser, learning_rate_scale
+from srcyc.training.step.optimisation import Muon, Optimiser, learning_rate_scale
 
 
 def scales(steps: int = 1000, **settings: object) -> list[float]:

@@ -28,9 +28,8 @@ from srcyc.networks import (
 from srcyc.networks.degradation import Skip
 from srcyc.physics.acquisition import AxisAcquisition
 from srcyc.physics.resampling import apply_along, resample
-from srcyc.training.networks import Networks, build_networks
-from srcyc.training.step import TrainingStep
-from srcyc.training.trainer import to_device
+from srcyc.training.loop import to_device
+from srcyc.training.step import Networks, TrainingStep, build_networks
 
 CPU = torch.device("cpu")
 #: Every term but the perceptual one, which needs a feature network's weights.

@@ -28,8 +28,8 @@ from srcyc.losses import (
 from srcyc.physics.acquisition import AxisAcquisition
 from srcyc.physics.resampling import apply_along
 from srcyc.training.distributed import Processes
-from srcyc.training.networks import Networks
-from srcyc.training.optimisation import Optimiser
+from srcyc.training.step.networks import Networks
+from srcyc.training.step.optimisation import Optimiser
 
 #: Loss terms of a step by name, detached and unweighted.
 Terms = dict[str, Tensor]

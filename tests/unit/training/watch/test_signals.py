@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from srcyc.training.signals import StopRequest, listening
+from srcyc.training.watch.signals import StopRequest, listening
 
 
 @pytest.fixture(autouse=True)

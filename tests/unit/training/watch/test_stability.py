@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from srcyc.config import TrainingConfig
-from srcyc.training.stability import CollapseError, StabilityMonitor, check_weights
+from srcyc.training.watch.stability import CollapseError, StabilityMonitor, check_weights
 
 UNDECIDED = {"bce": math.log(2), "relativistic": math.log(2), "lsgan": 0.25}
 

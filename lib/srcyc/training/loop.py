@@ -23,13 +23,12 @@ from srcyc.errors import ConfigError, DataError, StoppedError
 from srcyc.networks import Generator
 from srcyc.training.checkpoint import Checkpoints
 from srcyc.training.distributed import Processes
-from srcyc.training.networks import Networks
-from srcyc.training.optimisation import learning_rate_scale
-from srcyc.training.recorder import Recorder
-from srcyc.training.signals import StopRequest, listening
-from srcyc.training.stability import StabilityMonitor, check_weights
-from srcyc.training.step import TrainingStep
+from srcyc.training.step import Networks, TrainingStep
+from srcyc.training.step.optimisation import learning_rate_scale
 from srcyc.training.validation import Score, Validator
+from srcyc.training.watch.recorder import Recorder
+from srcyc.training.watch.signals import StopRequest, listening
+from srcyc.training.watch.stability import StabilityMonitor, check_weights
 
 #: Settings that change nothing about the steps, so a run may be resumed with others.
 FREE_SETTINGS = frozenset(
@@ -88,7 +87,7 @@ class Trainer:
 
     Args:
         config: of the run.
-        networks: from :func:`~srcyc.training.networks.build_networks`.
+        networks: from :func:`~srcyc.training.step.networks.build_networks`.
         step: one optimisation step on them.
         batches: one batch per step (see :mod:`srcyc.data.patches`).
         validator: without any case, the last step counts as the best.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from srcyc.training.trainer import Progress
+from srcyc.training.loop import Progress
 
 
 def progress_line(progress: Progress) -> str:

@@ -11,9 +11,9 @@ import pytest
 from srcyc.config import TrainingConfig, ValidationConfig
 from srcyc.errors import OutputError
 from srcyc.networks import Degradation
-from srcyc.training.recorder import Recorder
-from srcyc.training.report import write_report
 from srcyc.training.validation import Picture, Score
+from srcyc.training.watch.recorder import Recorder
+from srcyc.training.watch.report import write_report
 from srcyc.volumes.geometry import Grid
 
 
