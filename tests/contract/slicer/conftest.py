@@ -300,7 +300,6 @@ class Panel:
         self.wait(
             lambda: not [p for p in temporary.iterdir() if not p.name.startswith("server-")],
             f"clean up {left}",
-            20,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,10 @@ import psutil
 import pytest
 
 import lean_python
+from ended import has_ended
 from srcyc.models.model_file import DEFAULT_MODEL, load_model, packaged_models
 from srcyc.volumes.volume import read_volume
-from SRCycLib import engine_needs
+from SRCycLib import engine_needs, engine_pip
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -154,7 +156,7 @@ def test_the_library_is_found_where_it_is_shipped(place: str, tmp_path: Path) ->
     package.mkdir(parents=True)
     (package / "_version.py").write_text('__version__ = "9.8.7"\n')
     (package / "__init__.py").write_text("from srcyc._version import __version__\n")
-    for name in ("__init__.py", "engine_needs.py"):
+    for name in ("__init__.py", "engine_needs.py", "engine_pip.py"):
         shutil.copy(MODULE / "SRCycLib" / name, module / "SRCycLib")
     # Something of another kind beside it, which must stay unknown.
     (package.parent / "numpy.py").write_text("raise RuntimeError('imported')\n")
@@ -234,32 +236,63 @@ def test_installed_on_the_first_use_by_real_pip(
     assert shares[-1] == 1.0
 
 
-def test_slicers_extension_pytorch_is_asked_where_it_is(
-    desk: Desk, wheels: Path, monkeypatch: pytest.MonkeyPatch
+def test_where_slicers_extension_pytorch_is_its_tool_chooses_the_pytorch(
+    desk: Desk, wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It alone knows which PyTorch suits the graphics card; the constraints hold for its pip too."""
+    """It alone knows which PyTorch suits the graphics card; here it is one that notes what it is asked for."""
     import slicer
 
-    asked: list[str] = []
-
-    class Logic:
-        def installTorch(
-            self,
-            askConfirmation: bool = False,
-            forceComputationBackend: Any = None,
-            torchVersionRequirement: Any = None,
-        ) -> Any:
-            asked.append(torchVersionRequirement)
-            pinned = Path(os.environ["PIP_CONSTRAINT"]).read_text()
-            assert re.search("^numpy==", pinned, re.M) and re.search("^pydicom==", pinned, re.M)
-            slicer.util.pip_install(f"torch{torchVersionRequirement}")
-            return object()
-
-    monkeypatch.setitem(sys.modules, "PyTorchUtils", SimpleNamespace(PyTorchUtilsLogic=Logic))
+    more = tmp_path / "more"
+    shutil.copytree(wheels, more, symlinks=True)
+    asked = tmp_path / "asked"
+    notes = f"import sys; open({str(asked)!r}, 'a').write(' '.join(sys.argv[1:]))\n"
+    runs_pip = f"{notes}from pip._internal.cli.main import main\n"
+    files = {
+        "light_the_torch/__init__.py": "",
+        "light_the_torch/__main__.py": f"{runs_pip}sys.exit(main())\n",
+    }
+    lean_python.make_wheel(more, "light_the_torch", "0.8", (), files)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(more))
     monkeypatch.setattr(slicer.modules, "pytorchutils", object(), raising=False)
-    needs = desk.check()
-    assert desk.install(needs).complete
-    assert asked == [">=2.6"]
+    before = desk.versions()
+    assert desk.install(desk.check()).complete
+    assert asked.read_text() == "install torch>=2.6"
+    assert desk.versions() == before
+
+
+@pytest.mark.slow
+def test_an_installation_is_cancelled_and_mended(
+    desk: Desk, wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the midst of PyTorch's files, when pip takes it for installed already: the next one does not."""
+    slow = tmp_path / "slow"
+    shutil.copytree(wheels, slow, symlinks=True)
+    (torch,) = slow.glob("torch-*.whl")
+    version = torch.name.split("-")[1]
+    torch.unlink()
+    many = {f"torch/{number}.txt": "" for number in range(12_000)}
+    lean_python.make_wheel(slow, "torch", version, (), many)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(slow))
+    needs, told = desk.check(), []
+    installation = desk.engine.install(needs, desk.say, told.append, told.append)
+    metadata = lean_python.site_packages(desk.folder) / f"torch-{version}.dist-info" / "METADATA"
+    until(desk, metadata.exists)
+    (pip,) = (p for p in _workers() if p.name() not in ("sh", "PythonSlicer"))
+    second = a_second()
+    begun = time.monotonic()
+    installation.cancel()
+    temporary = Path(desk.session.app.temporaryPath)
+    until(desk, lambda: has_ended(pip) and not list(temporary.iterdir()))
+    assert time.monotonic() - begun < second
+    assert metadata.exists() and not metadata.with_name("INSTALLER").exists(), "it was over already"
+    assert told == []
+
+    now = desk.check()
+    assert "torch" in " ".join(now.missing)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    assert desk.install(now).complete
+    assert desk.check().complete
+    assert metadata.with_name("INSTALLER").is_file()
 
 
 def test_offline(desk: Desk, monkeypatch: pytest.MonkeyPatch, new_port: Callable[[], int]) -> None:
@@ -327,26 +360,22 @@ def test_what_was_replaced_all_the_same_is_told(library: Callable[[str], ModuleT
 def test_what_pip_says_becomes_a_sentence_with_a_remedy(
     said: str, kind: str, library: Callable[[str], ModuleType]
 ) -> None:
-    problem = library("engine_install")._understood(said, RuntimeError("1"))
+    problem = library("engine_install")._understood(said, "1")
     assert problem.kind == kind
     assert said in problem.details
     assert said not in str(problem)
 
 
-def test_pips_progress_is_passed_on(
-    library: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
-) -> None:
-    told: list[tuple[str, Any]] = []
-    install = library("engine_install")
-    with install._listening(lambda *each: told.append(each)) as heard:
-        sys.stdout.write(
-            "Collecting torch>=2.6\n  Downloading https://x/torch-2.9.0-cp312-cp312-win_amd64.whl (1 MB)\n"
-        )
-        sys.stdout.write("Progress 50 of 200\n")
-    assert [share for _, share in told] == [None, None, 0.25]
+def test_pips_progress_is_passed_on() -> None:
+    told: list[tuple[str, float]] = []
+    listener = engine_pip._Listener(lambda *each: told.append(each))
+    listener.write(
+        "Collecting torch>=2.6\n  Downloading https://x/torch-2.9.0-cp312-cp312-win_amd64.whl (1 MB)\nProgr"
+    )
+    listener.write("ess 50 of 200\n")
+    assert [share for _, share in told] == [0.0, 0.0, 0.25]
     assert "torch-2.9.0" in told[-1][0]
-    assert "Downloading" in heard()
-    assert "Downloading" in capsys.readouterr().out, "Slicer's log has it too"
+    assert "Downloading" in "".join(listener.lines) and "Progress" not in "".join(listener.lines)
 
 
 # -- at work ---------------------------------------------------------------------------------------------------------
@@ -395,28 +424,45 @@ def test_cancelled_within_a_second_with_nothing_left(
         stand_in.process_events()
         time.sleep(0.01)
     assert shares[-1] > 0, "it does not compute"
-    workers = [
-        p for p in psutil.Process().children(recursive=True) if "engine_worker" in " ".join(p.cmdline())
-    ]
+    workers = _workers()
     assert len(workers) == 2, "a launcher and its child"
-    # On a machine whose processors are all taken, a second is not what it is elsewhere.
-    begin = time.monotonic()
-    subprocess.run([sys.executable, "-S", "-c", ""], check=True)
-    second = max(1.0, 20 * (time.monotonic() - begin))
+    second = a_second()
     begin = time.monotonic()
     if how == "cancelled":
         call.cancel()
-        while (folder.exists() or any(map(_runs, workers))) and time.monotonic() < begin + PATIENCE:
+        while (folder.exists() or not all(map(has_ended, workers))) and time.monotonic() < begin + PATIENCE:
             stand_in.process_events()
     else:
         engine.close()
     assert time.monotonic() - begin < second
-    assert not any(map(_runs, workers))
+    assert all(map(has_ended, workers))
     assert not list(Path(stand_in.app.temporaryPath).iterdir())
 
 
-def _runs(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+def a_second() -> float:
+    """Give a second; on a machine whose processors are all taken it is not what it is elsewhere."""
+    begun = time.monotonic()
+    subprocess.run([sys.executable, "-S", "-c", ""], check=True)
+    return max(1.0, 20 * (time.monotonic() - begun))
+
+
+def until(desk: Desk, happened: Callable[[], Any]) -> None:
+    """Let Slicer run until something is so."""
+    end = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < end, "it does not come"
+        desk.session.process_events()
+
+
+def _workers() -> list[psutil.Process]:
+    """List the processes of requests, launchers and their children."""
+    children = psutil.Process().children(recursive=True)
+    found = []
+    for each in children:
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if "engine_worker" in " ".join(each.cmdline()):
+                found.append(each)
+    return found
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
+from ended import has_ended
+
 pytestmark = pytest.mark.slow
 
 
@@ -56,7 +58,7 @@ def test_slicer_ends_during_a_request(connected: Any, patient: tuple[Path, Path]
     panel.wait(lambda: "Computing" in panel.ui.statusLabel.text, "compute")
     begun = time.monotonic()
     panel.session.quit()
-    assert time.monotonic() - begun < 15.0
+    assert time.monotonic() - begun < 30.0
     assert list((panel.session.folder / "temporary").iterdir()) == []
     assert not [child for child in psutil.Process().children() if "SRCycLib.worker" in " ".join(_line(child))]
 
@@ -120,7 +122,7 @@ def test_a_server_is_started_used_and_stopped(local: Any, scans: Any) -> None:
     local.click(local.ui.localServerButton)
     local.wait(lambda: local.ui.localServerButton.text == "Start server", "stop the server")
     assert local.ui.localServerButton.enabled
-    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    assert has_ended(process)
     assert local.ui.modelComboBox.count == 0
     assert not local.complaints
     local.leaves_nothing()
@@ -139,7 +141,7 @@ def test_a_server_that_dies_is_missed(local: Any) -> None:
 def test_the_server_ends_with_slicer(local: Any) -> None:
     process = start(local)
     local.session.quit()
-    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    assert has_ended(process)
 
 
 def test_a_program_that_is_no_server(local: Any, tmp_path: Path) -> None:

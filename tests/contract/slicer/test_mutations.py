@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from ended import has_ended
 from factories import save_head
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
@@ -228,7 +229,7 @@ def _cancel(panel: Any, larger: Path) -> None:
     remove, alive = shutil.rmtree, []
 
     def watched(folder: Any, **options: Any) -> None:
-        alive.append(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE)
+        alive.append(not has_ended(worker))
         remove(folder, **options)
 
     shutil.rmtree = watched  # type: ignore[assignment]
@@ -238,7 +239,7 @@ def _cancel(panel: Any, larger: Path) -> None:
         worker.suspend()
         panel.click(panel.ui.applyButton)
         psutil.wait_procs([worker], timeout=2.0)
-        ended = not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+        ended = has_ended(worker)
         panel.leaves_nothing()
     finally:
         shutil.rmtree = remove

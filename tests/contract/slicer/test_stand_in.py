@@ -13,6 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
+from ended import has_ended
+
 UI = """<?xml version="1.0"?>
 <ui version="4.0"><class>Small</class>
 <widget class="qMRMLWidget" name="Small"><layout class="QVBoxLayout" name="all">
@@ -269,7 +271,7 @@ def test_the_child_of_slicer_s_python_outlives_its_launcher(stand_in: Any) -> No
         assert child.pid != process.pid
         process.kill()
         process.wait(60)
-        assert child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+        assert not has_ended(child)
     finally:
         child.kill()
 

@@ -20,7 +20,7 @@ SOURCES = sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in pat
 NAMES = [path.relative_to(ROOT).as_posix() for path in SOURCES]
 
 #: Run outside Slicer, by a Python that need not have it.
-OUTSIDE = {"client.py", "worker.py", "processes.py", "engine_needs.py", "engine_worker.py"}
+OUTSIDE = {"client.py", "worker.py", "processes.py", "engine_needs.py", "engine_pip.py", "engine_worker.py"}
 #: Loads the library, once that is known to be there.
 ENGINE = "engine_worker.py"
 STANDARD = set(sys.stdlib_module_names)

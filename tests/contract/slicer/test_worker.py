@@ -231,7 +231,7 @@ def still_usable(server: Any, scan: Path, folder: Path) -> None:
     begin = time.monotonic()
     answer = Client(server.url).infer(scan, folder, {"weights": "tiny", "device": "cpu"}, lambda *told: None)
     assert Path(answer["volume"]).is_file()
-    assert time.monotonic() - begin < 20, "what was cancelled is still computed"
+    assert time.monotonic() - begin < 60, "what was cancelled is still computed"
     server.wait_for(lambda: not server.temporary_files(), "remove its temporary files")
 
 
@@ -285,7 +285,7 @@ def test_a_server_that_dies_in_the_midst(
         server.kill()
         begin = time.monotonic()
         error = request.last()["error"]
-        assert time.monotonic() - begin < 10
+        assert time.monotonic() - begin < 30
         assert server.url in error
         assert "start it again" in error
     finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ended import has_ended
 from srcyc_app.refusals import Refusal
 from srcyc_app.server.jobs import Cancelled, Line, State, Tell
 from srcyc_app.server.processes import Background
@@ -297,13 +298,10 @@ def test_a_task_may_begin_while_the_stopped_one_still_saves(background):
 def test_who_does_not_end_is_killed_with_its_children(background):
     background.start({"code": STUBBORN})
     wait_until(lambda: newest(background).get("details"))
-    child = int(newest(background)["details"][0].split()[1])
+    child = psutil.Process(int(newest(background)["details"][0].split()[1]))
     background.close()
 
-    def gone() -> bool:
-        return not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
-
-    wait_until(gone)
+    wait_until(lambda: has_ended(child))
     assert newest(background)["status"] == "STOPPED"
 
 

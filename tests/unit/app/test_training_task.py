@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 import forks
+from ended import has_ended
 from factories import TINY_TRAINING, save_people, tiny_words
 from srcyc.errors import OutputError, SRCycError
 from srcyc.models.model_file import DEFAULT_MODEL, load_model, packaged_models
@@ -316,7 +317,7 @@ def test_it_ends_with_its_server_and_saves(place: Place, tmp_path: Path) -> None
     os.kill(process.pid, signal.SIGKILL)
     trainer = psutil.Process(pid)
     process.communicate(timeout=PATIENCE)
-    wait_for(lambda: not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE)
+    wait_for(lambda: has_ended(trainer))
     stats = place.stats
     assert stats["state"] == "stopped"
     assert "SIGTERM" in stats["message"]

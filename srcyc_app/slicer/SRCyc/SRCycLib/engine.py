@@ -10,8 +10,8 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from SRCycLib import engine_install, engine_needs
-from SRCycLib.engine_install import EngineProblem, Needs, Say
+from SRCycLib import engine_needs
+from SRCycLib.engine_install import EngineProblem, Installation, Needs, Say, verify
 from SRCycLib.remote import Call, Calls
 
 __all__ = ["Engine", "EngineProblem", "Needs", "Remaining"]
@@ -81,30 +81,31 @@ class Engine:
 
     def install(
         self, needs: Needs, say: Say, done: Callable[[Needs], None], failed: Callable[[EngineProblem], None]
-    ) -> None:
-        """Install what is missing; ask first. Blocks, while Slicer does what is due in between, then looks again.
+    ) -> Installation:
+        """Install what is missing, beside Slicer's window, then look again; ask the user first.
 
         Args:
             needs: of :meth:`check`.
             say: told how it goes: a sentence, and a share from 0 to 1 or None.
             done: called when everything is there.
             failed: called with what went wrong.
+
+        Returns:
+            what can be cancelled.
         """
-        try:
-            said = engine_install.install(needs, say)
-        except EngineProblem as problem:
-            failed(problem)
-            return
 
-        def seen(now: Needs) -> None:
-            try:
-                engine_install.verify(needs, now, said)
-            except EngineProblem as problem:
-                failed(problem)
-            else:
-                done(now)
+        def look_again(said: str) -> None:
+            def seen(now: Needs) -> None:
+                try:
+                    verify(needs, now, said)
+                except EngineProblem as problem:
+                    failed(problem)
+                else:
+                    done(now)
 
-        self.check(seen, failed)
+            self.check(seen, failed)
+
+        return Installation(self._calls, needs, say, look_again, failed)
 
     def call(self, action: str, arguments: dict[str, Any], **callbacks: Any) -> Call:
         """Begin a piece of work, as :meth:`SRCycLib.remote.Remote.call` does with a server.

@@ -1,16 +1,12 @@
-"""Installing what the library needs into Slicer's Python, by Slicer's own means, and nothing of Slicer's replaced."""
+"""Installing what the library needs into Slicer's Python, with nothing of Slicer's replaced.
+
+By the pip that `slicer.util.pip_install` runs, but beside Slicer's window: that function blocks it for minutes.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
-import os
 import re
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +15,15 @@ from slicer.i18n import tr as _
 
 from SRCycLib import engine_needs
 from SRCycLib.engine_needs import REQUIREMENTS
+from SRCycLib.remote import Calls, new_folder
 
 #: Told a sentence, and a share from 0 to 1 or None.
 Say = Callable[[str, "float | None"], None]
 
 #: The first pip that tells its progress in lines.
 _TELLS_PROGRESS = (24, 1)
-#: Lines of pip's that are kept to tell what went wrong.
-_KEPT = 400
+#: What finds the PyTorch for a graphics card, as Slicer's extension PyTorch asks for it.
+_LIGHT_THE_TORCH = "light-the-torch>=0.5"
 
 #: What pip says, and what it means; the first that fits counts.
 _OFFLINE = (
@@ -111,34 +108,101 @@ class Needs:
         ).format(packages=names)
 
 
-def install(needs: Needs, say: Say) -> str:
-    """Install what is missing; blocks, while Slicer does what is due in between.
+class Installation:
+    """Installs what is missing, by one process of pip's after the other; nothing of Slicer's is replaced.
 
     Args:
+        calls: that begin processes with Slicer's Python.
         needs: what is missing.
         say: told how it goes.
-
-    Returns:
-        what pip said.
+        done: called with what pip said, when all have ended well.
+        failed: called with what went wrong.
 
     Raises:
-        EngineProblem: it could not be installed.
+        OSError: the disk is full.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        needs: Needs,
+        say: Say,
+        done: Callable[[str], None],
+        failed: Callable[[EngineProblem], None],
+    ) -> None:
+        self._calls, self._needs, self._say = calls, needs, say
+        self._done, self._failed = done, failed
+        self._waiting = _commands(needs)
+        self._said: list[str] = []
+        self._next()
+
+    def cancel(self) -> None:
+        """End it now; nobody is called back any more. What is half installed is mended by the next one."""
+        self._call.cancel()
+
+    def _next(self) -> None:
+        module, words = self._waiting.pop(0)
+        self._say(_("Installing {packages} …").format(packages=", ".join(words[1:])), None)
+        folder = new_folder("install")
+        self._call = self._calls.begin(
+            "SRCycLib.engine_worker",
+            {
+                "action": "pip",
+                "arguments": {"module": module, "words": words, "settings": _settings(self._needs, folder)},
+            },
+            done=self._ended,
+            failed=lambda sentence: self._failed(_understood("\n".join(self._said), sentence)),
+            progress=lambda sentence, share: self._say(sentence, share or None),
+            folder=folder,
+        )
+
+    def _ended(self, answer: dict[str, Any]) -> None:
+        self._said.append(answer["said"])
+        said = "\n".join(self._said)
+        if answer["code"]:
+            self._failed(_understood(said, ""))
+        elif self._waiting:
+            self._next()
+        else:
+            self._done(said)
+
+
+def _commands(needs: Needs) -> list[tuple[str, list[str]]]:
+    """Give module and arguments of each process.
+
+    Which PyTorch suits the graphics card, Slicer's extension PyTorch finds out by light-the-torch; so do we, where it
+    is installed, but in a process that can be cancelled, and without what we do not need of it.
     """
     lacking = list(needs.missing)
-    with _pinned(needs), _listening(say) as heard:
-        torch = next((each for each in lacking if each.startswith("torch")), None)
-        extension = _pytorch_extension()
-        try:
-            if torch is not None and extension is not None:
-                say(_("Installing PyTorch by Slicer's extension of that name …"), None)
-                lacking.remove(torch)
-                extension.PyTorchUtilsLogic().installTorch(torchVersionRequirement=torch[len("torch") :])
-            if lacking:
-                say(_("Installing {packages} …").format(packages=", ".join(lacking)), None)
-                slicer.util.pip_install(lacking)
-        except (subprocess.CalledProcessError, RuntimeError, OSError, ValueError, ImportError) as error:
-            raise _understood(heard(), error) from error
-        return heard()
+    torch = next((each for each in lacking if each.startswith("torch")), None)
+    commands = []
+    if torch is not None and hasattr(slicer.modules, "pytorchutils"):
+        lacking.remove(torch)
+        if "light-the-torch" not in needs.seen["installed"]:
+            commands.append(("pip", ["install", _LIGHT_THE_TORCH]))
+        commands.append(("light_the_torch", ["install", torch]))
+    return [*commands, *([("pip", ["install", *lacking])] if lacking else [])]
+
+
+def _settings(needs: Needs, folder: Path) -> dict[str, str]:
+    """Give the environment of a pip that leaves what is installed as it is, asks nothing, and leaves no files."""
+    installed = sorted(needs.seen["installed"].items())
+    constraints = folder / "constraints.txt"
+    constraints.write_text(
+        "".join(f"{name}=={version}\n" for name, version in installed if not _wanted(name, needs)), "utf-8"
+    )
+    settings = {
+        "PIP_CONSTRAINT": str(constraints),
+        "PIP_NO_INPUT": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        # Nothing is compiled here; and nothing runs that was only downloaded.
+        "PIP_ONLY_BINARY": ":all:",
+        **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder)),
+    }
+    pip = tuple(map(int, re.findall(r"\d+", needs.seen["installed"].get("pip", "0"))[:2]))
+    if pip >= _TELLS_PROGRESS:
+        settings["PIP_PROGRESS_BAR"] = "raw"
+    return settings
 
 
 def verify(before: Needs, now: Needs, said: str) -> None:
@@ -176,85 +240,9 @@ def _wanted(name: str, needs: Needs) -> bool:
     return name in {engine_needs.canonical(package) for package in needs.seen["old"]}
 
 
-def _pytorch_extension() -> Any | None:
-    """Give Slicer's extension PyTorch, if it is installed: it knows which PyTorch suits the graphics card."""
-    if not hasattr(slicer.modules, "pytorchutils"):
-        return None
-    return importlib.import_module("PyTorchUtils")
-
-
-@contextlib.contextmanager
-def _pinned(needs: Needs) -> Iterator[None]:
-    """Tell every pip that is started to leave what is installed as it is, and to ask nothing."""
-    lines = [
-        f"{name}=={version}\n"
-        for name, version in sorted(needs.seen["installed"].items())
-        if not _wanted(name, needs)
-    ]
-    # By the environment: so it holds too for the pip that the extension PyTorch starts.
-    with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as folder:
-        file = Path(folder) / "constraints.txt"
-        file.write_text("".join(lines), encoding="utf-8")
-        settings = {"PIP_CONSTRAINT": str(file), "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-        pip = tuple(map(int, re.findall(r"\d+", needs.seen["installed"].get("pip", "0"))[:2]))
-        if pip >= _TELLS_PROGRESS:
-            # Else nothing is said while a gigabyte is fetched, and Slicer's window stands still.
-            settings["PIP_PROGRESS_BAR"] = "raw"
-        kept = {name: os.environ.get(name) for name in settings}
-        os.environ.update(settings)
-        try:
-            yield
-        finally:
-            for name, value in kept.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
-
-
-class _Listener(io.TextIOBase):
-    """Takes the lines that Slicer prints of pip's, and passes them on."""
-
-    def __init__(self, say: Say, on: Any) -> None:
-        self.lines: list[str] = []
-        self._say = say
-        self._on = on
-        self._rest = ""
-        self._doing = ""
-
-    def write(self, text: str) -> int:
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._hear(line.strip())
-        return len(text)
-
-    def _hear(self, line: str) -> None:
-        counted = re.fullmatch(r"Progress (\d+) of (\d+)", line)
-        if counted:
-            done, size = int(counted[1]), int(counted[2])
-            self._say(self._doing, done / size if size else None)
-            return
-        if not line:
-            return
-        self.lines = [*self.lines[-_KEPT:], line]
-        if self._on is not None:
-            self._on.write(line + "\n")
-        doing = re.match(r"(Downloading|Collecting|Installing|Building|Processing) (.+)", line)
-        if doing:
-            self._doing = f"{doing[1]} {doing[2].rsplit('/', 1)[-1]}"
-            self._say(self._doing, None)
-
-
-@contextlib.contextmanager
-def _listening(say: Say) -> Iterator[Callable[[], str]]:
-    listener = _Listener(say, sys.stdout)
-    with contextlib.redirect_stdout(listener):
-        yield lambda: "\n".join(listener.lines)
-
-
-def _understood(said: str, error: Exception) -> EngineProblem:
+def _understood(said: str, error: str) -> EngineProblem:
     """Tell what went wrong from what pip said."""
-    text = f"{said}\n{error}"
+    text = f"{said}\n{error}".strip()
     for kind, pattern, fact, remedy in (
         ("disk", _DISK, _("The disk is full"), _("free some gigabytes, and press Apply again")),
         ("denied", _DENIED, _("Slicer's folder cannot be written"),

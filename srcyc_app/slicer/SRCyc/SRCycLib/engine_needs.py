@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from SRCycLib import engine_pip
+
 #: Pythons that the library runs with: 3.9, of Slicer 5.6 and 5.8, is none.
 OLDEST_PYTHON = (3, 10)
 #: The first Slicer with such a Python.
@@ -109,6 +111,8 @@ def look() -> dict[str, Any]:
         name = each.metadata["Name"] if each.metadata is not None else None
         if name:
             installed[canonical(name)] = each.version
+    for name in engine_pip.unfinished():
+        installed.pop(canonical(name), None)
     missing, old = [], []
     for needed in REQUIREMENTS:
         version = installed.get(canonical(needed.package))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from SRCycLib import engine_needs
+from SRCycLib import engine_needs, engine_pip
 from SRCycLib.processes import end_with
 
 Progress = Callable[[str, float], None]
@@ -69,6 +69,10 @@ def _take_stdout() -> Callable[[dict[str, Any]], None]:
 
 def _look(progress: Progress) -> dict[str, Any]:
     return engine_needs.look()
+
+
+def _pip(module: str, words: list[str], settings: dict[str, str], progress: Progress) -> dict[str, Any]:
+    return engine_pip.run(module, words, settings, progress)
 
 
 def _infer(file: str, folder: str, params: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -144,7 +148,7 @@ def _worded(error: Any) -> str:
     return text
 
 
-_ACTIONS: dict[str, Callable[..., dict[str, Any]]] = {"look": _look, "infer": _infer}
+_ACTIONS: dict[str, Callable[..., dict[str, Any]]] = {"look": _look, "pip": _pip, "infer": _infer}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

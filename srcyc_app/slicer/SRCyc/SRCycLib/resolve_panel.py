@@ -18,7 +18,7 @@ from SRCycLib.cards import card_text
 from SRCycLib.engine import Remaining
 from SRCycLib.parameters import Parameters
 from SRCycLib.remote import Call, new_folder
-from SRCycLib.session import Session
+from SRCycLib.session import Preparing, Session
 from SRCycLib.suitability import judge
 from SRCycLib.super_resolution import SuperResolution
 from SRCycLib.widgets import data, duration, fill, show_message
@@ -61,8 +61,7 @@ class ResolvePanel:
         self._parameters = parameters
         self._show = show
         self._running: SuperResolution | None = None
-        self._preparing: Call | None = None
-        self._installing = False
+        self._preparing: Preparing | None = None
         self._loading: Call | None = None
         self._remaining = Remaining()
         self._applied = 0.0
@@ -239,7 +238,7 @@ class ResolvePanel:
 
     @property
     def _busy(self) -> bool:
-        return self._running is not None or self._preparing is not None or self._installing
+        return self._running is not None or self._preparing is not None
 
     def _problem_of(self, scan: Any) -> str:
         try:
@@ -250,12 +249,8 @@ class ResolvePanel:
 
     def _enable(self) -> None:
         scan = self.ui.inputSelector.currentNode()
-        reason = ""
-        if self._installing:
-            reason = _("Something is being installed: please wait.")
-        elif not self._busy:
-            reason = self._problem_of(scan) or self._session.obstacle
-        self.ui.applyButton.text = _("Cancel") if self._busy and not self._installing else _("Apply")
+        reason = "" if self._busy else self._problem_of(scan) or self._session.obstacle
+        self.ui.applyButton.text = _("Cancel") if self._busy else _("Apply")
         self.ui.applyButton.enabled = not reason
         self.ui.applyButton.toolTip = reason or _("Compute the thin slices and show them beside the scan.")
         self.ui.reasonLabel.text = reason
@@ -322,14 +317,11 @@ class ResolvePanel:
         self._enable()
 
     def _say_installing(self, sentence: str, share: float | None) -> None:
-        if not self._installing:
-            self._installing = True
-            self._enable()
         self._bar(share or 0.0)
         self.ui.statusLabel.text = sentence
 
     def _begin(self) -> None:
-        self._preparing, self._installing = None, False
+        self._preparing = None
         scan: Any = self._parameters.input
         self._remaining = Remaining()
         try:
@@ -399,7 +391,6 @@ class ResolvePanel:
 
     def _failed(self, sentence: str) -> None:
         self._running = self._preparing = None
-        self._installing = False
         self.ui.statusLabel.text = "" if sentence else _("Nothing was installed.")
         self._enable()
         if sentence:

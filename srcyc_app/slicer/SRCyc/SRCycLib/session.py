@@ -12,12 +12,32 @@ from slicer.i18n import tr as _
 
 from SRCycLib import engine_needs
 from SRCycLib.engine import Engine, EngineProblem, Needs
+from SRCycLib.engine_install import Installation
 from SRCycLib.remote import Call, Remote
 
 #: Where it is computed: by the library on this computer, or by a server.
 ENGINE, SERVER = "engine", "server"
 
 Say = Callable[[str, "float | None"], None]
+
+
+class Preparing:
+    """What has to be done before a computation: a look, then perhaps an installation.
+
+    Attributes:
+        step: what is under way.
+        cancelled: nobody waits for it any more.
+    """
+
+    def __init__(self) -> None:
+        self.step: Call | Installation | None = None
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """End it now; nobody is called back any more."""
+        self.cancelled = True
+        if self.step is not None:
+            self.step.cancel()
 
 
 class Session:
@@ -77,12 +97,12 @@ class Session:
         say: Say,
         done: Callable[[], None],
         failed: Callable[[str], None],
-    ) -> Call | None:
+    ) -> Preparing | None:
         """Install what is missing on this computer, if it has to be and may be.
 
         Args:
             ask: called with a question; whether it may be installed.
-            say: told how the installation goes, while everything else waits.
+            say: told how the installation goes.
             done: called when all is there; at once, if that is known.
             failed: called with a sentence; '' if it may not be installed.
 
@@ -93,25 +113,31 @@ class Session:
             done()
             return None
 
+        preparing = Preparing()
+
         def ready(_needs: Needs) -> None:
-            self._engine_ready = True
-            done()
+            if not preparing.cancelled:
+                self._engine_ready = True
+                done()
 
         def known(needs: Needs) -> None:
             if needs.complete:
                 ready(needs)
-            elif ask(needs.question):
-                self.tell(_("Installing: {packages}").format(packages=", ".join(needs.missing)))
-                self._engine.install(needs, say, ready, wrong)
-            else:
+            elif not ask(needs.question):
                 failed("")
+            else:
+                self.tell(_("Installing: {packages}").format(packages=", ".join(needs.missing)))
+                preparing.step = self._engine.install(needs, say, ready, wrong)
 
         def wrong(problem: EngineProblem) -> None:
+            if preparing.cancelled:
+                return
             if problem.details:
                 self.tell(problem.details)
             failed(str(problem))
 
-        return self._engine.check(known, wrong)
+        preparing.step = self._engine.check(known, wrong)
+        return preparing
 
     def infer(self, arguments: dict[str, Any], *, failed: Callable[[str], None], **more: Any) -> Call:
         """Super-resolve; arguments as of :meth:`SRCycLib.client.Client.infer`, callbacks as of ``Calls.begin``."""
