@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from srcyc.errors import OutputError
 
@@ -47,15 +46,6 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what :func:`written` was writing into a folder when its process was killed."""
     for path in folder.glob(f".*{_UNFINISHED}"):
         path.unlink(missing_ok=True)
-
-
-def json_text(document: Any) -> str:
-    """Give a JSON document as people read it; UTF-8, one line feed at its end.
-
-    Raises:
-        ValueError: a number that JSON does not have (NaN, infinite).
-    """
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_text(path: Path, text: str) -> Path:

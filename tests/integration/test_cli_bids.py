@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from factories import make_head
+from srcyc.inference.bids import describe_dataset
 from srcyc.volumes.volume import read_volume, write_volume
 
 #: The validator of npm, and the newer one, which checks derivatives too.
@@ -43,6 +44,16 @@ def raw(tmp_path: Path) -> Path:
     description = {"Name": "Heads", "BIDSVersion": "1.8.0", "License": "CC0", "DatasetDOI": "doi:10.1/x"}
     (root / "dataset_description.json").write_text(json.dumps(description))
     return root
+
+
+def test_what_the_data_set_says_in_no_json_is_not_passed_on(tmp_path):
+    """Python writes NaN where a number is missing, which no other program reads."""
+    root = tmp_path / "raw"
+    root.mkdir()
+    (root / "dataset_description.json").write_text('{"Name": NaN, "License": Infinity, "DatasetDOI": "doi:1"}')
+    made = json.loads(describe_dataset(tmp_path / "out", root).read_text())
+    assert (made["Name"], made["SourceDatasets"][0]["DOI"]) == ("raw: super-resolved", "doi:1")
+    assert "License" not in made
 
 
 def test_a_derivative(srcyc, tiny_model, raw, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from srcyc.documents import read_json, write_json
 from srcyc.errors import DataError, OutputError, VolumeError
-from srcyc.files import write_text, written
+from srcyc.files import written
 from srcyc.physics.acquisition import ASSUMED_THICKNESS
 from srcyc.physics.slice_profile import estimate_profile
 from srcyc.physics.thickness import slice_thickness
@@ -142,7 +142,7 @@ class ScanStore:
 
     def _load(self, path: Path, key: str) -> TrainingScan | None:
         try:
-            entry = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
+            entry = read_json(self.folder / f"{key}.json")
             i, j, k = (int(n) for n in entry["shape"])
             grid = Grid((i, j, k), np.array(entry["affine"], dtype=np.float64).reshape(4, 4))
             ratio = float(entry["ratio"])
@@ -175,7 +175,7 @@ class ScanStore:
             "scan": str(path),
         }
         # Written last: where it stands, the voxels are complete.
-        write_text(self.folder / f"{key}.json", json.dumps(entry, indent=1))
+        write_json(self.folder / f"{key}.json", entry)
 
 
 def _map(file: Path, shape: tuple[int, int, int]) -> Array:

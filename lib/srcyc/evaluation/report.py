@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,11 +12,12 @@ from typing import Any
 from pydantic import ConfigDict
 
 from srcyc._version import __version__
+from srcyc.documents import write_json
 from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, Comparison
 from srcyc.evaluation.metrics import ALIGNMENT_TOLERANCE, Foresight
 from srcyc.evaluation.regions import LARGE, Kept
 from srcyc.evaluation.thick_scans import SCAN, Examination
-from srcyc.files import json_text, write_text
+from srcyc.files import write_text
 from srcyc.models.card import ScanScore, Scores, ThickScanScore, contrast_of, mean
 from srcyc.schema import Schema
 
@@ -277,18 +277,16 @@ def report_of(
         models: name, path and SHA-256 of every model compared.
         figures: names of the pictures beside it.
     """
-    return _finite(
-        {
-            "software": f"srcyc {__version__}",
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "definitions": DEFINITIONS,
-            "models": list(models),
-            "means": [mean.model_dump(mode="json") for mean in means_of(rows)],
-            "scores": [row.model_dump(mode="json") for row in rows],
-            "thick_scans": [row.model_dump(mode="json") for row in thick_rows],
-            "figures": list(figures),
-        }
-    )
+    return {
+        "software": f"srcyc {__version__}",
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "definitions": DEFINITIONS,
+        "models": list(models),
+        "means": [mean.model_dump(mode="json") for mean in means_of(rows)],
+        "scores": [row.model_dump(mode="json") for row in rows],
+        "thick_scans": [row.model_dump(mode="json") for row in thick_rows],
+        "figures": list(figures),
+    }
 
 
 def write_report(
@@ -302,10 +300,9 @@ def write_report(
         OutputError: the place cannot be written.
     """
     tables: list[tuple[str, Sequence[Schema]]] = [(TABLE_NAME, rows), (THICK_TABLE_NAME, thick_rows)]
-    document = json_text(report)
     return [
         *(write_text(folder / name, _table(content)) for name, content in tables if content),
-        write_text(folder / REPORT_NAME, document),
+        write_json(folder / REPORT_NAME, report),
     ]
 
 
@@ -344,12 +341,3 @@ def _difference(value: float | None, baseline: float | None) -> float | None:
 
 def _rounded(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
-
-
-def _finite(value: Any) -> Any:
-    """Replace infinities (a perfect PSNR) by None: JSON has no word for them."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

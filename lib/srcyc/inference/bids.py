@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from srcyc._version import __version__
+from srcyc.documents import known, write_json
 from srcyc.errors import InputError, OutputError
 from srcyc.files import write_text
 from srcyc.inference.results import LABELS, Place
@@ -145,7 +145,7 @@ def place_of(scan: Path, root: Path, out: Path) -> BidsPlace:
     inner = Path(os.path.abspath(scan)).relative_to(os.path.abspath(root))
     entities, suffix = _parsed(volume_stem(scan))
     entities[_ENTITY] = entities.get(_ENTITY, "") + _LABEL
-    stripped = _read(scan.with_name(f"{volume_stem(scan)}.json")).get("SkullStripped") is True
+    stripped = known(scan.with_name(f"{volume_stem(scan)}.json")).get("SkullStripped") is True
     return BidsPlace(out / inner.parent / f"{_spelled(entities, suffix)}.nii.gz", inner.as_posix(), stripped)
 
 
@@ -159,9 +159,9 @@ def describe_dataset(out: Path, root: Path) -> Path:
     Raises:
         OutputError: the folder is another data set, or cannot be written.
     """
-    path, source = out / DESCRIPTION, _read(root / DESCRIPTION)
+    path, source = out / DESCRIPTION, known(root / DESCRIPTION)
     if path.exists():
-        made = _read(path).get("GeneratedBy")
+        made = known(path).get("GeneratedBy")
         if not (
             isinstance(made, list)
             and any(isinstance(one, dict) and one.get("Name") == "srcyc" for one in made)
@@ -191,15 +191,7 @@ def describe_dataset(out: Path, root: Path) -> Path:
         document["License"] = source["License"]
     write_text(out / "README.md", _README.format(version=__version__, source=source.get("Name") or root.name))
     write_text(out / ".bidsignore", _IGNORED)
-    return write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
+    return write_json(path, document)
 
 
 def _parsed(stem: str) -> tuple[dict[str, str], str]:

@@ -5,12 +5,12 @@ Names are split at their entities, no more is needed: PyBIDS brings a data base 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from srcyc.documents import read_json
 from srcyc.errors import InputError
 from srcyc.inference import bids
 from srcyc.volumes.volume import read_grid, volume_stem
@@ -106,14 +106,14 @@ def read_filters(path: Path) -> dict[str, dict[str, Any]]:
         InputError: not that, or an entity that is not known.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: cannot be read as JSON ({error})",
             remedy="give a filter file",
             options=("bids_filter_file",),
         ) from error
-    if not isinstance(document, dict) or not all(isinstance(query, dict) for query in document.values()):
+    if not all(isinstance(query, dict) for query in document.values()):
         raise InputError(f"{path}: is no object of queries", remedy='write {"t2w": {"suffix": "T2w"}}')
     known = {*_SHORT, *_SHORT.values(), *_BESIDES}
     for query in document.values():

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from srcyc.files import json_text, write_text
+from srcyc.documents import known, write_json
+from srcyc.files import write_text
 from srcyc.inference.batch import Done, Work
 from srcyc.inference.finished import read_sidecar
 
@@ -67,7 +66,7 @@ def note(out: Path, done: Done, scan: str) -> None:
         path.unlink(missing_ok=True)
         return
     document = {"scan": scan, "status": done.status, "message": done.message, "tries": done.tries}
-    write_text(path, json_text(document))
+    write_json(path, document)
 
 
 def write_report(out: Path, works: Sequence[Work], names: Sequence[str]) -> tuple[Path, Path, list[Row]]:
@@ -94,7 +93,7 @@ def _row(out: Path, work: Work, name: str) -> Row:
     sidecar = read_sidecar(work.place.sidecar) if work.place.volume.exists() else {}
     values = dict.fromkeys(_COLUMNS, "n/a") | {"scan": name}
     if not sidecar:
-        told = _read(_note_of(out, name))
+        told = known(_note_of(out, name))
         values["status"] = str(told.get("status", "missing"))
         values["message"] = " ".join(str(told.get("message", "no result yet")).split())
         return Row(values, (), None)
@@ -164,11 +163,3 @@ def _note_of(out: Path, scan: str) -> Path:
 
 def _millimetres(spacing: Sequence[float]) -> str:
     return " x ".join(f"{mm:.3g}" for mm in spacing)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}

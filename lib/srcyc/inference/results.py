@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from srcyc.files import json_text, publish, staging, write_text
+from srcyc.documents import write_json
+from srcyc.files import publish, staging
 from srcyc.inference.provenance import origin_of
 from srcyc.volumes.dicom.derived import require_free, write_dicom_series
 from srcyc.volumes.dicom.source import DicomSource
@@ -178,8 +179,7 @@ def write_result(
             )
         first = []
         if sidecar:
-            text = json_text(document)
-            first.append(write_text(staged.sidecar, text))
+            first.append(write_json(staged.sidecar, document))
         # The volume goes last; a .raw has to be there before the .mhd that names it.
         others = sorted(file for file in folder.iterdir() if file not in (*first, last))
         if private:

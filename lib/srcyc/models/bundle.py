@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.resources
-import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from srcyc._version import __version__
+from srcyc.documents import write_json
 from srcyc.errors import OutputError, SRCycError
 from srcyc.files import staging, write_text
 from srcyc.models.card import ModelCard, gains
@@ -67,7 +67,7 @@ def export_bundle(model: PublishedModel, folder: str | os.PathLike[str]) -> Path
         with staging(folder.parent) as place:
             bundle = place / folder.name
             write_text(bundle / "configs" / "inference.json", configuration)
-            write_text(bundle / "configs" / "metadata.json", json.dumps(metadata, indent=4) + "\n")
+            write_json(bundle / "configs" / "metadata.json", metadata)
             write_text(bundle / "docs" / "README.md", card_page(model) + _HOW_TO_RUN)
             write_text(bundle / "LICENSE", _licence(model.card))
             (bundle / "models").mkdir()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+from srcyc.documents import json_line
 from srcyc.models.card import Gain, ModelCard, ScanScore, Training, gains
 from srcyc.models.model_file import PublishedModel
 
@@ -47,7 +47,7 @@ def _front_matter(card: ModelCard) -> list[str]:
     """Give what programs read of a card, in YAML: https://huggingface.co/docs/hub/model-cards."""
     metrics = [
         "    - {type: psnr, name: "
-        + json.dumps(
+        + json_line(
             f"{gain.contrast or 'any contrast'}, {gain.thickness:g} mm: dB over the classical inverse"
         )
         + f", value: {gain.psnr_over_classical:.2f}}}"
@@ -56,7 +56,7 @@ def _front_matter(card: ModelCard) -> list[str]:
     ]
     index = [
         "model-index:",
-        f"- name: {json.dumps(card.name)}",
+        f"- name: {json_line(card.name)}",
         "  results:",
         "  - task: {type: image-to-image, name: MR super-resolution}",
         "    dataset: {type: simulated-thick-slices, name: Scans that did not train it}",
@@ -64,7 +64,7 @@ def _front_matter(card: ModelCard) -> list[str]:
         *metrics,
     ]
     return [
-        f"license: {json.dumps(card.licence.lower())}",
+        f"license: {json_line(card.licence.lower())}",
         "library_name: srcyc",
         "pipeline_tag: image-to-image",
         "tags: [super-resolution, medical, mri, brain, monai]",

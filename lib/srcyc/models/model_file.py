@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.resources
-import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from srcyc.documents import json_object
 from srcyc.errors import ModelError, OutputError
 from srcyc.files import written
 from srcyc.models.card import SCHEMA_VERSION, ModelCard
@@ -181,9 +181,8 @@ def _read_card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
     if _CARD_KEY not in metadata:
         _refuse(path, "holds no srcyc model card")
     try:
-        raw = json.loads(metadata[_CARD_KEY])
-        version = raw["schema_version"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        version = json_object(metadata[_CARD_KEY])["schema_version"]
+    except (ValueError, KeyError) as error:
         _refuse(path, "has an unreadable model card", error)
     if version != SCHEMA_VERSION:
         older = isinstance(version, int) and version < SCHEMA_VERSION

@@ -17,7 +17,6 @@ narrower than the thickness that its header states.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -128,7 +127,7 @@ class ProfileRegression(Schema):
     @lru_cache(maxsize=4)
     def load(cls, path: Path = COEFFICIENTS) -> ProfileRegression:
         """Read a file, once."""
-        return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return cls.model_validate_json(path.read_bytes())
 
     def standardised(self, measured: Measurements) -> npt.NDArray[np.float64]:
         """Give the measurements in units of their spread among the scans learnt from, ``(n,)``."""

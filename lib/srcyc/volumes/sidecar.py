@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from srcyc.documents import json_line, read_json
 
 #: Marks the root of a BIDS data set, above which nothing is inherited.
 _ROOT = "dataset_description.json"
@@ -27,13 +28,13 @@ def read_thickness(path: Path, stem: str) -> tuple[float | None, tuple[str, ...]
     warnings = []
     for sidecar in _sidecars(path.parent, stem):
         try:
-            document = json.loads(sidecar.read_text(encoding="utf-8-sig"))
+            document = read_json(sidecar)
         except (OSError, ValueError):
             warnings.append(f"its sidecar {sidecar.name} cannot be read: what it says is not known.")
             continue
-        value = document.get("SliceThickness") if isinstance(document, dict) else None
-        if value is None:
+        if "SliceThickness" not in document:
             continue
+        value = document["SliceThickness"]
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             warnings.append(
                 f"the SliceThickness {_shown(value)} in {sidecar.name} is no length in mm and is not used."
@@ -64,4 +65,4 @@ def _sidecars(folder: Path, stem: str) -> Iterator[Path]:
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value)[:40]
+    return json_line(value)[:40]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from srcyc.documents import json_text
 from srcyc.errors import OutputError
 from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, TRILINEAR, Simulation, compare
 from srcyc.evaluation.metrics import Quality
@@ -129,7 +130,7 @@ def test_a_perfect_score_is_valid_json(phantom):
     comparison = compare(Volume(phantom((24, 24, 30)), np.eye(4)), Simulation(3.0), {})
     perfect = [replace(score, quality=Quality(float("inf"), 1.0)) for score in comparison.scores]
     found = rows_of(replace(comparison, scores=perfect), scan="perfect")
-    document = json.loads(json.dumps(report_of(found, models=[], figures=[]), allow_nan=False))
+    document = json.loads(json_text(report_of(found, models=[], figures=[])))
     assert document["scores"][0]["psnr"] is None
     assert document["scores"][0]["psnr_over_classical"] == 0
 

@@ -35,15 +35,15 @@ def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
     assert read_thickness(tmp_path / "a.nii", "a") == (4.5, ())
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", "\x00\x01"])
-def test_a_sidecar_that_says_nothing(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", "\x00\x01", '{"a":' + "[" * 100_000])
+def test_a_sidecar_that_cannot_be_read_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     thickness, warnings = read_thickness(tmp_path / "a.nii", "a")
     assert thickness is None
-    assert len(warnings) == (text not in ("[1, 2]", "null"))
+    assert len(warnings) == 1
 
 
-@pytest.mark.parametrize("value", [0, -3, "3 mm", True, [3], float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [0, -3, "3 mm", True, [3], None, 10**400, float("nan"), float("inf")])
 def test_a_thickness_that_is_none_is_told(tmp_path: Path, value: object) -> None:
     write(tmp_path / "a.json", SliceThickness=value)
     thickness, (warning,) = read_thickness(tmp_path / "a.nii", "a")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from srcyc.documents import json_line
 from srcyc.errors import VolumeError
 from srcyc.volumes.formats.gzipped import is_packed, read_start, read_voxels
 from srcyc.volumes.formats.raw import Header, Origin, RawVolume, require_bytes, volume_shape
@@ -54,7 +54,7 @@ def write(
     """Write ``(I, J, K)`` voxels of one of :data:`TYPES`; packed unless the name ends in .mgh."""
     raw = nib.MGHImage(voxels, affine).to_bytes()
     if origin is not None:
-        text = f"{origin.line} {json.dumps(origin.fields)}".encode() + b"\0"
+        text = f"{origin.line} {json_line(origin.fields)}".encode() + b"\0"
         raw += _TAG_COMMAND.to_bytes(4, "big") + len(text).to_bytes(8, "big") + text
     with path.open("wb") as stream:
         if path.suffix.lower() == ".mgh":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
-import json
 import math
 import re
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.quaternions import quat2mat
 
+from srcyc.documents import json_line
 from srcyc.errors import VolumeError
 from srcyc.volumes.formats.gzipped import is_packed, read_start, read_voxels
 from srcyc.volumes.formats.raw import (
@@ -134,7 +134,7 @@ def write(
 def _extension(origin: Origin) -> bytes:
     """Give what stands between header and voxels: the mark of an extension, and one of JSON."""
     extension = io.BytesIO()
-    nib.nifti1.Nifti1Extension(_COMMENT, json.dumps(origin.fields).encode()).write_to(extension, False)
+    nib.nifti1.Nifti1Extension(_COMMENT, json_line(origin.fields).encode()).write_to(extension, False)
     return b"\1\0\0\0" + extension.getvalue()
 
 
