@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from factories import save_head
 from srcyc.files import staging, staging_prefix
 from srcyc.inference.batch import TRIES, How, Work, do, remove_abandoned, resources, shard
 from srcyc.inference.bids import place_of
-from srcyc.inference.finished import Standing, standing
 from srcyc.inference.options import InferenceOptions
 from srcyc.inference.results import Place
 
@@ -158,18 +158,22 @@ def how(tiny_model: Path) -> How:
     return How(tiny_model, hashlib.sha256(tiny_model.read_bytes()).hexdigest(), InferenceOptions())
 
 
-def test_what_a_scan_was_made_of_decides_whether_it_is_done_again(how, tmp_path):
+def test_what_a_result_was_made_of_decides_whether_it_is_kept(how, tmp_path):
     work = Work(save_head(tmp_path / "a.nii.gz"), Place(tmp_path / "out" / "a.nii.gz"))
     assert do(work, how).status == "written"
     assert do(work, how).status == "skipped"
-    stands = standing(work.place.volume, work.place.sidecar, [work.source], "another")
-    assert stands is Standing.OTHER_MODEL
+    other = replace(how, options=InferenceOptions(correct_slices=False))
+    told = do(work, other)
+    assert (told.status, told.tries) == ("refused", 0)
+    assert "correct_slices" in told.message
+    # Replaced once, it is kept by the same command.
+    assert do(work, replace(other, overwrite=True)).status == "written"
+    assert do(work, replace(other, overwrite=True)).status == "skipped"
     work.source.unlink()
     save_head(work.source, seed=5)
-    assert do(work, how).status == "written"
+    assert "another a.nii.gz" in do(work, other).message
     work.place.sidecar.unlink()
-    told = do(work, how)
-    assert (told.status, told.tries) == ("refused", 0)
+    assert "not made by srcyc" in do(work, other).message
 
 
 def test_a_poisoned_scan_is_tried_three_times_and_stops_nothing(how, tmp_path, monkeypatch):

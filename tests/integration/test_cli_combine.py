@@ -46,7 +46,10 @@ def test_stacks_become_one_volume_with_its_sidecar_and_are_kept(srcyc, stacks, t
     # The same name made of others is not kept silently.
     turned = srcyc("combine", *stacks[::-1], "-o", out, "--model", tiny_model)
     assert turned.code == 2
-    assert str(out) in turned.sentence and "another scan" in turned.sentence
+    assert str(out) in turned.sentence and "was made of axial.nii.gz, coronal.nii.gz" in turned.sentence
+    again = srcyc(*call, "--no-correct-slices")
+    assert again.code == 2
+    assert "correct_slices" in again.sentence
 
 
 def test_bad_calls_are_refused_and_leave_nothing(srcyc, stacks, tiny_model, tmp_path):

@@ -104,8 +104,17 @@ def test_outputs_that_exist_are_skipped_or_replaced(srcyc, thick_file, tiny_mode
     assert ran.code == 0
     assert "--overwrite" in ran.out
     assert out.stat().st_mtime_ns == before
-    assert srcyc(*arguments, "--overwrite").code == 0
+    # What was made otherwise is not taken for what is asked.
+    ran = srcyc(*arguments, "--keep-type")
+    assert ran.code == 2
+    assert "keep_type" in ran.sentence and "--overwrite" in ran.sentence
+    assert out.stat().st_mtime_ns == before
+    assert srcyc(*arguments, "--keep-type", "--overwrite").code == 0
     assert out.stat().st_mtime_ns != before
+    assert "skipped" in srcyc(*arguments, "--keep-type").out
+    ran = srcyc(*arguments[:-1], "srcyc-fidelity", "--keep-type")
+    assert ran.code == 2
+    assert "tiny" in ran.sentence
 
 
 def test_an_output_of_a_namesake_is_not_taken_for_this_scans(srcyc, thick, thick_file, tiny_model, tmp_path):

@@ -85,19 +85,26 @@ def bids(
     preview: Annotated[
         bool, typer.Option("--preview/--no-preview", help="Draw a picture of each, for the report.")
     ] = True,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace results of another scan, by another model or with other options."
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
     **wishes: Any,
 ) -> None:
     """Super-resolve the thick anatomical scans of a BIDS data set (a BIDS App).
 
-    A result whose sidecar names the same scan and the same model, by their hashes, is kept: the same command goes on
-    where it was stopped. Exit code: 0 all done, 2 some scan was refused, 1 something failed.
+    A result is kept whose sidecar names the same scan and model, by their hashes, and the same options: the command
+    goes on where it was stopped. What was made otherwise is refused. Exit code: 0 all done, 2 some scan was refused,
+    1 something failed.
     """
     from srcyc.inference import bids as layout
     from srcyc.inference.bids_selection import read_filters, select
 
     console = Console(json=json)
-    how = _how(model, device, precision, max_memory, InferenceOptions.of(wishes), preview=preview)
+    how = _how(model, device, precision, max_memory, InferenceOptions.of(wishes), preview, overwrite)
     filters = None if bids_filter_file is None else read_filters(bids_filter_file)
     if output_dir.resolve() == bids_dir.resolve():
         raise OutputError(
@@ -193,15 +200,15 @@ def _how(
     precision: str,
     max_memory: float | None,
     options: InferenceOptions,
-    *,
     preview: bool,
+    overwrite: bool,
 ) -> How:
     from srcyc.files import sha256
     from srcyc.inference.batch import How
     from srcyc.models.model_file import DEFAULT_MODEL, find_model
 
     path = find_model(DEFAULT_MODEL if model is None else model)
-    return How(path, sha256(path), options, device, precision, max_memory, preview)
+    return How(path, sha256(path), options, device, precision, max_memory, preview, overwrite)
 
 
 def _least_factor(how: How) -> float:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srcyc.cli.console import Console
-from srcyc.cli.options import Device, MaxMemory, ModelName, Precision, load_resolver, with_inference_options
+from srcyc.cli.options import (
+    Device,
+    MaxMemory,
+    ModelName,
+    Precision,
+    load_resolver,
+    model_digest,
+    with_inference_options,
+)
 from srcyc.cli.plan import OUTPUT_SUFFIX, prepare_folder, remove_empty
 from srcyc.errors import InputError, OutputError
 from srcyc.inference.options import InferenceOptions
@@ -61,7 +69,7 @@ def combine(
     """
     console = Console(json=json)
     options = InferenceOptions.of(wishes)
-    if _is_there(output, stacks, overwrite=overwrite):
+    if _is_there(output, stacks, model, options, overwrite=overwrite):
         console.say(f"{output} exists already; give --overwrite to make it again.")
         return
     from srcyc.inference.combine import combine as combined
@@ -93,14 +101,16 @@ def combine(
         console.answer(written.sidecar)
 
 
-def _is_there(output: Path, stacks: list[Path], *, overwrite: bool) -> bool:
-    """Tell whether the output is there already and made of these stacks.
+def _is_there(
+    output: Path, stacks: list[Path], model: str | None, options: InferenceOptions, *, overwrite: bool
+) -> bool:
+    """Tell whether the output is there already, made of these stacks by this model with these options.
 
     Raises:
-        OutputError: no name of a volume, one of the stacks, or somebody else's file.
+        OutputError: no name of a volume, one of the stacks, or something else that exists.
         InputError: too few stacks, or a stack that does not exist.
     """
-    from srcyc.inference.finished import Standing, standing
+    from srcyc.inference.finished import Asked, is_finished
     from srcyc.inference.results import Place
     from srcyc.volumes.image_files import require_writable, volume_suffix, written_suffixes
 
@@ -117,12 +127,7 @@ def _is_there(output: Path, stacks: list[Path], *, overwrite: bool) -> bool:
             raise OutputError(f"{output}: is one of the stacks; give another name as --output.")
     if overwrite or not output.exists():
         return False
-    stands = standing(output, Place(output).sidecar, stacks)
-    if stands is not Standing.FINISHED:
-        raise OutputError(
-            f"{output}: already exists and is {stands.value}; choose another --output or give --overwrite."
-        )
-    return True
+    return is_finished(Place(output), stacks, Asked(model_digest(model), options))
 
 
 def _preview(scan: Volume, result: Combination) -> Any:

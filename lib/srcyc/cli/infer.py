@@ -20,6 +20,7 @@ from srcyc.cli.options import (
     PacsLogin,
     Precision,
     Shard,
+    model_digest,
     with_inference_options,
 )
 from srcyc.cli.pacs import Pacs
@@ -33,6 +34,7 @@ from srcyc.cli.plan import (
     remove_empty,
 )
 from srcyc.errors import ConfigError, InputError, LabelMapError, SRCycError
+from srcyc.inference.finished import Asked
 from srcyc.inference.options import InferenceOptions
 
 if TYPE_CHECKING:
@@ -94,6 +96,11 @@ class Request:
     pacs: Pacs | None = None
     shard: str | None = None
     multi_frame: bool = False
+
+    def more(self) -> dict[str, bool]:
+        """Give what else decides on a result, for its sidecar."""
+        asked = {"keep_type": self.keep_type, "fill_gaps": self.fill_gaps, "labels": self.labels is not None}
+        return {name: True for name, wanted in asked.items() if wanted}
 
 
 @with_inference_options(after="model")
@@ -203,8 +210,9 @@ def infer(
 ) -> None:
     """Super-resolve thick-slice scans.
 
-    Each result gets a sidecar OUT.json that says how it was made. Outputs that exist are skipped, and one bad input
-    does not stop the rest. What in a folder is no scan (label maps, results, other files) is left out and named.
+    Each result gets a sidecar OUT.json that says how it was made. Outputs that exist are skipped; what
+    exists and was made of another scan, by another model or with other options is refused. One bad input does not stop
+    the rest. What in a folder is no scan (label maps, results, other files) is left out and named.
     Exit code: 0 all written or skipped, 2 some input was refused, 1 something failed.
     """
     console = Console(json=json)
@@ -230,7 +238,7 @@ def infer(
         request = replace(request, multi_frame=True)
     if to_dicomweb is not None:
         request = replace(request, suffix="", stable=True, pacs=pacs)
-    batch = _Batch(console, request, _loader(model, device, precision, max_memory))
+    batch = _Batch(console, request, model, _loader(model, device, precision, max_memory))
     with tempfile.TemporaryDirectory(prefix="srcyc-") as room:
         scans, wanted = inputs or [], series or []
         if from_dicomweb is not None:
@@ -290,9 +298,12 @@ def _loader(
 class _Batch:
     """Scans one after the other; the model is loaded when the first readable scan needs it."""
 
-    def __init__(self, console: Console, request: Request, load: Callable[[], SuperResolver]) -> None:
+    def __init__(
+        self, console: Console, request: Request, model: str | None, load: Callable[[], SuperResolver]
+    ) -> None:
         self._console = console
         self._request = request
+        self._model = model
         self._load = load
         self._resolver: SuperResolver | None = None
         self._labels: Volume | None = None
@@ -314,6 +325,7 @@ class _Batch:
         from srcyc.inference.results import LABELS, MAPS
 
         wanted = self._request
+        keep = None if overwrite else Asked(model_digest(self._model), wanted.options, wanted.more())
         maps = [name for name, option in MAPS.items() if getattr(wanted.options, option)]
         if wanted.labels is not None:
             maps.append(LABELS)
@@ -323,12 +335,12 @@ class _Batch:
         if wanted.bids:
             bids_jobs, left_out = plan_derivative(sources.scans, output)
             self.left_out.extend(left_out)
-            jobs = check_jobs(bids_jobs, overwrite=overwrite, preview=wanted.preview, maps=maps)
+            jobs = check_jobs(bids_jobs, keep=keep, preview=wanted.preview, maps=maps)
         else:
             jobs = plan_jobs(
                 sources.scans,
                 output,
-                overwrite=overwrite,
+                keep=keep,
                 preview=wanted.preview,
                 maps=maps,
                 roots=sources.roots,
@@ -396,6 +408,7 @@ class _Batch:
                 job.place,
                 dtype=INPUT_TYPE if request.keep_type else "float32",
                 labels=self._labels,
+                more=request.more(),
                 also=self._preview(job, scan) if request.preview else None,
                 dicom=dicom,
             )

@@ -136,6 +136,18 @@ PacsLogin = Annotated[
 ]
 
 
+def model_digest(model: str | None) -> str:
+    """Hash a model's file by name or path; None is the default one.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    from srcyc.files import sha256
+    from srcyc.models.model_file import DEFAULT_MODEL, find_model
+
+    return sha256(find_model(DEFAULT_MODEL if model is None else model))
+
+
 def load_resolver(
     model: str | Path | None,
     *,

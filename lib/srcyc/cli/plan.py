@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from srcyc.errors import InputError, OutputError
-from srcyc.inference.finished import digest, read_sidecar
+from srcyc.inference.finished import Asked, is_finished, read_sidecar
 
 if TYPE_CHECKING:
     from srcyc.inference.results import Place
@@ -171,7 +171,7 @@ def plan_jobs(
     sources: Sequence[Path],
     out: Path,
     *,
-    overwrite: bool,
+    keep: Asked | None,
     preview: bool = False,
     maps: Sequence[str] = (),
     roots: Mapping[Path, Path] | None = None,
@@ -182,7 +182,7 @@ def plan_jobs(
     Args:
         sources: scans.
         out: a file for one scan (it has a volume suffix), else a folder.
-        overwrite: existing outputs are replaced.
+        keep: existing outputs that are this already are kept, others are in the way; None: all are replaced.
         preview: a picture is written beside each volume.
         maps: so are these, by their names.
         roots: folders whose tree the outputs keep, of the sources that were found in one.
@@ -220,14 +220,14 @@ def plan_jobs(
         outputs = [out / f"{name}{ending}" for name in names]
     return check_jobs(
         [Job(source, Place(output)) for source, output in zip(sources, outputs, strict=True)],
-        overwrite=overwrite,
+        keep=keep,
         preview=preview,
         maps=maps,
     )
 
 
 def check_jobs(
-    wanted: Sequence[Job], *, overwrite: bool, preview: bool = False, maps: Sequence[str] = ()
+    wanted: Sequence[Job], *, keep: Asked | None, preview: bool = False, maps: Sequence[str] = ()
 ) -> list[Job]:
     """See of jobs whether their outputs may be written; arguments as for :func:`plan_jobs`."""
     jobs = []
@@ -236,7 +236,7 @@ def check_jobs(
             companions = [job.place.sidecar]
             companions += [job.place.preview] if preview else []
             companions += [job.place.map(name) for name in maps]
-            done = _check_place(job, overwrite=overwrite, companions=companions)
+            done = _check_place(job, keep=keep, companions=companions)
         except InputError as error:
             job = replace(job, problem=error)
         else:
@@ -370,11 +370,11 @@ def remove_empty(folders: Sequence[Path]) -> None:
 # -- checks --------------------------------------------------------------------------------------------------
 
 
-def _check_place(job: Job, *, overwrite: bool, companions: Sequence[Path]) -> bool:
+def _check_place(job: Job, *, keep: Asked | None, companions: Sequence[Path]) -> bool:
     """Tell whether an output is there and is kept.
 
     Raises:
-        OutputError: it would replace the input, another scan's output, or something that is not ours.
+        OutputError: it would replace the input, an output that is something else, or what is not ours.
     """
     from srcyc.volumes.dicom import is_series_address
 
@@ -387,18 +387,12 @@ def _check_place(job: Job, *, overwrite: bool, companions: Sequence[Path]) -> bo
         )
     if output.exists() and job.source.exists() and output.samefile(job.source):
         raise OutputError(f"{output}: is the input itself; give another name as --output.")
-    if overwrite or not (job.source.exists() or is_series_address(job.source)):
+    if keep is None or not (job.source.exists() or is_series_address(job.source)):
         return False
-    sidecar = read_sidecar(job.place.sidecar)
-    if output.exists():
-        if other := _other_input(sidecar, job.source):
-            raise OutputError(
-                f"{output}: already exists and was made of {other}, not of {job.source}; choose another --output or "
-                "give --overwrite."
-            )
+    if is_finished(job.place, [job.source], keep):
         return True
     # A sidecar without its volume is what a killed run leaves behind.
-    if sidecar.get("output") == output.name:
+    if read_sidecar(job.place.sidecar).get("output") == output.name:
         return False
     for companion in companions:
         if companion.exists():
@@ -407,20 +401,6 @@ def _check_place(job: Job, *, overwrite: bool, companions: Sequence[Path]) -> bo
                 "--overwrite."
             )
     return False
-
-
-def _other_input(sidecar: dict[str, Any], source: Path) -> str | None:
-    """Tell what an existing output was made of when that is not ``source``."""
-    made_of = sidecar.get("input")
-    if not isinstance(made_of, dict) or not made_of.get("name"):
-        return None
-    if made_of["name"] != source.name:
-        return str(made_of["name"])
-    # Scans of many people have the same name, so the name proves nothing.
-    told = made_of.get("sha256")
-    if told and (found := digest(source)) and told != found:
-        return f"another {source.name}"
-    return None
 
 
 def _made_by_srcyc(path: Path) -> bool:

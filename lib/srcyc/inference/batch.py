@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from srcyc.errors import InputError, SRCycError
 from srcyc.files import staging_prefix
-from srcyc.inference.finished import Standing, standing
+from srcyc.inference.finished import Asked, is_finished
 from srcyc.inference.options import InferenceOptions
 from srcyc.memory import available_memory
 
@@ -50,6 +50,7 @@ class How:
         precision: likewise.
         max_memory: GB, likewise.
         preview: draw a picture of each.
+        overwrite: replace results of another scan, by another model or with other options.
     """
 
     model: Path
@@ -59,6 +60,7 @@ class How:
     precision: str = "auto"
     max_memory: float | None = None
     preview: bool = False
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,15 +93,14 @@ class Done:
 
 def do(work: Work, how: How) -> Done:
     """Super-resolve one scan, unless it is done; what is wrong with it is told, never raised."""
-    place = work.place
     try:
-        stands = standing(place.volume, place.sidecar, [work.source], how.digest)
-        if stands is Standing.FINISHED:
+        if is_finished(work.place, [work.source], Asked(how.digest, how.options)):
             return Done(work, "skipped", tries=0)
-        if stands is Standing.FOREIGN:
-            return Done(work, "refused", f"{place.volume}: exists already and was not made by srcyc.", 0)
+    except InputError as error:
+        if not how.overwrite:
+            return Done(work, "refused", str(error), 0)
     except OSError as error:
-        return Done(work, "refused", f"{place.volume}: cannot be read ({error.strerror or error}).", 0)
+        return Done(work, "refused", f"{work.place.volume}: cannot be read ({error.strerror or error}).", 0)
     reason = ""
     for number in range(1, TRIES + 1):
         try:

@@ -116,7 +116,7 @@ def combine(
         SRCycError: registration fails; and what :class:`SuperResolver` raises for a stack.
     """
     start = time.perf_counter()
-    options = options or InferenceOptions()
+    options = asked = options or InferenceOptions()
     tell = progress or (lambda share: None)
     _check(stacks, force=options.force)
     spacing = _spacing(stacks[0], options, resolver)
@@ -195,6 +195,7 @@ def combine(
             for one, was, now in zip(reports, before, after, strict=True)
         ),
         result=ResultReport(shape=target.shape, spacing=target.spacing),
+        options=asked,
         steps=_STEPS,
         preprocessing=first.report.preprocessing,
         device=str(resolver.device),

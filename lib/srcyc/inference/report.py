@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from srcyc.files import sha256
+from srcyc.inference.options import InferenceOptions
 from srcyc.physics.thickness import SliceThickness
 from srcyc.schema import Schema
 from srcyc.volumes.intensity import IntensityScaling
@@ -81,6 +82,7 @@ class AnyReport(Schema):
         model: weights used.
         input: the scan; of several stacks, the first.
         result: the output grid.
+        options: what was asked for.
         preprocessing: steps applied to a scan first.
         device: where the network ran.
         precision: its floating-point type.
@@ -94,6 +96,7 @@ class AnyReport(Schema):
     model: ModelReport
     input: InputReport
     result: ResultReport
+    options: InferenceOptions
     preprocessing: tuple[str, ...]
     device: str
     precision: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,6 +120,7 @@ def write_result(
     sidecar: bool = True,
     private: bool = False,
     labels: Volume | None = None,
+    more: Mapping[str, bool] | None = None,
     also: Callable[[Place, Volume], None] | None = None,
     dicom: Dicom | None = None,
 ) -> Written:
@@ -135,6 +136,7 @@ def write_result(
         sidecar: write it too.
         private: only this user may read the files.
         labels: label map of the scan, written on the result's grid too.
+        more: options of whoever asked for it, told among the others.
         also: writes further files to a place that is given to it, of the volume as it is written.
         dicom: how a DICOM series is written.
 
@@ -146,6 +148,7 @@ def write_result(
     final = path if isinstance(path, Place) else Place(path)
     path, maps = final.volume, maps_of(result)
     document = result.report.model_dump(mode="json") | final.told()
+    document["options"] |= more or {}
     as_input = dtype == INPUT_TYPE
     volume, kind, scaling = result.volume, np.dtype(np.float32 if as_input else dtype), None
     warnings: list[str] = []

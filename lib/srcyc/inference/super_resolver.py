@@ -242,6 +242,7 @@ class SuperResolver:
             ),
             input=describe_input(volume),
             result=ResultReport(shape=result.shape, spacing=result.spacing),
+            options=options,
             thick_axis=plan.order.order[2],  # type: ignore[arg-type]
             factor=plan.factor,
             thickness=plan.thickness,

@@ -12,15 +12,31 @@ from hypothesis import strategies as st
 from srcyc.cli.plan import find_sources, plan_jobs, prepare_folder, remove_empty, unique_names
 from srcyc.errors import OutputError
 from srcyc.files import sha256
+from srcyc.inference.finished import Asked
+from srcyc.inference.options import InferenceOptions
 from srcyc.volumes.volume import Volume, write_volume
+
+ASKED = Asked("weights", InferenceOptions())
 
 
 def _scan(path: Path) -> Path:
     return write_volume(Volume(np.zeros((1, 4, 4, 4), np.float32), np.eye(4)), path)
 
 
+def _tell(out, name, digest):
+    """Write the sidecar of a result of a scan, just as asked."""
+    sidecar = {
+        "software": "srcyc 0.1.0",
+        "output": out.name,
+        "input": {"name": name, "sha256": digest},
+        "model": {"sha256": ASKED.model},
+        "options": ASKED.options.model_dump(mode="json"),
+    }
+    out.with_name("b.json").write_text(json.dumps(sidecar))
+
+
 def _plan(sources, out, *, overwrite=False):
-    return plan_jobs(sources, out, overwrite=overwrite)
+    return plan_jobs(sources, out, keep=None if overwrite else ASKED)
 
 
 def test_folders_are_expanded_once_and_in_order(tmp_path):
@@ -84,7 +100,7 @@ def test_the_outputs_keep_the_tree_of_a_folder(tmp_path):
     ]
     found = find_sources([tmp_path / "in"])
     assert found.scans == scans
-    jobs = plan_jobs(found.scans, tmp_path / "out", overwrite=False, roots=found.roots)
+    jobs = plan_jobs(found.scans, tmp_path / "out", keep=ASKED, roots=found.roots)
     assert [job.output.relative_to(tmp_path / "out").as_posix() for job in jobs] == [
         *("a_sr.nii.gz", "sub-01/anat/T1w_sr.nii.gz", "sub-02/anat/T1w_sr.nii.gz")
     ]
@@ -158,15 +174,11 @@ def test_formats_that_are_only_read_are_no_outputs(tmp_path, name):
 
 def test_an_existing_output_is_kept_unless_asked(tmp_path):
     scan, out = _scan(tmp_path / "a.nii.gz"), _scan(tmp_path / "b.nii.gz")
+    assert "not made by srcyc" in str(_plan([scan], out)[0].problem)
+    _tell(out, scan.name, sha256(scan))
     assert _plan([scan], out)[0].done
-    assert not _plan([scan], out, overwrite=True)[0].done
-
-
-def test_an_existing_output_of_another_scan_is_not_taken_for_this_ones(tmp_path):
-    scan, out = _scan(tmp_path / "a.nii.gz"), _scan(tmp_path / "b.nii.gz")
-    sidecar = {"software": "srcyc 0.1.0", "output": "b.nii.gz", "input": {"name": "other.nii.gz"}}
-    (tmp_path / "b.json").write_text(json.dumps(sidecar))
-    assert "other.nii.gz" in str(_plan([scan], out)[0].problem)
+    job = _plan([scan], out, overwrite=True)[0]
+    assert (job.done, job.problem) == (False, None)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -215,10 +227,7 @@ def test_a_folder_below_a_file_is_refused(tmp_path):
 def test_a_pair_whose_voxels_changed_is_another_scan(tmp_path):
     nib.save(nib.Nifti1Pair(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / "a.img")
     scan, out = tmp_path / "a.hdr", _scan(tmp_path / "b.nii.gz")
-    made_of = {"name": "a.hdr", "sha256": sha256(scan, (scan, tmp_path / "a.img"))}
-    (tmp_path / "b.json").write_text(
-        json.dumps({"software": "srcyc 0.1.0", "output": "b.nii.gz", "input": made_of})
-    )
+    _tell(out, scan.name, sha256(scan, (scan, tmp_path / "a.img")))
     assert _plan([scan], out)[0].done
     (tmp_path / "a.img").write_bytes(bytes(range(128)))
     assert "another a.hdr" in str(_plan([scan], out)[0].problem)

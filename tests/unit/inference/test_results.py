@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from srcyc.errors import OutputError
+from srcyc.inference.options import InferenceOptions
 from srcyc.inference.report import (
     ConsistencyReport,
     ModelReport,
@@ -43,6 +44,7 @@ def result(scan: Volume) -> SuperResolution:
         model=ModelReport(name="m", sha256="0", licence="CC0"),
         input=describe_input(scan),
         result=ResultReport(shape=volume.shape, spacing=volume.spacing),
+        options=InferenceOptions(),
         thick_axis=2,
         factor=4.0,
         thickness=SliceThickness(millimetres=3.2, ratio=0.8, source="assumed"),
