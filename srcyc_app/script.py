@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import shutil
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from srcyc.documents import json_text
 from srcyc.errors import InputError, SRCycError, StoppedError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SRCycError as error:
         _log.error("%s", error)
         return 2 if isinstance(error, InputError) else 1
-    sys.stdout.write(json.dumps(answer, indent=2, default=str) + "\n")
+    sys.stdout.write(json_text(answer))
     return 0
 
 

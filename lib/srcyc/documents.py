@@ -110,8 +110,7 @@ def checked_json(value: Any) -> str:
 
 
 def _number(text: str) -> int | float | None:
-    # Whole numbers of more digits are no measure of anything, and Python's are too large for its own floats.
-    if len(text) < 20 and text.lstrip("-").isdigit():
-        return int(text)
     value = float(text)
-    return value if math.isfinite(value) else None
+    if not math.isfinite(value):
+        return None
+    return int(text) if text.lstrip("-").isdigit() else value

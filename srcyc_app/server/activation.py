@@ -6,7 +6,6 @@ python -m srcyc_app.server.activation MODEL_DIR [NAME | --rollback]
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -15,8 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from srcyc.documents import json_text, read_json, write_json
 from srcyc.errors import ModelError, OutputError, SRCycError
-from srcyc.files import sha256, write_text, written
+from srcyc.files import sha256, written
 from srcyc.models.model_file import SUFFIX
 
 _FILE = "active.json"
@@ -71,7 +71,7 @@ class Activations:
             mark = status.st_mtime_ns, status.st_size
             if mark != self._mark:
                 try:
-                    entries = json.loads(path.read_text(encoding="utf-8"))["history"]
+                    entries = read_json(path)["history"]
                     self._history = tuple(Activation(**entry) for entry in entries)
                 except (OSError, ValueError, TypeError, KeyError) as error:
                     raise ModelError(
@@ -112,7 +112,7 @@ class Activations:
                 remedy="free some space",
             ) from error
         history = [asdict(entry) for entry in (*self.history, made)]
-        write_text(self._folder / _FILE, json.dumps({"history": history}, indent=1))
+        write_json(self._folder / _FILE, {"history": history})
         return made
 
     def previous(self) -> Activation | None:
@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None, say: Callable[[str], object] = sys.s
     except SRCycError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    say(json.dumps(shelf.activations.as_json(), indent=1) + "\n")
+    say(json_text(shelf.activations.as_json()))
     return 0
 
 

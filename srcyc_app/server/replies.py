@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 import shutil
@@ -16,6 +14,8 @@ from urllib.parse import quote
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from srcyc.documents import json_line, json_text
+
 _BLOCK = 1 << 20
 
 
@@ -23,10 +23,7 @@ class Json(JSONResponse):
     """JSON; what the format cannot hold (infinities, broken text) becomes null or a question mark."""
 
     def render(self, content: Any) -> bytes:
-        try:
-            return super().render(content)
-        except ValueError:
-            return super().render(_plain(content))
+        return json_text(content, indent=None, broken="replace").encode()
 
 
 class OpenedFile(StreamingResponse):
@@ -97,7 +94,7 @@ class MultipartOnce(StreamingResponse):
         head = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="params"\r\n'
             f"Content-Type: application/json\r\n\r\n".encode()
-            + json.dumps(_plain(params)).encode()
+            + json_line(params).encode()
             + f'\r\n--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
             f"Content-Type: application/octet-stream\r\n\r\n".encode()
         )
@@ -127,18 +124,6 @@ def _remove(path: Path, room: Path | None = None) -> None:
     path.unlink(missing_ok=True)
     if room is not None:
         shutil.rmtree(room, ignore_errors=True)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_plain(str(key)): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    return value
 
 
 class Reply:

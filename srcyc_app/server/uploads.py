@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.datastructures import UploadFile
 
+from srcyc.documents import checked_json
 from srcyc.volumes.image_files import volume_suffix
 from srcyc_app.refusals import unusable
 from srcyc_app.studies.archives import unpack_zip
@@ -49,9 +50,8 @@ def check_object(value: Any, what: str, longest: int | None = None) -> dict[str,
     if not isinstance(value, dict):
         raise unusable(f'{what}: not a JSON object; send one such as {{"key": "value"}}.')
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
-        text.encode()
-    except (ValueError, RecursionError) as error:
+        text = checked_json(value)
+    except ValueError as error:
         raise unusable(
             f"{what}: holds a number that is not finite, a broken character, or too much nesting; leave it out."
         ) from error

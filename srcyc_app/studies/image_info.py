@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from srcyc.documents import checked_json, json_object
 from srcyc_app.refusals import unusable
 from srcyc_app.studies.domains import TAGS
 from srcyc_app.studies.identifiers import is_plain_component
@@ -88,22 +88,20 @@ def _checked(info: Any, reserved: frozenset[str]) -> dict[str, Any]:
         raise unusable('info: give a JSON object, such as {"domain": "HR"}.')
     if taken := sorted(reserved & {str(key) for key in info}):
         raise unusable(f"info: {', '.join(taken)}: told by the server; leave it out.")
-    _require_small(info)
-    copied: dict[str, Any] = json.loads(json.dumps(dict(info)))
-    return copied
+    return _require_small(info)
 
 
-def _require_small(info: Mapping[str, Any]) -> None:
-    """Refuse what the state file could not hold or a reply could not carry."""
+def _require_small(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a copy; refuse what the state file could not hold or a reply could not carry."""
     if _depth(info) > _DEEPEST:
         raise unusable(f"info: nested more than {_DEEPEST} levels deep; say less of an image.")
     try:
-        text = json.dumps(info, allow_nan=False, ensure_ascii=False)
-        text.encode()
-    except (TypeError, ValueError) as error:  # NaN, half characters, or not JSON at all
+        text = checked_json(dict(info))
+    except ValueError as error:
         raise unusable(f"info: holds what JSON cannot say ({str(error)[:80]}); send plain values.") from error
     if len(text) > _MOST_CHARACTERS:
         raise unusable(f"info: {len(text)} characters, at most {_MOST_CHARACTERS} are kept of an image.")
+    return json_object(text)
 
 
 def _depth(value: Any) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from monailabel.utils.sessions import SessionInfo, Sessions
 
+from srcyc.documents import read_json
 from srcyc.errors import OutputError
 from srcyc.files import write_text
 from srcyc.volumes.image_files import volume_suffix
@@ -180,11 +180,10 @@ class ScanSessions(Sessions):
         """Read what a session says of itself; None if it is not what :meth:`add_session` wrote."""
         folder = Path(self.store_path) / session_id
         try:
-            content = json.loads((folder / _META).read_bytes())
-            info = SessionInfo(content)
+            info = SessionInfo(read_json(folder / _META))
             image = Path(info.image)
             times = (info.create_ts, info.last_access_ts, info.expiry)
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
         if not all(isinstance(value, (int, float)) for value in times) or "\0" in str(image):
             return None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -14,7 +12,7 @@ from typing import Any, Literal
 
 import psutil
 
-from srcyc.files import write_text
+from srcyc.documents import as_json, read_json, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +65,7 @@ class StatusFile:
             OutputError: see :meth:`begin`.
         """
         self._values = {**self._values, **changes, "updated": time.time()}
-        write_text(self.path, json.dumps(as_json(self._values), indent=1))
+        write_json(self.path, self._values)
 
     def end(self, state: State, message: str, **changes: Any) -> Status:
         """Say how it ended.
@@ -94,10 +92,8 @@ def read_status(folder: Path) -> Status | None:
     One that needs a process which is not there any more is ``interrupted``.
     """
     try:
-        found = json.loads((folder / STATUS_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(found, dict):
+        found = read_json(folder / STATUS_NAME)
+    except (OSError, ValueError):
         return None
     if found.get("state") in ALIVE and not _is_there(found):
         # Whoever reads it may take this very moment for the one at which training ended.
@@ -189,23 +185,6 @@ def _thinned(indices: Sequence[int], most: int) -> list[int]:
     if count <= most:
         return list(indices)
     return [indices[(k + 1) * count // most - 1] for k in range(most)]
-
-
-def as_json(value: Any) -> Any:
-    """Give a value as JSON can hold it: NumPy's and PyTorch's numbers as numbers, what is no number as null."""
-    if isinstance(value, Mapping):
-        return {str(key): as_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [as_json(item) for item in value]
-    if isinstance(value, bool | int | str | None):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, os.PathLike):
-        return str(value)
-    if hasattr(value, "tolist"):
-        return as_json(value.tolist())
-    return str(value)
 
 
 def _number(value: Any) -> float | None:
