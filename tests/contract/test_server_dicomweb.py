@@ -64,7 +64,7 @@ class Orthanc:
             )
         give_up = time.monotonic() + 120
         while True:
-            with contextlib.suppress(requests.ConnectionError):
+            with contextlib.suppress(requests.ConnectionError, requests.Timeout):
                 requests.get(f"{self.url}/system", timeout=10, auth=(NAME, PASSWORD)).raise_for_status()
                 return
             assert self.process.poll() is None and time.monotonic() < give_up, (
@@ -91,7 +91,7 @@ class Orthanc:
             buffer = pydicom.filebase.DicomBytesIO()
             data.save_as(buffer, write_like_original=False)
             requests.post(
-                f"{self.url}/instances", data=buffer.getvalue(), timeout=60, auth=(NAME, PASSWORD)
+                f"{self.url}/instances", data=buffer.getvalue(), timeout=120, auth=(NAME, PASSWORD)
             ).raise_for_status()
         return str(data.SeriesInstanceUID)
 
@@ -160,7 +160,7 @@ def test_a_result_goes_back_into_the_pacs(server: Any, orthanc: Orthanc, image: 
             f"{orthanc.root}/instances",
             params={"SeriesInstanceUID": series},
             auth=(NAME, PASSWORD),
-            timeout=60,
+            timeout=120,
         )
         return len(found.json())
 
@@ -247,14 +247,18 @@ def test_a_pacs_that_is_down_is_said_within_three_seconds(
     server: Any, orthanc: Orthanc, image: str, refused: Any
 ) -> None:
     def asked(status: int) -> None:
-        for path in ("/datastore/?output=all", f"/datastore/image/info?image=1.2.9.{time.monotonic_ns()}"):
-            start = time.monotonic()
-            refused(server.get(path), status, says="DICOMweb server")
-            assert time.monotonic() - start < SOON
-        start = time.monotonic()
-        reply = server.infer(f"1.2.9.{time.monotonic_ns()}")
-        refused(reply, status, says="DICOMweb server")
-        assert time.monotonic() - start < SOON and int(reply.headers["Retry-After"]) > 0
+        # What has not been asked for yet: what is known is not asked again.
+        def unknown() -> str:
+            return f"1.2.9.{time.monotonic_ns()}"
+
+        for ask in (
+            lambda: server.get("/datastore/?output=all"),
+            lambda: server.get(f"/datastore/image/info?image={unknown()}"),
+            lambda: server.infer(unknown()),
+        ):
+            reply = server.soon(ask, SOON)
+            refused(reply, status, says="DICOMweb server")
+            assert int(reply.headers["Retry-After"]) > 0
         assert server.get("/health/live").ok
         ready = server.wait_for(lambda: _not_ready(server), "tell that it is not ready")
         assert "DICOMweb" in ready["studies"]

@@ -429,5 +429,5 @@ def test_the_request_that_the_readme_shows(srcyc_server, repository, scans, tmp_
     readme = (repository / "README.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^curl .*/infer/srcyc.*$", readme, re.MULTILINE)
     line = line.replace("http://127.0.0.1:8000", srcyc_server.url).replace("brain1_image", "head")
-    subprocess.run([*shlex.split(line), "--silent", "--fail"], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([*shlex.split(line), "--silent", "--fail"], cwd=tmp_path, check=True, timeout=120)
     check_same_field_of_view(read_volume(tmp_path / "thin.nrrd"), read_volume(scans.nifti))

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 pytestmark = pytest.mark.slow
 
-#: Takes some seconds on any processor, and the thick phantom through the tiny network next to none.
-LONG = {"image": "larger", "output": "json", "weights": "patient", "device": "cpu", "precision": "fp32"}
-#: For those who do not wait for the end: nobody computes that long.
-ENDLESS = {**LONG, "uncertainty": True}
+#: Takes minutes on any processor: whoever asks for it hangs up. The phantom through the tiny network takes no time.
+ENDLESS = {"weights": "patient", "device": "cpu", "precision": "fp32", "uncertainty": True}
 SHORT = {"image": "head", "output": "json", "weights": "tiny", "device": "cpu"}
 
 
@@ -29,67 +26,35 @@ def busy(
     training_studies: Callable[..., Path],
     scans: Any,
     patient: tuple[Path, Path],
+    endless: Path,
     tiny_model: Path,
 ) -> Any:
     studies = training_studies()
-    # Large enough, too, that a hundred results which somebody holds on to would show.
-    for scan in (patient[0], scans.nifti):
+    # One so large that a hundred results which somebody holds on to would show.
+    for scan in (patient[0], endless, scans.nifti):
         shutil.copy(scan, studies)
     server = serve("srcyc", studies, model=tiny_model, more_models=[patient[1]])
-    server.wait_for(
-        lambda: {"head", "larger"} <= server.client.datastore()["objects"].keys(), "notice the scans"
-    )
+    wanted = {"head", "larger", "endless"}
+    server.wait_for(lambda: wanted <= server.client.datastore()["objects"].keys(), "notice the scans")
     # The first request of each kind loads what the later ones have ready.
     assert server.infer(**SHORT).status_code == 200
     yield server
     server.end()
 
 
-class Background:
-    """A request in a thread of its own.
-
-    Args:
-        server: to ask.
-        wanted: as for ``Server.infer``.
-    """
-
-    def __init__(self, server: Any, wanted: dict[str, Any], **more: Any) -> None:
-        self.server = server
-        self.id = f"test-{uuid.uuid4().hex}"
-        self.reply: requests.Response | None = None
-        self._wanted = {**wanted, "request_id": self.id, **more}
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.reply = self.server.infer(**self._wanted)
-        except requests.RequestException:
-            self.reply = None
-
-    def progress(self) -> dict[str, Any]:
-        return self.server.progress(self.id)
-
-    def reaches(self, state: str) -> None:
-        self.server.wait_for(lambda: self.progress()["state"] == state, f"be {state}")
-
-    def computes(self) -> None:
-        """Wait until it is in the midst of it."""
-        self.server.wait_for(
-            lambda: self.progress()["state"] == "running" and self.progress()["share"] > 0.02, "compute"
-        )
-
-    def result(self) -> requests.Response:
-        self._thread.join(300)
-        assert self.reply is not None, self.server.log[-1500:]
-        return self.reply
+def asking(server: Any, state: str) -> Any:
+    """Have the endless one in a state for as long as the block lasts; then its client hangs up."""
+    return server.asking(ENDLESS, state, params={"image": "endless", "output": "json"})
 
 
-def leave(server: Any, state: str) -> str:
-    """Ask for what takes long, and leave when it has come to a state."""
-    params = dict(ENDLESS)
-    query = {name: params.pop(name) for name in ("image", "output")}
-    return server.hang_up(params, state, params=query)  # type: ignore[no-any-return]
+@contextlib.contextmanager
+def computing(server: Any) -> Iterator[str]:
+    """Have the server in the midst of an inference, from the first line of the block to the last."""
+    with asking(server, "running") as slow:
+        server.wait_for(lambda: server.progress(slow)["share"] > 0, "compute")
+        yield slow
+        if server.running.poll() is None:
+            assert server.progress(slow)["state"] == "running"
 
 
 def no_temporary_file(server: Any) -> None:
@@ -97,43 +62,30 @@ def no_temporary_file(server: Any) -> None:
 
 
 def test_small_requests_are_answered_while_it_computes(busy: Any) -> None:
-    slow = Background(busy, LONG)
-    slow.computes()
-    start = time.monotonic()
-    shares, seconds = [], []
-    second = None
-    while slow.progress()["state"] == "running":
-        for path in ("/info/", "/datastore/?output=all", "/train/", "/datastore/image/info?image=head"):
-            asked = time.perf_counter()
-            reply = busy.get(path)
-            seconds.append((time.perf_counter() - asked, path))
-            assert reply.status_code in (200, 404)
-        shares.append(slow.progress()["share"])
-        second = second or Background(busy, SHORT)
-        time.sleep(0.1)
-    lasted = time.monotonic() - start
-    assert lasted > 2, f"it took {lasted:.1f} s only, which proves little"
-    assert len(seconds) > 20
-    assert max(seconds)[0] < max(0.5, lasted / 4), sorted(seconds)[-5:]
-    assert shares == sorted(shares), "progress only grows"
-    assert shares[-1] > shares[0]
-    assert slow.result().status_code == 200
-    assert slow.progress() == {"state": "done", "share": 1.0}
-    assert second is not None
-    assert second.result().status_code == 200, "it waited its turn"
+    with computing(busy) as slow:
+        shares = [busy.progress(slow)["share"]]
+        for _ in range(3):
+            for path in ("/info/", "/datastore/?output=all", "/train/", "/datastore/image/info?image=head"):
+                assert busy.get(path).status_code in (200, 404)
+            # It goes on meanwhile.
+            busy.wait_for(lambda: busy.progress(slow)["share"] > shares[-1], "get further")
+            shares.append(busy.progress(slow)["share"])
+        assert shares == sorted(shares), "progress only grows"
+    busy.gives_up(slow)
     no_temporary_file(busy)
 
 
-def test_a_second_inference_waits_its_turn(busy: Any) -> None:
-    slow = Background(busy, LONG)
-    slow.computes()
-    queued = [Background(busy, SHORT) for _ in range(3)]
-    for one in queued:
-        one.reaches("queued")
-    assert slow.progress()["state"] == "running"
-    for one in (slow, *queued):
-        assert one.result().status_code == 200, one.result().text
-        assert one.progress()["state"] == "done"
+def test_others_wait_their_turn(busy: Any) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        with computing(busy):
+            names = [f"test-{uuid.uuid4().hex}" for _ in range(3)]
+            queued = [pool.submit(busy.infer, **SHORT, request_id=name) for name in names]
+            for name in names:
+                busy.wait_for(lambda name=name: busy.progress(name)["state"] == "queued", "be queued")
+        # The line is free: nobody waits for a result that nobody wants.
+        assert [one.result().status_code for one in queued] == [200] * 3
+    assert [busy.progress(name) for name in names] == [{"state": "done", "share": 1.0}] * 3
+    no_temporary_file(busy)
 
 
 def test_training_can_be_stopped_while_it_computes(busy: Any, tiny_training: Callable[..., Any]) -> None:
@@ -141,13 +93,9 @@ def test_training_can_be_stopped_while_it_computes(busy: Any, tiny_training: Cal
     busy.wait_for(
         lambda: busy.client.info()["train_stats"]["srcyc"].get("step", 0) > 2, "take some steps of training"
     )
-    slow = Background(busy, LONG)
-    slow.computes()
-    task = busy.client.train_stop()
-    assert task["status"] == "STOPPED"
-    assert slow.progress()["state"] == "running", "the inference goes on"
-    busy.wait_for(lambda: not busy.children(), "end the training's processes")
-    assert slow.result().status_code == 200
+    with computing(busy):
+        assert busy.client.train_stop()["status"] == "STOPPED"
+        busy.wait_for(lambda: not busy.children(), "end the training's processes")
     assert (busy.model_dir / "runs" / "stopped").is_dir()
 
 
@@ -163,7 +111,8 @@ def test_fifty_inferences_at_once(busy: Any, refused: Callable[..., str]) -> Non
     with ThreadPoolExecutor(50) as pool:
         replies = list(pool.map(lambda _: busy.infer(**SHORT), range(50)))
     done = [reply for reply in replies if reply.status_code == 200]
-    assert len(done) >= 17
+    # Sixteen may wait; the one that is computed was one of them, or has made room for another.
+    assert len(done) >= 16
     for reply in replies:
         if reply.status_code != 200:
             refused(reply, 503, says="wait")
@@ -171,23 +120,12 @@ def test_fifty_inferences_at_once(busy: Any, refused: Callable[..., str]) -> Non
     no_temporary_file(busy)
 
 
-def test_whoever_hangs_up_is_not_computed_for(busy: Any) -> None:
-    busy.gives_up(leave(busy, "running"))
-    # The line is free: what comes next does not wait for a result that nobody wants.
-    asked = time.perf_counter()
-    assert busy.infer(**SHORT).status_code == 200
-    assert time.perf_counter() - asked < 20
-    no_temporary_file(busy)
-
-
 def test_whoever_hangs_up_in_the_line_never_begins(busy: Any) -> None:
-    slow = Background(busy, LONG)
-    slow.computes()
-    queued = leave(busy, "queued")
-    busy.gives_up(queued)
-    assert slow.progress()["state"] == "running"
-    assert busy.progress(queued)["share"] == 0
-    assert slow.result().status_code == 200
+    with computing(busy):
+        with asking(busy, "queued") as queued:
+            pass
+        busy.gives_up(queued)
+        assert busy.progress(queued)["share"] == 0
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.exhaustive)])
@@ -225,9 +163,8 @@ def test_many_inferences_leave_nothing_behind(busy: Any, scans: Any, count: int)
 
 def test_killed_while_it_computes(busy: Any, hash_tree: Callable[..., dict[str, str]]) -> None:
     before = hash_tree(busy.studies)
-    slow = Background(busy, ENDLESS)
-    slow.computes()
-    busy.kill()
+    with computing(busy):
+        busy.kill()
     busy.wait_for(lambda: not busy.children(), "leave no process behind")
     busy.restart()
     assert hash_tree(busy.studies) == before
@@ -238,10 +175,9 @@ def test_killed_while_it_computes(busy: Any, hash_tree: Callable[..., dict[str, 
 
 def test_ended_while_it_computes(busy: Any) -> None:
     """SIGTERM, as `systemctl stop` and `docker stop` send it: nobody waits for the inference. The last one here."""
-    slow = Background(busy, ENDLESS)
-    slow.computes()
-    asked = time.monotonic()
-    assert busy.terminate() in (0, -15, 143)
-    assert time.monotonic() - asked < 40
+    with computing(busy):
+        asked = time.monotonic()
+        assert busy.terminate() in (0, -15, 143)
+        assert time.monotonic() - asked < 40
     busy.wait_for(lambda: not busy.children(), "leave no process behind")
     assert not busy.temporary_files()

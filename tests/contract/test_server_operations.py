@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,11 +39,6 @@ def server(serve: Callable[..., Any], studies_of: Callable[..., Path], tiny_mode
     server.end()
 
 
-def busy() -> float:
-    """How many times as long things take because others use the machine too."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-
-
 def test_options_come_from_the_environment(server: Any, refused: Callable[..., str]) -> None:
     for name in ("srcyc.example", "other.example:80"):
         assert server.get("/info/", headers={"Host": name}).ok
@@ -69,7 +62,7 @@ def test_it_tells_how_it_is(server: Any) -> None:
         assert server.get("/health/live").ok
     finally:
         aside.rename(server.studies)
-    server.wait_for(lambda: server.get("/health/ready").ok, "be ready again", 20)
+    server.wait_for(lambda: server.get("/health/ready").ok, "be ready again")
 
 
 def test_it_counts(server: Any) -> None:
@@ -121,28 +114,30 @@ def test_what_is_of_patients_is_private(server: Any, scans: Any) -> None:
 
 
 @contextlib.contextmanager
-def watched(server: Any) -> Iterator[list[float]]:
-    """Ask whether it lives, again and again, from a connection each; gives the seconds that it took."""
+def watched(server: Any) -> Iterator[None]:
+    """Ask whether it lives, again and again, from a connection each: it answers before it does much else.
+
+    What counts is the processor time that the server has in between: the tests themselves, and others, use the machine.
+    """
     seconds: list[float] = []
     over = threading.Event()
 
     def ask() -> None:
         while not over.wait(0.1):
-            start = time.perf_counter()
+            start = server.processor_seconds()
             reply = server.get("/health/live", timeout=30)
             assert reply.json() == {"status": "live"}
-            seconds.append(time.perf_counter() - start)
+            seconds.append(server.processor_seconds() - start)
 
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(ask)
         try:
-            yield seconds
-            time.sleep(1)
+            yield
+            server.wait_for(lambda: len(seconds) > 3 or asking.done(), "be asked")
         finally:
             over.set()
         asking.result(60)
-    assert len(seconds) > 3
-    assert max(seconds) < 0.5 * busy(), sorted(seconds)[-5:]
+    assert max(seconds) < 0.5, sorted(seconds)[-5:]
 
 
 @pytest.fixture
@@ -165,7 +160,7 @@ def test_sockets_that_say_nothing(server: Any) -> None:
             if number % 200 == 0:
                 # Or the system, which queues some hundred that the server has not taken yet, resets what comes then.
                 assert server.get("/health/live").ok
-            connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 20))
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 60))
             if number % 3 == 0:
                 with contextlib.suppress(OSError):
                     connection.sendall(b"GET /info/ HTTP/1.1\r\nHost: local")
@@ -184,12 +179,12 @@ def test_uploads_that_stall(server: Any) -> None:
     ).encode() + bytes(100_000)
     with contextlib.ExitStack() as stack, watched(server):
         for _ in range(60):
-            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 20)).sendall(head)
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 60)).sendall(head)
         with ThreadPoolExecutor(50) as pool:
             replies = list(pool.map(server.get, ["/info/", "/datastore/?output=all"] * 25))
         assert {reply.status_code for reply in replies} == {200}
         assert server.infer("head", output="json").status_code == 200
-    server.wait_for(lambda: not server.temporary_files(), "remove what was sent", 20)
+    server.wait_for(lambda: not server.temporary_files(), "remove what was sent")
     assert "evil" not in server.client.datastore()["objects"]
 
 
@@ -225,7 +220,9 @@ def test_a_full_disk_is_said_without_telling_where(
         assert "disk" in sentence
         assert not any(str(place) in sentence for place in (server.studies, server.temporary, server.folder))
     assert hash_tree(server.studies) == before
-    assert not server.temporary_files() and not server.session_files()
+    server.wait_for(
+        lambda: not server.temporary_files() and not server.session_files(), "remove what was sent"
+    )
     for process in server.processes():
         subprocess.run([prlimit, f"--pid={process.pid}", "--fsize=unlimited:unlimited"], check=True)
     assert server.infer("head", output="json").status_code == 200

@@ -22,6 +22,9 @@ FLAGS = (
     "--host-resolver-rules=MAP evil.example 127.0.0.1",
 )
 
+#: Milliseconds that a browser has on a busy machine.
+PATIENCE = 120_000
+
 #: What the page of issue 15 did: put a module where the training process finds it, and begin a training.
 PAGE = """<!DOCTYPE html><title>harmless</title><script>
 const said = [];
@@ -90,7 +93,7 @@ def chromium() -> Iterator[Any]:
     if program is None:
         pytest.skip("needs Chromium: apt-get install chromium")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=list(FLAGS))
+        browser = driver.chromium.launch(executable_path=program, args=list(FLAGS), timeout=PATIENCE)
         yield browser
         browser.close()
 
@@ -111,9 +114,10 @@ def run_page(chromium: Any, html: str, host: str) -> list[Any]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as elsewhere:
         threading.Thread(target=elsewhere.serve_forever, daemon=True).start()
         page = chromium.new_page()
+        page.set_default_timeout(PATIENCE)
         try:
             page.goto(f"http://{host}:{elsewhere.server_port}/")
-            page.wait_for_function("document.title === 'done'", timeout=60_000)
+            page.wait_for_function("document.title === 'done'")
             return list(page.evaluate("said"))
         finally:
             page.close()
@@ -142,6 +146,7 @@ def test_a_web_page_runs_nothing(
 def test_a_page_that_makes_its_name_point_here_is_nobody(chromium: Any, server: Any) -> None:
     """DNS rebinding: for the browser it is the server's own page then."""
     page = chromium.new_page()
+    page.set_default_timeout(PATIENCE)
     try:
         reply = page.goto(f"http://evil.example:{server.port}/info/")
         assert reply.status == 400
