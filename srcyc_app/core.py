@@ -258,7 +258,9 @@ class AppCore:
                 result.params["stored_as"] = store.store_series(result.series)
                 result.remove_series()
             if options.store and image is not None and isinstance(store, StudiesFolder):
-                result.params["stored_as"] = store.store_result(image, result.file, dict(result.params))
+                result.params["stored_as"] = store.store_result(
+                    image, result.file, dict(result.params), result.maps
+                )
             self._hand_over_maps(result)
         except BaseException:
             result.remove()

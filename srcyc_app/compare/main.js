@@ -153,7 +153,7 @@ async function openResult(key) {
   state.result = key;
   tick($("results"), key);
   left.for(wanted.report, volume);
-  const map = await results.map(wanted);
+  const map = await results.map(wanted, signal);
   signal.throwIfAborted();
   showCover(map);
   showReport(wanted.report);
@@ -205,13 +205,10 @@ function setCover() {
 }
 
 /** A result has arrived. */
-async function arrived(scan, { buffer, report }) {
+async function arrived(scan, { buffer, report, map }) {
   say("Showing the result …");
-  const key = results.add(scan, buffer, report);
-  if (report.stored_as) {
-    await refresh();
-    results.remember(report);
-  }
+  if (report.stored_as) await refresh();
+  const key = report.stored_as ?? results.add(scan, buffer, report, map);
   if (scan.id !== state.scan) {
     say(`The result of ${nameOf(scan)} is there: choose ${nameOf(scan)} to see it.`);
     return;

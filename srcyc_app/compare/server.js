@@ -46,7 +46,7 @@ const spacingOf = (info) =>
 /**
  * List the scans of the datastore: thick slices first.
  * @returns {Promise<Array<{id: string, description: string, domain: string, reason: string, spacing: number[]|null,
- *   madeFrom: string|null, report: object|null, stored: number, error: string|null}>>}
+ *   madeFrom: string|null, report: object|null, maps: string[], error: string|null}>>}
  */
 export async function listScans() {
   const { objects } = await json(at("datastore/", { output: "all" }));
@@ -60,7 +60,7 @@ export async function listScans() {
       spacing: spacingOf(info),
       madeFrom: typeof info.made_from === "string" ? info.made_from : null,
       report: info.report ?? null,
-      stored: Number(info.ts) || 0,
+      maps: Object.keys(object?.labels ?? {}),
       error: typeof info.error === "string" ? info.error : null,
     };
   });
@@ -90,6 +90,11 @@ export async function fetchVolume(scan, signal) {
   return (await send(at("compare/volume", named(scan)), { signal })).arrayBuffer();
 }
 
+/** Fetch the uncertainty map that the server keeps with a result, as NIfTI. */
+export async function fetchMap({ id }, signal) {
+  return (await send(at("compare/volume", { image: id, map: "uncertainty" }), { signal })).arrayBuffer();
+}
+
 /** Fetch the file of a scan of the datastore as it is kept there, and its name. */
 export async function fetchFile({ id }, signal) {
   const reply = await send(at("datastore/image", { image: id }), { signal });
@@ -110,13 +115,17 @@ export async function fetchBaseline(scan, method, shape, thickness, signal) {
   return (await send(address, { signal })).arrayBuffer();
 }
 
-/** Fetch the volume of a session; null if the session is over. */
-export async function fetchSession(id) {
+/** Fetch the volume of a session, which is over then; null if it was over before. */
+async function takeSession(id, signal) {
+  const address = at(`session/${encodeURIComponent(id)}`, { image: "true" });
   try {
-    return await (await send(at(`session/${encodeURIComponent(id)}`, { image: "true", update_ts: "true" }))).arrayBuffer();
+    return await (await send(address, { signal })).arrayBuffer();
   } catch (error) {
     if (error instanceof Refused && error.status === 404) return null;
     throw error;
+  } finally {
+    // If that does not reach the server: it expires.
+    send(at(`session/${encodeURIComponent(id)}`), { method: "DELETE" }).catch(() => {});
   }
 }
 
@@ -138,7 +147,7 @@ export async function sendScan(files, signal) {
  * @param {object} wishes as the server's options
  * @param {(progress: {state: string, share: number, position?: number, remaining?: number}) => void} tell
  * @param {AbortSignal} signal closing the connection is what cancels the work on the server
- * @returns {Promise<{buffer: ArrayBuffer, report: object}>}
+ * @returns {Promise<{buffer: ArrayBuffer, report: object, map: ArrayBuffer|null}>} the volume, and its uncertainty map
  */
 export async function superResolve(scan, wishes, tell, signal) {
   const id = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -148,7 +157,10 @@ export async function superResolve(scan, wishes, tell, signal) {
   try {
     const reply = await send(at("infer/srcyc", named(scan)), { method: "POST", body, signal });
     const parts = await reply.formData();
-    return { buffer: await parts.get("image").arrayBuffer(), report: JSON.parse(parts.get("params")) };
+    const report = JSON.parse(parts.get("params"));
+    const session = report.uncertainty_session;
+    const map = session ? await takeSession(session, signal) : null;
+    return { buffer: await parts.get("image").arrayBuffer(), report, map };
   } finally {
     watching.stop();
   }

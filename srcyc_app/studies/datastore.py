@@ -16,6 +16,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 
 from srcyc.errors import DataError
+from srcyc.inference.results import MAPS
 from srcyc.volumes.image_files import volume_suffix
 from srcyc.volumes.volume import read_grid
 from srcyc_app.refusals import conflict, not_found, refusing, unusable
@@ -301,13 +302,16 @@ class StudiesFolder(LabelledFolder):
             objects = self._now().objects.items()
             return [self._path(key, image) for key, image in objects if image.image.info.get(OWNER) == user]
 
-    def store_result(self, image_id: str, file: Path, report: dict[str, Any]) -> str:
+    def store_result(
+        self, image_id: str, file: Path, report: dict[str, Any], maps: Mapping[str, Path] | None = None
+    ) -> str:
         """Keep a copy of a result beside its scan, in the domain SR; an older one of the same scan is replaced.
 
         Args:
             image_id: the scan's.
             file: the volume.
             report: what the sidecar of ``srcyc infer`` holds.
+            maps: made with it, by name; they are kept as its labels of these tags, and go with it.
 
         Returns:
             The new id: the scan's with ``_sr``.
@@ -328,7 +332,14 @@ class StudiesFolder(LabelledFolder):
             **place_of(read_grid(file)),
         }
         mine = there is not None and there.image.info.get("made_from") == image_id
-        return self._add(result, Path(file), volume_suffix(Path(file)) or "", info, mine)
+        if there is not None and mine:
+            # Of another result they would be false.
+            for tag in [tag for tag in there.labels if tag in MAPS]:
+                self.remove_label(result, tag)
+        added = self._add(result, Path(file), volume_suffix(Path(file)) or "", info, mine)
+        for tag, path in (maps or {}).items():
+            self.save_label(added, str(path), tag, None)
+        return added
 
     def result_of(self, image_id: str) -> str | None:
         """Give the id of the kept result of a scan, None if there is none."""

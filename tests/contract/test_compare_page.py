@@ -647,9 +647,11 @@ def test_a_run_is_watched_shown_and_kept_on_request(page: Page) -> None:
     page.press("d")
     page.see("#difference-value", re.compile(r"\d"))
     page.press("d")
-    # Its address shows it again, with the map that was made with it.
+    # Its address shows it again, with the map that is kept with it; also in another browser.
     page.page.wait_for_url(re.compile("result=oblique_sr"))
-    page.page.reload()
+    assert page.server.client.datastore()["objects"]["oblique_sr"]["labels"].keys() == {"uncertainty"}
+    page.page.goto("about:blank")
+    page.page.goto(f"{page.server.url}/compare/#scan=oblique&result=oblique_sr&plane=sagittal")
     page.compared()
     assert "plane=sagittal" in page.page.url
     assert "uncertainty map" in page.text("#results")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -100,10 +101,22 @@ class _File:
 _Shape = Annotated[str, Query(pattern=r"^[1-9]\d{0,5},[1-9]\d{0,5},[1-9]\d{0,5}$", description="I,J,K")]
 
 
+class Map(str, Enum):
+    """What may have been made, and is kept, with a result."""
+
+    UNCERTAINTY = "uncertainty"
+    CORRECTION = "correction"
+
+
 @router.get("/volume", summary="A scan as NIfTI", response_class=FileResponse, responses=_VOLUME)
-def volume(served: Served, image: str = "", session_id: str = "") -> Response:
+def volume(
+    served: Served,
+    image: str = "",
+    session_id: str = "",
+    which: Annotated[Map | None, Query(alias="map", description="of a kept result, instead of it")] = None,
+) -> Response:
     """A scan of the datastore, or of a session, whatever its format, with its geometry and voxel values."""
-    path = _scan(served, image, session_id)
+    path = _map(served, image, which) if which is not None else _scan(served, image, session_id)
     room = served.scratch.new()
     written = room / _NAME
     try:
@@ -156,6 +169,15 @@ async def interpolated(
             return Response(status_code=CLIENT_GONE)
         raise Refusal(503, "the server is ending; send the request again when it is back.") from None
     return FileOnce(written, filename=f"{image or 'scan'}_{method.value}.nii", room=room)
+
+
+def _map(served: Services, image: str, which: Map) -> Path:
+    """Give the map that is kept with a result.
+
+    Raises:
+        Refusal: 404, there is none; 422, no id.
+    """
+    return Path(served.app.datastore().get_label_uri(check_image_id(image), which.value))
 
 
 def _scan(served: Services, image: str, session_id: str) -> Path:

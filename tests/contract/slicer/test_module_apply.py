@@ -255,6 +255,63 @@ def test_a_scan_of_the_server_can_be_loaded_and_used(connected: Any) -> None:
     connected.leaves_nothing()
 
 
+def test_a_result_that_is_kept_comes_with_its_scan_and_map(
+    connected: Any, srcyc_server: Any, tmp_path: Path
+) -> None:
+    """From the server, and from a scene that was saved."""
+    import slicer
+
+    ui = connected.ui
+    kept = srcyc_server.infer(
+        "head", output="json", store=True, uncertainty=True, weights="tiny", device="cpu"
+    )
+    assert kept.json()["stored_as"] == "head_sr"
+    try:
+        connected.click(ui.connectButton)
+        connected.wait(lambda: ui.sampleComboBox.findData("head_sr") >= 0, "list the result")
+        connected.choose(ui.sampleComboBox, "head_sr")
+        connected.click(ui.loadButton)
+        connected.wait(lambda: ui.resultSelector.currentNode() is not None, "load the result")
+        result = ui.resultSelector.currentNode()
+        shown = (
+            result.GetNodeReference("SRCyc.Original"),
+            result,
+            result.GetNodeReference("SRCyc.Uncertainty"),
+        )
+        assert [node.GetName() for node in shown] == ["head", "head_sr", "head_sr uncertainty"]
+        assert ui.inputSelector.currentNode() is shown[0] and ui.inputSelector.nodeCount() == 1
+        assert ui.uncertaintySlider.enabled and "tiny" in ui.reportLabel.text
+        assert {node.GetBackgroundVolumeID() for node in composites(slicer.mrmlScene).values()} >= {
+            node.GetID() for node in shown[:2]
+        }
+        # Its scan is there already the next time.
+        connected.click(ui.loadButton)
+        connected.wait(lambda: ui.resultSelector.nodeCount() == 2, "load it again")
+        assert ui.inputSelector.nodeCount() == 1
+        connected.leaves_nothing()
+    finally:
+        assert srcyc_server.delete("/datastore/image", params={"id": "head_sr"}).ok
+
+    for node in shown:
+        node.AddDefaultStorageNode()
+        node.GetStorageNode().SetFileName(str(tmp_path / f"{node.GetID()}.nrrd"))
+        assert node.GetStorageNode().WriteData(node)
+    ui.resultSelector.setCurrentNode(result)
+    scene = slicer.mrmlScene
+    scene.SetURL(str(tmp_path / "scene.mrml"))
+    assert scene.Commit()
+    scene.Clear(0)
+    connected.session.process_events()
+    assert not ui.uncertaintySlider.enabled
+    scene.SetURL(str(tmp_path / "scene.mrml"))
+    scene.Import()
+    connected.session.process_events()
+    again = ui.resultSelector.currentNode()
+    assert again.GetName() == "head_sr" and ui.uncertaintySlider.enabled
+    assert again.GetNodeReference("SRCyc.Uncertainty").GetName() == "head_sr uncertainty"
+    assert ui.inputSelector.nodeCount() == 1
+
+
 def test_what_cannot_be_super_resolved_is_said_before_anything_is_pressed(connected: Any) -> None:
     import slicer
 

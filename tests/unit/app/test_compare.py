@@ -295,6 +295,22 @@ def test_other_ids_are_refused(client: TestClient, image: str, status: int) -> N
     assert list(reply.json()) == ["detail"]
 
 
+def test_the_map_that_is_kept_with_a_result(
+    client: TestClient, services: Services, thick: Volume, tmp_path: Path
+) -> None:
+    uncertainty = Volume(np.abs(thick.data), thick.affine)
+    file = write_volume(uncertainty, tmp_path / "map.nrrd")
+    services.app.datastore().store_result("thick", file, {}, {"uncertainty": file})
+    wanted = {"image": "thick_sr", "map": "uncertainty"}
+    (tmp_path / "sent.nii").write_bytes(client.get("/compare/volume", params=wanted).content)
+    np.testing.assert_array_equal(read_volume(tmp_path / "sent.nii").data, uncertainty.data)
+    for change, status in (
+        *(({"image": "thick"}, 404), ({"map": "correction"}, 404), ({"image": "nothing"}, 404)),
+        *(({"map": "../../x"}, 422), ({"image": "../thick_sr"}, 422)),
+    ):
+        assert client.get("/compare/volume", params={**wanted, **change}).status_code == status
+
+
 def test_an_absolute_path_of_a_scan_is_no_id(client: TestClient, studies: Path) -> None:
     assert client.get("/compare/volume", params={"image": str(studies / "thick.nrrd")}).status_code == 422
 

@@ -588,6 +588,25 @@ def test_results_are_kept_and_never_scans_to_train_on(studies: Path, incoming: P
     refused(404, store.store_result, "unknown", result, {})
 
 
+def test_maps_are_kept_with_their_result_and_go_with_it(
+    studies: Path, incoming: Path, opened: Opener
+) -> None:
+    scan(studies / "a.nii")
+    store = opened()
+    result, first = scan(incoming / "r.nii", THIN), scan(incoming / "m.nii", THIN)
+    store.store_result("a", result, {}, {"uncertainty": first, "correction": first})
+    again = opened()
+    assert again.get_labels_by_image_id("a_sr").keys() == {"uncertainty", "correction"}
+    assert Path(again.get_label_uri("a_sr", "uncertainty")).read_bytes() == first.read_bytes()
+    assert again.list_images() == ["a", "a_sr"], "a map is no scan"
+    store.save_label("a_sr", str(first), "final", None)
+    # Those of the result before would be false; what somebody has drawn stays.
+    store.store_result("a", result, {}, {"uncertainty": first})
+    assert store.get_labels_by_image_id("a_sr").keys() == {"uncertainty", "final"}
+    store.remove_image("a_sr")
+    assert not [path for path in (studies / "labels").rglob("*") if path.is_file()]
+
+
 def test_a_result_does_not_replace_somebody_elses_scan(studies: Path, incoming: Path, opened: Opener) -> None:
     scan(studies / "a.nii")
     mine = scan(studies / "a_sr.nii")

@@ -189,20 +189,42 @@ class Client:
     # -- scans -------------------------------------------------------------------------------------------------------
 
     def download(self, image: str, folder: str | Path) -> dict[str, Any]:
-        """Fetch a scan of the server.
+        """Fetch a scan of the server, or a result that it keeps, with all that belongs to it.
 
         Args:
             image: its id.
-            folder: exists; the scan is put there.
+            folder: exists; the files are put there.
 
         Returns:
-            ``path``: a file, or the folder of a DICOM series.
+            ``path``: a file, or the folder of a DICOM series. Of a result also ``report`` and ``maps``, as of
+            :meth:`infer`, and ``scan``: id and path of the scan that it was made from, if that is there.
         """
-        path = self._fetch("/datastore/image", {"image": image}, Path(folder), "scan")
+        folder = Path(folder)
+        listing = self._connection.json("GET", "/datastore/", params={"output": "all"})
+        objects = listing.get("objects") or {}
+        known = objects.get(image) or {}
+        info = (known.get("image") or {}).get("info") or {}
+        answer: dict[str, Any] = {"path": self._volume(image, folder, "volume")}
+        if not info.get("made_from"):
+            return answer
+        answer["report"] = info.get("report") or {}
+        answer["maps"] = {
+            name: str(self._fetch("/datastore/label", {"label": image, "tag": name}, folder, name))
+            for name in _MAPS
+            if name in (known.get("labels") or {})
+        }
+        scan = str(info["made_from"])
+        if scan in objects:
+            answer["scan"] = {"id": scan, "path": self._volume(scan, folder, "scan")}
+        return answer
+
+    def _volume(self, image: str, folder: Path, name: str) -> str:
+        """Fetch a file, or a series as a folder."""
+        path = self._fetch("/datastore/image", {"image": image}, folder, name)
         if path.suffix != ".zip":
-            return {"path": str(path)}
+            return str(path)
         try:
-            return {"path": str(unpack(path, Path(folder) / "series", _suffix))}
+            return str(unpack(path, folder / f"{name}-series", _suffix))
         except (zipfile.BadZipFile, ValueError) as error:
             raise ServerError(
                 f"{image}: the server's archive cannot be unpacked ({error}); try once more."

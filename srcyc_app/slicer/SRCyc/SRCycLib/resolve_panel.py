@@ -18,9 +18,9 @@ from SRCycLib.cards import card_text
 from SRCycLib.engine import Remaining
 from SRCycLib.parameters import Parameters
 from SRCycLib.remote import Call, new_folder
-from SRCycLib.session import Preparing, Session
+from SRCycLib.session import Preparing, Session, without_password
 from SRCycLib.suitability import judge
-from SRCycLib.super_resolution import SuperResolution
+from SRCycLib.super_resolution import SuperResolution, complete
 from SRCycLib.widgets import data, duration, fill, show_message
 
 #: Check boxes and the parameters of the inference that they stand for.
@@ -270,14 +270,12 @@ class ResolvePanel:
         def loaded(answer: dict[str, Any]) -> None:
             self._loading = None
             try:
-                node = volumes.load(Path(answer["path"]), image, slicer.mrmlScene)
+                self._take(image, answer)
             except volumes.VolumeProblem as problem:
                 self._session.complain(str(problem))
                 return
             finally:
                 self._enable()
-            self._parameters.input = node
-            slicer.util.setSliceViewerLayers(background=node, foreground=None, fit=True)
             self._say(_("Loaded {image} from the server.").format(image=image))
 
         def failed(sentence: str) -> None:
@@ -298,6 +296,32 @@ class ResolvePanel:
             raise
         self._say(_("Loading {image} …").format(image=image))
         self._enable()
+
+    def _take(self, image: str, answer: dict[str, Any]) -> None:
+        """Show what the server has sent: a scan, or a result beside the scan that it was made from."""
+        if "report" not in answer:
+            self._parameters.input = scan = self._load_scan(image, answer["path"])
+            slicer.util.setSliceViewerLayers(background=scan, foreground=None, fit=True)
+            return
+        scan, theirs = None, answer.get("scan")
+        if theirs:
+            scans = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+            address = self._address(theirs["id"])
+            there = (node for node in scans if node.GetAttribute(volumes.OF_SERVER) == address)
+            scan = next(there, None) or self._load_scan(theirs["id"], theirs["path"])
+            self._parameters.input = scan
+        result = volumes.load(Path(answer["path"]), image, slicer.mrmlScene)
+        complete(result, scan, answer)
+        self._look_at_scene()
+        self._show(result, answer["report"])
+
+    def _load_scan(self, image: str, path: str) -> Any:
+        node = volumes.load(Path(path), image, slicer.mrmlScene)
+        node.SetAttribute(volumes.OF_SERVER, self._address(image))
+        return node
+
+    def _address(self, image: str) -> str:
+        return f"{without_password(self._session.url)} {image}"
 
     # --- super-resolution ---------------------------------------------------------------------------------------
 

@@ -101,22 +101,7 @@ class SuperResolution:
         if output is not None:
             self._forget_maps(output)
             result = volumes.move(result, output)
-        volumes.note(result, answer["report"])
-        if scan is not None:
-            volumes.adopt(result, scan)
-            result.SetNodeReferenceID(ORIGINAL, scan.GetID())
-        shown = {
-            "uncertainty": (UNCERTAINTY, _("{result} uncertainty"), volumes.uncertainty_display),
-            "correction": (CORRECTION, _("{result} correction"), volumes.correction_display),
-        }
-        for kind, file in answer["maps"].items():
-            role, name, display = shown[kind]
-            node = volumes.load(Path(file), name.format(result=result.GetName()), self._scene)
-            node.SetAttribute(volumes.MAP, kind)
-            display(node)
-            if scan is not None:
-                volumes.put_beside(node, scan)
-            result.SetNodeReferenceID(role, node.GetID())
+        complete(result, scan, answer)
         return result
 
     def _forget_maps(self, result: Any) -> None:
@@ -126,6 +111,35 @@ class SuperResolution:
             if node is not None:
                 result.SetNodeReferenceID(role, None)
                 self._scene.RemoveNode(node)
+
+
+def complete(result: Any, scan: Any, answer: dict[str, Any]) -> None:
+    """Make a loaded volume the result that it is: told how it was made, shown as its scan is, with its maps.
+
+    Args:
+        result: scalar volume node.
+        scan: that it was made from; None: it is not there any more.
+        answer: ``report`` and ``maps``, as of :meth:`SRCycLib.client.Client.infer`.
+
+    Raises:
+        VolumeProblem: a map cannot be read.
+    """
+    volumes.note(result, answer["report"])
+    if scan is not None:
+        volumes.adopt(result, scan)
+        result.SetNodeReferenceID(ORIGINAL, scan.GetID())
+    shown = {
+        "uncertainty": (UNCERTAINTY, _("{result} uncertainty"), volumes.uncertainty_display),
+        "correction": (CORRECTION, _("{result} correction"), volumes.correction_display),
+    }
+    for kind, file in answer["maps"].items():
+        role, name, display = shown[kind]
+        node = volumes.load(Path(file), name.format(result=result.GetName()), result.GetScene())
+        node.SetAttribute(volumes.MAP, kind)
+        display(node)
+        if scan is not None:
+            volumes.put_beside(node, scan)
+        result.SetNodeReferenceID(role, node.GetID())
 
 
 def original_of(result: Any) -> Any | None:

@@ -17,6 +17,8 @@ from vtk.util.numpy_support import vtk_to_numpy
 MADE_BY = "SRCyc.Software"
 #: On every map, which it is.
 MAP = "SRCyc.Map"
+#: On every scan that came from a server: its address and the scan's id there.
+OF_SERVER = "SRCyc.Server"
 _MODEL = "SRCyc.Model"
 _MODEL_SHA256 = "SRCyc.ModelSHA256"
 _INPUT = "SRCyc.Input"
