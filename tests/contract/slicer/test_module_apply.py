@@ -242,6 +242,28 @@ def test_a_thickness_that_is_none_is_said(connected: Any, scans: Any) -> None:
     connected.is_ready()
 
 
+def test_the_thickness_that_dicom_says_is_used(connected: Any, scans: Any) -> None:
+    import slicer
+
+    files = sorted(scans.series.iterdir())
+    scan = connected.load(files[0], "scan")
+    for file in files:
+        slicer.dicomDatabase.insert(str(file))
+    # As Slicer's DICOM module marks what it loads.
+    scan.SetAttribute("DICOM.instanceUIDs", " ".join(slicer.dicomDatabase._files))
+    connected.make_it_short()
+    assert "3.6 mm, as DICOM says" in connected.ui.rangeLabel.text
+    connected.apply()
+    assert "Slices 3.6 mm thick, as the file says" in connected.ui.reportLabel.text
+    # What the user states counts more.
+    connected.type(connected.ui.thicknessLineEdit, "2.5")
+    assert "2.5 mm, as stated" in connected.ui.rangeLabel.text
+    # One that differs, or of which the database knows nothing any more, is none.
+    scan.SetAttribute("DICOM.instanceUIDs", scan.GetAttribute("DICOM.instanceUIDs") + " 1.2.3")
+    connected.type(connected.ui.thicknessLineEdit, " ")
+    assert "estimated" in connected.ui.rangeLabel.text
+
+
 def test_a_scan_of_the_server_can_be_loaded_and_used(connected: Any) -> None:
     ui = connected.ui
     connected.choose(ui.sampleComboBox, "series")

@@ -353,9 +353,9 @@ def test_sessions_do_not_share_anything(tmp_path: Path, stand_in: Any) -> None:
 
 def _classes() -> dict[str, type]:
     import slicer_stand_in.application as application
-    from slicer_stand_in import ctk_widgets, layouts, mrml_widgets, scripted_modules
+    from slicer_stand_in import ctk_widgets, dicom, layouts, mrml_widgets, scripted_modules
 
-    modules = (application, ctk_widgets, layouts, mrml_widgets, scripted_modules)
+    modules = (application, ctk_widgets, dicom, layouts, mrml_widgets, scripted_modules)
     found = {name: kind for module in modules for name, kind in vars(module).items() if inspect.isclass(kind)}
     return {name: kind for name, kind in found.items() if name.startswith(("q", "ctk"))}
 

@@ -62,6 +62,7 @@ def test_what_the_line_says(library: Callable[[str], ModuleType], card: ModelCar
     for part in ("25 slices", "5 mm apart", "0.8 mm", "one", "4.5 mm, as stated"):
         assert part in good.text
     assert "estimated" in judge((256, 256, 25), (0.8, 0.8, 5.0), "", " ", model).text
+    assert "5 mm, as DICOM says" in judge((256, 256, 25), (0.8, 0.8, 5.0), "", "", model, dicom=5.0).text
     far = judge((256, 256, 25), (0.8, 0.8, 50.0), "isotropic", "", model)
     assert far.kind == "error" and "62.5 times" in far.text and "range" in far.text
 

@@ -20,6 +20,7 @@ from PySide6.QtGui import QFont, QFontDatabase
 from PySide6.QtWidgets import QApplication, QMainWindow, QWidget
 
 from . import mrml_widgets, pythonqt, qt_modules, sample_data, scripted_modules
+from .dicom import ctkDICOMDatabase
 from .layouts import qMRMLLayoutManager
 from .scripted_modules import qSlicerScriptedLoadableModule, qSlicerScriptedLoadableModuleWidget
 
@@ -295,6 +296,7 @@ class StandIn:
         slicer.app = self.app
         slicer.modules = _Modules("slicer.modules")
         slicer.selfTests = {}
+        slicer.dicomDatabase = ctkDICOMDatabase()
         for kind in (
             *mrml_widgets.WIDGETS.values(),
             qSlicerScriptedLoadableModule,

@@ -136,6 +136,13 @@ HEADERS = {
         "qMRMLWidget",
         methods=_names("self enter exit"),
     ),
+    "ctkDICOMDatabase": Header(
+        "Libs/DICOM/Core/ctkDICOMDatabase.h",
+        "013d9a4f3c5dc2b389c2412460c9cf0bbb1d15fe",
+        "QObject",
+        _names("isOpen"),
+        _names("insert fileForInstance instanceValue"),
+    ),
     "ctkCollapsibleButton": Header(
         "Libs/Widgets/ctkCollapsibleButton.h",
         "4ce14f71649d4a90dc58af38e235ea12a585ef5a",

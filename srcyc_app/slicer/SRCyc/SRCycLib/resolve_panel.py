@@ -163,7 +163,8 @@ class ResolvePanel:
             shape, spacing = volumes.size_of(scan)
             target, thickness = self.ui.spacingComboBox.currentText, self.ui.thicknessLineEdit.text
             forced = bool(self.ui.forceCheckBox.checked)
-            judgement = judge(shape, spacing, target, thickness, self._model(), forced)
+            dicom = volumes.dicom_thickness(scan)
+            judgement = judge(shape, spacing, target, thickness, self._model(), forced, dicom)
         kind, text = judgement if judgement else ("good", "")
         show_message(self.ui.rangeLabel, text, kind)
 

@@ -35,6 +35,7 @@ def judge(
     thickness: str,
     model: dict[str, Any],
     forced: bool = False,
+    dicom: float | None = None,
 ) -> Judgement | None:
     """Say what a model will make of a scan.
 
@@ -45,6 +46,7 @@ def judge(
         thickness: of the slices, mm, as the user writes it; "" if nobody has said.
         model: ``name`` and ``card`` of it.
         forced: go on far outside its range.
+        dicom: thickness of the slices, mm, as DICOM says; None: it does not.
 
     Returns:
         None if the card or the spacing wanted cannot be understood: then the library will say why.
@@ -83,7 +85,7 @@ def judge(
     if max(reached) > voxels[1] * (1 + _ROUNDING):
         outside.append(_voxels(max(reached), voxels))
         far = far or max(reached) > _COARSER_TOLERANCE * voxels[1]
-    said = _thickness(thickness)
+    said = _thickness(thickness, dicom)
     if not outside:
         words = _("{scan}: in the range of {model}. {thickness}")
         return Judgement("good", words.format(scan=scan, model=model["name"], thickness=said))
@@ -105,9 +107,11 @@ def _voxels(size: float, voxels: Sequence[float]) -> str:
     )
 
 
-def _thickness(text: str) -> str:
+def _thickness(text: str, dicom: float | None) -> str:
     if text.strip():
         return _("Slice thickness {mm} mm, as stated.").format(mm=text.strip())
+    if dicom is not None:
+        return _("Slice thickness {mm:.3g} mm, as DICOM says.").format(mm=dicom)
     return _("The slice thickness is not stated: it is estimated from the scan.")
 
 

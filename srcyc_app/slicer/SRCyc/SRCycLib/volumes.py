@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +132,24 @@ def size_of(node: Any) -> tuple[tuple[int, ...], tuple[float, ...]]:
     return tuple(node.GetImageData().GetDimensions()), tuple(node.GetSpacing())
 
 
+def dicom_thickness(node: Any) -> float | None:
+    """Give the slice thickness (mm) that Slicer's DICOM database knows of a volume; None: it does not know one."""
+    uids = str(node.GetAttribute("DICOM.instanceUIDs") or "").split()
+    # There is none before the DICOM module is set up, and it may be closed.
+    database = getattr(slicer, "dicomDatabase", None)
+    if not uids or database is None or not database.isOpen:
+        return None
+    try:
+        (thickness,) = {float(database.instanceValue(uid, "0018,0050")) for uid in uids}
+    except ValueError:  # not all have one, or not all the same
+        return None
+    return thickness if 0 < thickness < math.inf else None
+
+
 def export(node: Any, path: Path) -> None:
     """Write a volume to a file, without a trace in the node: its own file, name and state stay.
 
-    A transform above it is left out; it is above the result too.
+    A transform above it is left out; it is above the result too. What DICOM says of the slices' thickness is written.
 
     Args:
         node: that has passed :func:`check_input`.
@@ -146,6 +163,10 @@ def export(node: Any, path: Path) -> None:
     # The way to the server is faster than the compression.
     storage.SetUseCompression(0)
     written = storage.WriteData(node)
+    thickness = dicom_thickness(node)
+    if written and thickness is not None:
+        with contextlib.suppress(OSError):  # then it is too short
+            _state_thickness(path, node.GetSpacing(), thickness)
     image = node.GetImageData()
     needed = image.GetNumberOfPoints() * image.GetScalarSize()
     # The writer may not hear of a disk that is full at the last block.
@@ -155,6 +176,20 @@ def export(node: Any, path: Path) -> None:
                 "{name} cannot be written to {folder}: check that the disk has room for {megabytes:.0f} MB."
             ).format(name=node.GetName(), folder=path.parent, megabytes=needed / 1e6)
         )
+
+
+def _state_thickness(path: Path, spacing: Sequence[float], thickness: float) -> None:
+    """Write into an NRRD's header how thick the slices are: Slicer's writer has no word for it."""
+    thick = max(range(3), key=lambda axis: spacing[axis])
+    values = " ".join(f"{thickness:.9g}" if axis == thick else "NaN" for axis in range(3))
+    plain = path.with_name(f"{path.name}.part")
+    path.rename(plain)
+    with plain.open("rb") as source, path.open("wb") as target:
+        for line in iter(source.readline, b"\n"):
+            target.write(line)
+        target.write(f"thicknesses: {values}\n\n".encode())
+        shutil.copyfileobj(source, target)
+    plain.unlink()
 
 
 def load(path: Path, name: str, scene: Any) -> Any:
