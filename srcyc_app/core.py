@@ -214,6 +214,7 @@ class AppCore:
         progress: Callable[[float], None] | None = None,
         source: Path | None = None,
         shown: str | None = None,
+        labels: Path | None = None,
     ) -> dict[str, Any]:
         """Super-resolve one scan.
 
@@ -224,6 +225,7 @@ class AppCore:
             progress: told the share done; what it raises cancels the work.
             source: the scan's file, where the caller has it: an upload, or a session's.
             shown: how the client calls that file.
+            labels: a label map of the scan that was sent along.
 
         Returns:
             ``file``: the result, to be removed by the caller; ``params``: the sidecar's content.
@@ -249,9 +251,14 @@ class AppCore:
             raise unusable(
                 "store: a studies folder keeps volumes; ask for another result_extension than .zip."
             )
-        to_pacs = options.store and isinstance(store, Pacs)
         result = task.run(
-            source, options, shown=shown, folder=self.scratch, progress=progress, to_pacs=to_pacs
+            source,
+            options,
+            shown=shown,
+            folder=self.scratch,
+            progress=progress,
+            to_pacs=options.store and isinstance(store, Pacs),
+            labels=self._label_map(labels, options, request, store, image),
         )
         try:
             if result.series is not None and isinstance(store, Pacs):
@@ -267,6 +274,30 @@ class AppCore:
             raise
         file = str(result.file)
         return {"file": file, "label": file, "tag": "", "params": result.params}
+
+    def _label_map(
+        self,
+        sent: Path | None,
+        options: Options,
+        request: Mapping[str, Any],
+        store: Datastore,
+        image: str | None,
+    ) -> Path | None:
+        """Give the file of the label map that is wanted on the result's grid: one sent along, or a saved one.
+
+        Raises:
+            Refusal: 4xx, there is none, or two.
+        """
+        # MONAI Label's own server puts what was sent along into a file, and its path there.
+        if sent is None and os.path.isabs(label := str(request.get("label") or "")):
+            sent, _ = self.find_scan(label, store)
+        if options.labels is not None and image is not None and isinstance(store, StudiesFolder):
+            if sent is not None:
+                raise unusable("labels: a label map was sent along too; leave one of them out.")
+            sent = Path(store.get_label_uri(image, options.labels))
+        if sent is not None and self._server_mode:
+            refuse_detached(sent, "label")
+        return sent
 
     def find_scan(self, image: Any, datastore: Datastore) -> tuple[Path, str | None]:
         """Give the file of a scan, and its id if it is one of the datastore's.

@@ -6,7 +6,7 @@ import { Refused, superResolve } from "./server.js";
 const FIRST = ["slice_thickness", "correct_slices", "uncertainty", "store"];
 
 /** Options that the form has elements of its own for, and those of no use here: the page draws no map but one. */
-const ELSEWHERE = ["weights", "target_spacing", "device", "precision", "result_dtype", "result_extension", "correction_map"];
+const ELSEWHERE = ["weights", "target_spacing", "device", "precision", "result_dtype", "result_extension", "correction_map", "labels"];
 
 const STATES = { queued: "Waiting for its turn", running: "Computing", done: "Receiving the result" };
 

@@ -55,13 +55,19 @@ class Options(InferenceOptions):
         title="Fill missing slices",
         description="Interpolate slices that a DICOM series lacks between others, instead of refusing it.",
     )
+    labels: str | None = Field(
+        default=None,
+        max_length=_LONGEST,
+        title="Label map",
+        description="Tag of a label map that is saved with the scan: it is brought to the result's grid too.",
+    )
     store: bool = Field(
         default=False,
         title="Keep the result in the studies folder",
         description="Only results of scans in the studies folder can be kept there.",
     )
 
-    @field_validator("weights", "slice_thickness", "series", mode="before")
+    @field_validator("weights", "slice_thickness", "series", "labels", mode="before")
     @classmethod
     def _none_is_default(cls, value: Any) -> Any:
         return None if isinstance(value, str) and not value.strip() else value

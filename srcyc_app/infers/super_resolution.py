@@ -13,10 +13,11 @@ from typing import Any
 import psutil
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from srcyc.inference.results import Dicom, Written, write_result
+from srcyc.inference.results import LABELS, Dicom, Written, write_result
 from srcyc.inference.super_resolver import Plan, SuperResolver
 from srcyc.volumes.dicom.source import DicomSource
 from srcyc.volumes.image_files import volume_suffix
+from srcyc.volumes.labels import require_labels
 from srcyc.volumes.volume import Volume
 from srcyc_app.infers.options import Options, choices, descriptions
 from srcyc_app.models import ModelShelf
@@ -35,7 +36,7 @@ class Result:
 
     Attributes:
         file: the volume.
-        maps: those asked for, by the names of :data:`srcyc.inference.results.MAPS`.
+        maps: those asked for, by the names of :data:`srcyc.inference.results.MAPS`, and the labels.
         params: what the sidecar of ``srcyc infer`` holds.
         series: folder with folders of the same as DICOM series, if they are to go to a PACS.
     """
@@ -106,6 +107,7 @@ class SuperResolutionTask(InferTask):
         folder: Path | None = None,
         progress: Callable[[float], None] | None = None,
         to_pacs: bool = False,
+        labels: Path | None = None,
     ) -> Result:
         """Super-resolve one scan.
 
@@ -116,30 +118,41 @@ class SuperResolutionTask(InferTask):
             folder: where the files are made; default: the system's temporary folder.
             progress: told the share done; what it raises cancels the work.
             to_pacs: make the DICOM series too that a PACS can store.
+            labels: a label map of the scan, to be brought to the result's grid.
 
         Raises:
             Refusal: the scan, the model or the options cannot be used.
             SRCycError: the network failed.
         """
         shown = shown or source.name
+        if options.labels is not None and labels is None:
+            raise unusable(
+                f"labels {options.labels[:60]!r}: only a scan in the studies folder has saved ones; send the label map "
+                "itself, as the form's file `label`."
+            )
         with refusing(source, shown):
             resolver = self._shelf.resolver(
                 options.weights, device=options.device, precision=options.precision
             )
             zipped = options.result_extension == ".zip"
             scan, headers = self._read(source, shown, folder, options, derived=zipped or to_pacs)
+            marked = None if labels is None else self._labels(labels, folder)
             _check_memory(scan, options, resolver, shown)
             made = resolver(scan, options, progress=progress)
             name = f"{stem(shown)[:60]}_sr_{uuid.uuid4().hex}{options.result_extension}"
             place = Path(folder or tempfile.gettempdir()) / name
             # The system's temporary folder is everybody's.
             more: dict[str, Any] = {"dtype": options.result_dtype, "sidecar": False, "private": True}
+            asked = {"fill_gaps": options.fill_gaps, "labels": labels is not None}
+            more["more"] = {name: True for name, wanted in asked.items() if wanted}
             if zipped or to_pacs:
                 more["dicom"] = Dicom(headers, stable=True)
             if zipped:
-                written = _zipped(write_result(made, scan, place.with_suffix(""), **more), place)
+                written = write_result(made, scan, place.with_suffix(""), labels=marked, **more)
+                written = _zipped(written, place)
             else:
-                written = write_result(made, scan, place, **more)
+                written = write_result(made, scan, place, labels=marked, **more)
+            maps = written.maps if written.labels is None else {**written.maps, LABELS: written.labels}
             series = None
             if to_pacs:
                 series = Path(tempfile.mkdtemp(prefix="srcyc-", dir=folder))
@@ -148,17 +161,28 @@ class SuperResolutionTask(InferTask):
                         "dicom"
                     ]
                 except BaseException:
-                    Result(written.volume, written.maps, {}, series).remove()
+                    Result(written.volume, maps, {}, series).remove()
                     raise
         params = written.sidecar
         params["input"]["name"] = shown
         # None: not the model in use, but one that was asked for by name.
         params["activation"] = self._shelf.activation_of(params["model"]["sha256"])
         params["output"] = f"{stem(shown)}_sr{options.result_extension}"
-        for key in written.maps:
+        for key in maps:
             # Where it can be had is said by whoever hands it over.
             del params[key]
-        return Result(written.volume, written.maps, params, series)
+        return Result(written.volume, maps, params, series)
+
+    def _labels(self, path: Path, folder: Path | None) -> Volume:
+        """Read a label map.
+
+        Raises:
+            Refusal: it is none.
+        """
+        with refusing(path, "label"):
+            labels = self._reading.volume(path, folder)
+            require_labels(labels)
+            return replace(labels, source=Path("label"))
 
     def _read(
         self, source: Path, shown: str, folder: Path | None, options: Options, *, derived: bool

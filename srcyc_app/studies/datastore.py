@@ -16,7 +16,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 
 from srcyc.errors import DataError
-from srcyc.inference.results import MAPS
+from srcyc.inference.results import LABELS, MAPS
 from srcyc.volumes.image_files import volume_suffix
 from srcyc.volumes.volume import read_grid
 from srcyc_app.refusals import conflict, not_found, refusing, unusable
@@ -334,7 +334,7 @@ class StudiesFolder(LabelledFolder):
         mine = there is not None and there.image.info.get("made_from") == image_id
         if there is not None and mine:
             # Of another result they would be false.
-            for tag in [tag for tag in there.labels if tag in MAPS]:
+            for tag in [tag for tag in there.labels if tag in (*MAPS, LABELS)]:
                 self.remove_label(result, tag)
         added = self._add(result, Path(file), volume_suffix(Path(file)) or "", info, mine)
         for tag, path in (maps or {}).items():

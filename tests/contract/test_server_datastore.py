@@ -7,13 +7,15 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from monailabel.client.client import MONAILabelClientException
 
-from srcyc.volumes.volume import read_volume
+from srcyc.volumes.volume import read_volume, write_volume
 
 pytestmark = pytest.mark.slow
 
@@ -229,6 +231,28 @@ def test_a_result_may_be_kept_and_is_never_trained_on(own: Any) -> None:
         assert own.volume(kept).shape == (24, 26, 32)
     finally:
         remove(own, image)
+
+
+def test_a_saved_label_map_comes_along_and_is_kept_with_the_result(
+    own: Any, scans: Any, refused: Refused, tmp_path: Path
+) -> None:
+    scan = read_volume(scans.nifti)
+    marked = replace(scan, data=(scan.data > 300).astype(np.float32))
+    labels = write_volume(marked, tmp_path / "seg.nii.gz", dtype=np.uint8)
+    refused(own.infer("head", labels="final"), 404, says="final")
+    own.client.save_label("head", str(labels), tag="final")
+    try:
+        told = own.infer("head", output="json", labels="final", store=True, device="cpu").json()
+        sent = own.volume(own.get(f"/session/{told['labels_session']}?image=true"))
+        kept = own.volume(own.get("/datastore/label?label=head_sr&tag=labels"))
+        np.testing.assert_array_equal(kept.data, sent.data)
+        assert list(kept.shape) == told["result"]["shape"] and set(np.unique(kept.data)) == {0, 1}
+        # The next result has none: this one's would be false.
+        assert own.infer("head", output="json", store=True, device="cpu").ok
+        assert own.get("/datastore/label?label=head_sr&tag=labels").status_code == 404
+    finally:
+        assert own.delete("/datastore/label?id=head&tag=final").ok
+        remove(own, "head_sr")
 
 
 def ended(server: Any) -> dict[str, Any]:

@@ -64,6 +64,10 @@ class Attacker:
         """Upload for one inference."""
         return self.infer("", content=content, name=name)
 
+    def mark(self, content: bytes, name: str = "x.nii.gz") -> Reply:
+        """Send a label map for one inference."""
+        return self.server.post("/infer/srcyc?image=head", files={"label": (name, content)})
+
     def add(
         self, image: str | None, content: bytes | None = None, name: str = "x.nii.gz", params: Any = "{}"
     ) -> Reply:
@@ -242,6 +246,13 @@ ANYWHERE: dict[str, Hostile] = {
     "remove a label upwards": lambda a: a.server.delete("/datastore/label?id=../cwd/outside&tag=final"),
     # Params of an inference.
     "image in params": lambda a: a.infer("image=nobody", {"image": a.victim}),
+    "a label map by path": lambda a: a.infer(params={"label": a.victim}),
+    "a label map with a tag upwards": lambda a: a.infer(params={"labels": "../../cwd"}),
+    "a label map of odd tags": lambda a: a.infer(params={"labels": {"final": 1}}),
+    "send text as a label map": lambda a: a.mark(b"hello" * 100),
+    "send a scan as a label map": lambda a: a.mark(a.scan),
+    "send a label map that points elsewhere": lambda a: a.mark(mha(a.victim), "x.mha"),
+    "send a label map with a huge claim": lambda a: a.mark(nifti_claiming((32000, 32000, 32000))),
     "weights upwards": lambda a: a.infer(params={"weights": "../models/tiny"}),
     "weights by path": lambda a: a.infer(params={"weights": str(a.server.model_dir / "tiny.safetensors")}),
     "weights that are a list of lists": lambda a: a.infer(params={"weights": [["tiny"]]}),

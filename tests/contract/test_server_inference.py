@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,14 @@ from monailabel.client.client import MONAILabelClientException
 from requests_toolbelt import MultipartDecoder
 
 from srcyc.models.model_file import DEFAULT_MODEL
-from srcyc.volumes.volume import read_volume
+from srcyc.volumes.volume import Volume, read_volume, write_volume
 
 pytestmark = pytest.mark.slow
 
 #: Two processes round alike but for the last bits: their tiles and threads may differ.
 CLOSE = {"rtol": 1e-4, "atol": 0.05}
 FP32 = {"device": "cpu", "precision": "fp32"}
+CLI_FP32 = ("--device", "cpu", "--precision", "fp32")
 
 
 def check_same_field_of_view(volume, scan) -> None:
@@ -252,6 +254,27 @@ def test_the_map_of_the_correction_is_a_session(server, scans):
     assert volume.shape == scan.shape
     check_same_field_of_view(volume, scan)
     assert volume.data.min() < 0 < volume.data.max()
+
+
+def test_a_label_map_comes_along(server, scans, command_line, refused, tmp_path):
+    scan = read_volume(scans.nifti)
+    marked = np.digitize(scan.data, [300, 600]).astype(np.float32)
+    labels = write_volume(replace(scan, data=marked), tmp_path / "seg.nii.gz", dtype=np.uint8)
+    made, sidecar = command_line(scans.nifti, *CLI_FP32, "--labels", str(labels))
+    expected = read_volume(made.source.with_name(sidecar["labels"]))
+    _, told = server.client.infer("srcyc", "head", dict(FP32), label_in=str(labels))
+    assert told["options"] == sidecar["options"] and told["options"]["labels"]
+    got = server.volume(server.get(f"/session/{told['labels_session']}?image=true"))
+    np.testing.assert_array_equal(got.data, expected.data)
+    np.testing.assert_allclose(got.affine, expected.affine, atol=1e-4)
+    assert (got.stored_dtype, set(np.unique(got.data))) == (np.uint8, {0, 1, 2})
+    # What is none, lies elsewhere, or is not there.
+    away = scan.affine + np.pad([[1000.0]], ((0, 3), (3, 0)))
+    elsewhere = write_volume(Volume(marked, away), tmp_path / "away.nii.gz", dtype=np.uint8)
+    for wrong, says in ((scans.nifti, "no labels"), (elsewhere, "outside")):
+        files = {"label": (wrong.name, wrong.read_bytes())}
+        refused(server.post("/infer/srcyc?image=head", files=files), 422, says=says)
+    refused(server.infer(file=scans.nifti, labels="final"), 422, says="label")
 
 
 def test_options_are_described(server):

@@ -98,11 +98,13 @@ class Written:
         volume: its path.
         maps: paths by the names of :data:`MAPS`.
         sidecar: what the sidecar holds.
+        labels: path of the label map on its grid, if there is one.
     """
 
     volume: Path
     maps: dict[str, Path]
     sidecar: dict[str, Any]
+    labels: Path | None = None
 
 
 def maps_of(result: SuperResolution | Combination) -> dict[str, Volume]:
@@ -188,7 +190,8 @@ def write_result(
         if private:
             _keep_private([*first, *others, last])
         publish([*first, *others, last], path.parent)
-    return Written(path, {name: final.map(name) for name in maps}, document)
+    paths = {name: final.map(name) for name in maps}
+    return Written(path, paths, document, None if labels is None else final.map(LABELS))
 
 
 def _write_series(

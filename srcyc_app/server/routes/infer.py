@@ -45,11 +45,13 @@ class _Wanted:
     Attributes:
         request: for the app.
         source: the scan's file, if it is not one of the datastore's.
+        labels: the label map's file, if one was sent along.
         request_id: under which its progress can be asked for.
     """
 
     request: dict[str, Any]
     source: Path | None
+    labels: Path | None
     request_id: str | None
 
 
@@ -84,12 +86,15 @@ async def infer(
     session_id: str = "",
     params: Annotated[str, Form(description="a JSON object: see `config` in /info/")] = "{}",
     file: Annotated[UploadFile | None, File()] = None,
-    label: Annotated[UploadFile | None, File(description="is not looked at")] = None,
+    label: Annotated[UploadFile | None, File(description="a label map of the scan")] = None,
     output: Output | None = None,
 ) -> Response:
-    """The scan is a session's, an uploaded file (a volume, or a zip of a DICOM series), or one of the datastore."""
+    """The scan is a session's, an uploaded file (a volume, or a zip of a DICOM series), or one of the datastore.
+
+    A label map sent along is brought to the result's grid: ``labels_session`` in the report.
+    """
     with served.scratch.room() as room:
-        wanted = await run_in_threadpool(_check, served, model, image, session_id, params, file, room)
+        wanted = await run_in_threadpool(_check, served, model, image, session_id, params, file, label, room)
         note(image=None if wanted.source else image, session=session_id or None)
         if wanted.source is not None and not session_id:
             note(source="upload")
@@ -99,6 +104,7 @@ async def infer(
                 progress=tell,
                 source=wanted.source,
                 shown=None if wanted.source is None else wanted.source.name,
+                labels=wanted.labels,
             ),
             discard=lambda result: Path(result["file"]).unlink(missing_ok=True),
             request_id=wanted.request_id,
@@ -122,6 +128,7 @@ def _check(
     session_id: str,
     params: str,
     file: UploadFile | None,
+    label: UploadFile | None,
     room: Path,
 ) -> _Wanted:
     """Refuse what can be refused before it waits in the line.
@@ -145,7 +152,11 @@ def _check(
         served.app.find_scan(image, served.app.datastore())
     else:
         raise unusable("image: give an image id or a session_id, or upload a file.")
-    return _Wanted({**options, "model": model, "image": image}, source, request_id)
+    labels = None
+    if label is not None:
+        (room / "label").mkdir()
+        labels = save(label, room / "label")
+    return _Wanted({**options, "model": model, "image": image}, source, labels, request_id)
 
 
 def note_model(report: Mapping[str, Any]) -> None:

@@ -101,7 +101,7 @@ def test_what_only_a_server_has_is_described_too() -> None:
     assert {name: told["kind"] for name, told in descriptions().items()} == {
         **dict.fromkeys(FIELDS, "switch"),
         **{"target_spacing": "text", "slice_thickness": "number", "store": "switch"},
-        **{"series": "text", "fill_gaps": "switch"},
+        **{"series": "text", "fill_gaps": "switch", "labels": "text"},
         **dict.fromkeys(("weights", "device", "precision", "result_dtype", "result_extension"), "choice"),
     }
     json.dumps(descriptions())
