@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parents[3]
 #: Where a package has its modules.
 MODULES = Path("lib/Slicer-5.12/qt-scripted-modules")
 
+#: Of sample-data/, what Slicer's module Sample Data offers, and its licence.
+SAMPLES = ("brain1_image.nrrd", "brain2_image.nrrd", "pyradiomics.txt")
+
 #: Slicer's slicer-extension-catalog-entry-schema-v1.0.1.json; 1.0.2 allows these too.
 SCHEMA = {
     "type": "object",
@@ -107,7 +110,8 @@ def test_the_package_holds_the_module_and_its_engine(tmp_path: Path) -> None:
         made = _files(tree)
         module = _files(ROOT / "srcyc_app" / "slicer" / "SRCyc") - {"CMakeLists.txt"}
         library = {f"SRCycLib/engine/srcyc/{name}" for name in _files(ROOT / "lib" / "srcyc")}
-        assert made - {"SRCycLib/engine/LICENSE"} == module | library
+        samples = {f"SRCycLib/sample-data/{name}" for name in SAMPLES}
+        assert made - {"SRCycLib/engine/LICENSE"} == module | library | samples
     assert (tmp_path / "package" / MODULES / "SRCycLib" / "engine" / "LICENSE").is_file()
     # The package as it is unpacked, by a Python that knows nothing else.
     code = (

@@ -327,3 +327,11 @@ def test_the_module_lies_in_a_folder_of_any_depth(
     deep = tmp_path / "Extensions" / "lib" / "Slicer-5.12" / "qt-scripted-modules" / "SRCycLib"
     monkeypatch.setattr(local_server, "__file__", str(deep / "local_server.py"))
     assert local_server.find_studies() == str(tmp_path / "sample-data")
+    # The extension's own sample scans are nobody's studies folder: a server would write there.
+    sample_data = library("sample_data")
+    monkeypatch.setattr(sample_data, "__file__", str(deep / "sample_data.py"))
+    monkeypatch.setattr(sample_data, "find_studies", local_server.find_studies)
+    assert sample_data.folder() == tmp_path / "sample-data"
+    (deep / "sample-data").mkdir(parents=True)
+    assert sample_data.folder() == deep / "sample-data"
+    assert local_server.find_studies() == str(tmp_path / "sample-data")

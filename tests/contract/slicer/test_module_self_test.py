@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+import unittest
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import lean_python
 
 pytestmark = pytest.mark.slow
 
@@ -35,3 +38,17 @@ def test_it_passes(
     stand_in.in_event_loop(lambda: slicer.selfTests["SRCyc"](msec=1))
     (scan, result) = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
     assert (scan.GetName(), result.GetName()) == ("brain1", "brain1 (SRCyc)")
+
+
+def test_it_is_skipped_where_nothing_is_installed(
+    stand_in: Any, module_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where extensions are built and tested."""
+    import slicer
+
+    python = lean_python.make_python(tmp_path)
+    lean_python.launch(python, Path(stand_in.folder) / "bin" / "PythonSlicer")
+    stand_in.load_module(module_folder)
+    monkeypatch.setattr(sys.modules["SRCyc"], "find_program", lambda: "")
+    with pytest.raises(unittest.SkipTest, match="first Apply"):
+        slicer.selfTests["SRCyc"](msec=1)

@@ -41,7 +41,7 @@ def find_program() -> str:
 
 def find_studies() -> str:
     """Find the sample scans of the clone that this module lies in; else ''."""
-    folders = (folder / "sample-data" for folder in Path(__file__).resolve().parents)
+    folders = (folder / "sample-data" for folder in Path(__file__).resolve().parents[1:])
     return next((str(folder) for folder in folders if folder.is_dir()), "")
 
 

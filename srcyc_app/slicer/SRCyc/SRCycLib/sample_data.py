@@ -15,15 +15,20 @@ _SCANS = (("brain1_image.nrrd", "ThickBrain1"), ("brain2_image.nrrd", "ThickBrai
 _THUMBNAIL = Path(__file__).resolve().parents[1] / "Resources" / "Icons" / "SRCyc.png"
 
 
+def folder() -> Path:
+    """Give the folder of the sample scans: the extension's, or that of the clone that the module lies in."""
+    own = Path(__file__).resolve().parent / "sample-data"
+    return own if own.is_dir() else Path(find_studies() or own)
+
+
 def register() -> None:
-    """Offer the sample scans that lie beside the module; called when Slicer has started."""
+    """Offer the sample scans; called when Slicer has started."""
     # Slicer's own module, which is not there while this one is loaded.
     import SampleData
 
-    folder = find_studies()
     for file, name in _SCANS:
-        path = Path(folder) / file
-        if folder and path.is_file():
+        path = folder() / file
+        if path.is_file():
             SampleData.SampleDataLogic.registerCustomSampleDataSource(
                 category=CATEGORY,
                 sampleName=name,
