@@ -5,20 +5,19 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 
 from srcyc.config import TrainingConfig
-from srcyc.data.gathering import TrainingSet
 from srcyc.device import resolve_device
 from srcyc.errors import OutputError
 from srcyc.training.distributed import Processes
 from srcyc.training.folder import RunFolder
-from srcyc.training.loop import Progress
-from srcyc.training.publishing import Verdict, publish_if_better
-from srcyc.training.run import Outcome, begin, train
-from srcyc.training.watch.progress import progress_line
+from srcyc.training.publishing import Verdict
+from srcyc.training.run import Outcome, Run
+from srcyc.training.watch.progress import Listener, Progress, progress_line
 from srcyc.training.watch.recorder import read_history
 from srcyc.training.watch.signals import StopRequest
 from srcyc_app.models import ModelShelf
@@ -32,77 +31,85 @@ _log = logging.getLogger(__name__)
 class OneTraining:
     """One run in the folder that this process holds."""
 
-    def __init__(self, run: RunFolder, status: StatusFile, wishes: Wishes, shelf: ModelShelf) -> None:
-        self.run = run
+    def __init__(self, folder: RunFolder, status: StatusFile, wishes: Wishes, shelf: ModelShelf) -> None:
+        self.folder = folder
         self.status = status
         self.wishes = wishes
         self.shelf = shelf
-        self.config = TrainingConfig()
 
-    def train(self, datastore: Datastore, resume: bool, stop: StopRequest) -> Outcome:
-        """Begin, or go on, to the end."""
-        device = resolve_device(self.wishes.device)
-        if resume:
-            base, scans, _ = self.run.reopen()
-            self.config = self.wishes.config_to_go_on(base, self.run.path, self.shelf)
-            _log.info("run %s goes on with the scans that it was begun with", self.wishes.name)
-            left_out = {scan.path.name: scan.reason for scan in scans.left_out}
-        else:
-            wished = self.wishes.config(self.shelf)
-            check_scans(datastore, wished)
-            self.status.update(state="preparing", message="reads and prepares the scans.")
-            given = given_scans(datastore, wished)
-            scans = begin(self.run, wished, given.lr, given.hr, given.manifest)
-            self.config, _, _ = self.run.reopen()
-            left_out = given.left_out | {scan.path.name: scan.reason for scan in scans.left_out}
-        config = self.config
+    def go(self, datastore: Datastore, resume: bool, stop: StopRequest) -> tuple[Outcome, Verdict]:
+        """Begin, or go on, to the end, and put the best model on the shelf unless the one in use is better."""
+        processes = Processes(device=resolve_device(self.wishes.device))
+        run = self._resumed(processes) if resume else self._begun(datastore, processes)
+        outcome = run.train(Listener(partial(self._report, run), self._warn), stop)
+        self.status.update(message="compares its best model with the one in use.")
+        verdict = run.publish(
+            outcome,
+            self.shelf.target(self.wishes.name),
+            even_if_worse=self.wishes.publish == "always",
+            incumbent=self.shelf.incumbent(),
+        )
+        run.tidy()
+        return outcome, verdict
+
+    def _begun(self, datastore: Datastore, processes: Processes) -> Run:
+        config = self.wishes.config(self.shelf)
+        check_scans(datastore, config)
+        self.status.update(state="preparing", message="reads and prepares the scans.")
+        sources, left_out = given_scans(datastore, config)
+        run = Run.begin(self.folder, config, sources, processes)
+        self._tell(run, left_out)
+        return run
+
+    def _resumed(self, processes: Processes) -> Run:
+        def settings(begun: TrainingConfig) -> TrainingConfig:
+            return self.wishes.config_to_go_on(begun, self.folder.path, self.shelf)
+
+        run = Run.resume(self.folder, settings, processes)
+        _log.info("run %s goes on with the scans that it was begun with", self.wishes.name)
+        self._tell(run, {})
+        return run
+
+    def _tell(self, run: Run, left_out: Mapping[str, str]) -> None:
+        """Say what the run is.
+
+        Args:
+            run: of which is told.
+            left_out: scans that it was not given, and why.
+        """
+        config, scans, device = run.plan.config, run.plan.scans, str(run.processes.device)
         _log.info("%s training of %s: %d steps on %s", config.mode, self.wishes.name, config.steps, device)
         self.status.update(
             state="running",
             message="trains.",
             mode=config.mode,
-            device=str(device),
+            device=device,
             step=self.status.values.get("step") or 0,
             steps=config.steps,
             epoch=self.status.values.get("epoch") or 0,
             total_epochs=max(1, math.ceil(config.steps / config.validate_every)),
-            scans=_counted(scans, left_out),
-        )
-        return train(
-            self.run,
-            Processes(device=device),
-            config=config,
-            resume=resume,
-            report=self._report,
-            warn=lambda sentence: _log.warning("%s", in_words_of_the_server(sentence)),
-            stop=stop,
+            scans={
+                "LR": len(scans.lr),
+                "HR": len(scans.hr),
+                "held_back": {"LR": len(scans.validation_lr), "HR": len(scans.validation_hr)},
+                "left_out": {**left_out, **{scan.path.name: scan.reason for scan in scans.left_out}},
+            },
         )
 
-    def publish(self, outcome: Outcome) -> Verdict:
-        """Put the best model on the shelf, unless the one in use is better."""
-        self.status.update(message="compares its best model with the one in use.")
-        verdict = publish_if_better(
-            outcome.model,
-            self.shelf.target(self.wishes.name),
-            outcome.validator,
-            self.config.validation.key_metric,
-            even_if_worse=self.wishes.publish == "always",
-            incumbent=self.shelf.incumbent(),
-        )
-        self.run.remove_prepared_scans()
-        return verdict
+    def _warn(self, sentence: str) -> None:
+        _log.warning("%s", in_words_of_the_server(sentence))
 
-    def _report(self, progress: Progress) -> None:
+    def _report(self, run: Run, progress: Progress) -> None:
         _log.info("%s", progress_line(progress))
         changes: Status = {
             "step": progress.step,
-            "epoch": math.ceil(progress.step / self.config.validate_every),
+            "epoch": math.ceil(progress.step / run.plan.config.validate_every),
             "seconds": round(progress.seconds, 1),
             "remaining": progress.remaining,
-            "history": _history(self.run),
+            "history": _history(run.folder),
         }
         if progress.terms:
-            changes["terms"] = progress.terms
+            changes["terms"] = dict(progress.terms)
         if progress.score is not None:
             changes["validation"] = {"step": progress.step, **progress.score.as_row()}
         if progress.best:
@@ -111,20 +118,10 @@ class OneTraining:
         self.status.update(**changes)
 
 
-def _counted(scans: TrainingSet, left_out: Mapping[str, str]) -> Status:
-    """Say how many scans there are of which kind."""
-    return {
-        "LR": len(scans.lr),
-        "HR": len(scans.hr),
-        "held_back": {"LR": len(scans.validation_lr), "HR": len(scans.validation_hr)},
-        "left_out": dict(left_out),
-    }
-
-
-def _history(run: RunFolder) -> Any:
+def _history(folder: RunFolder) -> Any:
     """Give the rows of the run's history that a plot needs."""
     try:
-        rows = read_history(run.path)
+        rows = read_history(folder.path)
     except OutputError:
         # The status goes without; whatever is wrong with the folder, the trainer says it.
         return []

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from monailabel.interfaces.datastore import Datastore
 
 from srcyc.config import TrainingConfig
-from srcyc.data.domains import Domain, ManifestEntry
-from srcyc.data.gathering import persons_needed
+from srcyc.data.domains import Domain
+from srcyc.data.gathering import Sources, persons_needed
 from srcyc_app.refusals import unusable
 from srcyc_app.studies.domains import person_in, scans_in, training_scans
 
 _HOW = "add some to the studies, or tag scans as such (PUT /datastore/image/info?image=ID with the form field info="
 
 
-@dataclass(frozen=True)
-class GivenScans:
-    """What :func:`srcyc.training.run.begin` is given.
-
-    Attributes:
-        lr: LR scans.
-        hr: HR scans.
-        manifest: of all of them.
-        left_out: why the others are not used, by name.
-    """
-
-    lr: list[Path]
-    hr: list[Path]
-    manifest: dict[Path, ManifestEntry]
-    left_out: dict[str, str]
-
-
-def given_scans(datastore: Datastore, config: TrainingConfig) -> GivenScans:
-    """Give the scans of a datastore to train on."""
+def given_scans(datastore: Datastore, config: TrainingConfig) -> tuple[Sources, dict[str, str]]:
+    """Give the scans of a datastore to train on, and why the others are not used, by name."""
     manifest, left_out = training_scans(datastore)
     if config.mode == "paired":
         # Thick scans of people without a thin one are no pairs; without any, pairs are simulated.
@@ -45,11 +26,7 @@ def given_scans(datastore: Datastore, config: TrainingConfig) -> GivenScans:
             for path, entry in manifest.items()
             if entry.domain is Domain.HR or entry.person in with_hr
         }
-    lr, hr = (
-        [path for path, entry in manifest.items() if entry.domain is domain]
-        for domain in (Domain.LR, Domain.HR)
-    )
-    return GivenScans(lr, hr, manifest, {scan.path.name: scan.reason for scan in left_out})
+    return Sources.of(manifest), {scan.path.name: scan.reason for scan in left_out}
 
 
 def check_scans(datastore: Datastore, config: TrainingConfig) -> None:

@@ -87,7 +87,7 @@ class UnpairedTraining(TrainTask):
             studies_folder(datastore, "a training")
             run = RunFolder(self._runs / wishes.name)
             if self._goes_on(run, wishes):
-                wishes.config_to_go_on(run.reopen()[0], run.path, self._shelf)
+                wishes.config_to_go_on(run.read().config, run.path, self._shelf)
             else:
                 check_scans(datastore, wishes.config(self._shelf))
 
@@ -143,9 +143,8 @@ class UnpairedTraining(TrainTask):
             try:
                 # The trainer's handlers only make a note of the signal.
                 with once(lambda: stop.number, lambda: _tell_that_it_stops(status)):
-                    one_training = OneTraining(run, status, wishes, self._shelf)
-                    outcome = one_training.train(datastore, resume, stop)
-                    verdict = one_training.publish(outcome)
+                    training = OneTraining(run, status, wishes, self._shelf)
+                    outcome, verdict = training.go(datastore, resume, stop)
             except BaseException as error:
                 raise _ended_badly(run, status, error) from error
             status.end(

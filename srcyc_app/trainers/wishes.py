@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from srcyc.config import CardConfig, TrainingConfig
 from srcyc.errors import ConfigError
 from srcyc.schema import Schema
-from srcyc.training.settings import DEFAULT_PRESET, load_settings, presets
+from srcyc.training.settings import DEFAULT_PRESET, check_same_config, load_settings, presets
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import conflict, unusable, validated
 
@@ -134,8 +134,6 @@ class Wishes(Schema):
             Refusal: 409, it was begun with others.
             ConfigError: names the setting and what is wrong with it.
         """
-        from srcyc.training.loop import check_same_config  # with all that trains: seconds
-
         config = self._settled(self.preset, base)
         _check(config, base)
         kept: dict[str, Any] = {"card": base.card, "initial_model": base.initial_model}

@@ -15,16 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srcyc.config import TrainingConfig
+from srcyc.data.gathering import Sources
 from srcyc.inference import SuperResolver, load_model, publish_model
 from srcyc.networks import Estimate, EstimateStream, Generator, GeneratorConfig, Sampling, register
 from srcyc.networks import generator as seam
 from srcyc.networks.layers import pad_planes
 from srcyc.networks.streaming import windowed
 from srcyc.physics.simulation import simulate_thick
-from srcyc.training.distributed import Processes
 from srcyc.training.folder import RunFolder
-from srcyc.training.run import Outcome, begin, train
+from srcyc.training.run import Outcome, Run
 from srcyc.training.settings import load_settings
+from srcyc.training.watch.progress import Listener
 from srcyc.volumes.volume import Volume, read_volume, write_volume
 
 
@@ -99,12 +100,11 @@ def run(config: TrainingConfig, folder: Path, scans: list[Path]) -> tuple[Outcom
     terms: list[float] = []
     place = RunFolder(folder)
     with place.claimed():
-        begin(place, config, [], scans, None)
-        outcome = train(
-            place,
-            Processes(),
-            report=lambda progress: terms.extend(filter(None, [progress.terms.get("content")])),
-            warn=pytest.fail,
+        outcome = Run.begin(place, config, Sources(hr=scans)).train(
+            Listener(
+                report=lambda progress: terms.extend(filter(None, [progress.terms.get("content")])),
+                warn=pytest.fail,
+            )
         )
     return outcome, terms
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,15 +20,10 @@ from srcyc.errors import ConfigError, StoppedError
 
 if TYPE_CHECKING:
     from srcyc.config import TrainingConfig
-    from srcyc.data.domains import ManifestEntry
-    from srcyc.data.gathering import TrainingSet
+    from srcyc.data.gathering import Sources, TrainingSet
     from srcyc.training.distributed import Processes
     from srcyc.training.folder import RunFolder
-    from srcyc.training.loop import Progress
-    from srcyc.training.run import Outcome
-
-    #: What a manifest says of the scans it names.
-    Entries = dict[Path, ManifestEntry] | None
+    from srcyc.training.run import Outcome, Run
 
 #: Seconds that the first process has to tidy up and to say why it failed.
 _LAST_WORDS = 3.0
@@ -88,34 +85,36 @@ def train(
     Ctrl-C, SIGTERM and a lost terminal save everything; --resume goes on exactly there. Exit code: 0 trained to the
     end, 2 bad input, 1 training broke down, 128 + the signal's number if stopped by one.
     """
+    from srcyc.data.domains import read_manifest
+    from srcyc.data.gathering import Sources
     from srcyc.device import resolve_device
     from srcyc.training.distributed import LostProcessError, processes
     from srcyc.training.folder import RunFolder
+    from srcyc.training.settings import load_settings
     from srcyc.training.watch.stability import CollapseError
 
     if check and resume:
         raise ConfigError("--check looks at a run that has not begun; leave --resume out.")
-    entries = _manifest(manifest)
-    if entries and not hr and not lr:
-        lr, hr = _scans_of(entries)
-    if not resume and not hr:
+    entries = read_manifest(manifest) if manifest else None
+    sources = Sources.of(entries) if entries and not hr and not lr else Sources(lr or [], hr or [], entries)
+    if not resume and not sources.hr:
         raise ConfigError(
             "no thin-slice scans given: name them with --hr, or in a manifest with the domain HR."
         )
     if publish is not None and publish.suffix != ".safetensors":
         raise ConfigError(f"--publish {publish}: a model file's name ends in .safetensors.")
     with processes(resolve_device(device)) as team:
-        command = _Training(
-            Console(quiet=not team.is_first), RunFolder(output), team, settings or [], preset, config
-        )
+        read_settings = functools.partial(load_settings, preset, config, settings or [])
+        command = _Training(Console(quiet=not team.is_first), RunFolder(output), team, read_settings)
         if check:
-            command.check(lr or [], hr or [], entries)
+            command.check(sources)
             return
         try:
-            with command.claimed():
-                outcome = command.train(lr or [], hr or [], entries, resume=resume)
+            with command.folder.claimed() if team.is_first else contextlib.nullcontext():
+                run = command.open(sources, resume=resume)
+                outcome = command.train(run)
                 if team.is_first:
-                    command.finish(outcome, publish, publish_worse)
+                    command.finish(run, outcome, publish, publish_worse)
         except (CollapseError, ConfigError, LostProcessError, StoppedError) as error:
             if team.is_first:
                 raise
@@ -125,46 +124,17 @@ def train(
             raise typer.Exit(sentence_of(error)[1]) from error
 
 
+@dataclass(frozen=True)
 class _Training:
     """One use of the command."""
 
-    def __init__(
-        self,
-        console: Console,
-        run: RunFolder,
-        team: Processes,
-        single: list[str],
-        preset: str | None,
-        file: Path | None,
-    ) -> None:
-        self.console = console
-        self.run = run
-        self.team = team
-        self._given = (preset, file, single)
+    console: Console
+    folder: RunFolder
+    team: Processes
+    settings: Callable[..., TrainingConfig]
 
-    def settings(self, base: TrainingConfig | None = None) -> TrainingConfig:
-        """Read the settings; those of a run that is resumed may be repeated."""
-        from srcyc.training.loop import check_same_config
-        from srcyc.training.settings import load_settings
-
-        config = load_settings(*self._given, base=base)
-        self.team.share.items(config.data.batch_size)  # refuses a batch that cannot be shared
-        if base is not None:
-            check_same_config(base.model_dump(mode="json"), config, self.run.path)
-        return config
-
-    @contextlib.contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Keep other trainings out of the folder; the first process does."""
-        if not self.team.is_first:
-            yield
-            return
-        with self.run.claimed():
-            yield
-
-    def check(self, lr: list[Path], hr: list[Path], manifest: Entries) -> None:
+    def check(self, sources: Sources) -> None:
         """Tell what a run would be and take."""
-        from srcyc.data.gathering import gather
         from srcyc.data.store import ScanStore
         from srcyc.training.dry_run import estimate
         from srcyc.training.run import with_initial_model
@@ -173,7 +143,7 @@ class _Training:
         config, _ = with_initial_model(self.settings())
         with tempfile.TemporaryDirectory(prefix="srcyc-check-") as folder:
             store = ScanStore(Path(folder))
-            scans = gather(config, lr, hr, manifest, store)
+            scans = sources.gather(config, store)
             self._tell(scans, config)
             found = estimate(config, scans, store, self.team.device)
         say = self.console.say
@@ -192,41 +162,29 @@ class _Training:
             say(f"memory: {found.memory / 1e9:.1f} GB at most so far")
         say("checked only: nothing was trained, nothing is written.")
 
-    def train(self, lr: list[Path], hr: list[Path], manifest: Entries, *, resume: bool) -> Outcome:
-        """Begin a run, or take it up again, and train it to its end."""
-        from srcyc.training.run import begin, train
-        from srcyc.training.watch.progress import progress_line
+    def open(self, sources: Sources, *, resume: bool) -> Run:
+        """Begin a run, or take it up again; then its settings may be repeated."""
+        from srcyc.training.run import Run
 
         if not resume:
-            settings = self.settings()
-            if self.team.is_first:
-                begin(self.run, settings, lr, hr, manifest)
-        elif lr or hr or manifest:
+            return Run.begin(self.folder, self.settings(), sources, self.team)
+        if sources.lr or sources.hr or sources.manifest:
             self.console.say("resuming with the scans that the run was begun with")
-        self.team.wait()
-        base, scans, _ = self.run.reopen()
-        config = self.settings(base) if resume else base
-        self._tell(scans, config)
-        with self.console.training(config.steps) as show:
+        return Run.resume(self.folder, lambda begun: self.settings(base=begun), self.team)
 
-            def report(progress: Progress) -> None:
-                show(progress.step, progress_line(progress))
+    def train(self, run: Run) -> Outcome:
+        """Train a run to its end."""
+        from srcyc.training.watch.progress import Listener, progress_line
 
-            return train(
-                self.run,
-                self.team,
-                config=config,
-                resume=resume,
-                report=report,
-                warn=self.console.warn,
+        self._tell(run.plan.scans, run.plan.config)
+        with self.console.training(run.plan.config.steps) as show:
+            return run.train(
+                Listener(lambda progress: show(progress.step, progress_line(progress)), self.console.warn)
             )
 
-    def finish(self, outcome: Outcome, publish: Path | None, publish_worse: bool) -> None:
+    def finish(self, run: Run, outcome: Outcome, publish: Path | None, publish_worse: bool) -> None:
         """Tell what came of it, publish, and tidy up."""
-        from srcyc.training.publishing import publish_if_better
-
-        base, _, _ = self.run.reopen()
-        state, metric = outcome.state, base.validation.key_metric
+        state, metric = outcome.state, run.plan.config.validation.key_metric
         if outcome.validator:
             measured = (
                 f"{metric} against the classical inverse"
@@ -249,16 +207,14 @@ class _Training:
         for path in outcome.report:
             self.console.say(f"written: {path}")
         if publish is not None:
-            verdict = publish_if_better(
-                outcome.model, publish, outcome.validator, metric, even_if_worse=publish_worse
-            )
+            verdict = run.publish(outcome, publish, even_if_worse=publish_worse)
             if verdict.published:
                 self.console.say(f"published: {publish}, {verdict.reason}")
             else:
                 self.console.warn(
                     f"{publish} was left as it is: {verdict.reason}; --publish-worse replaces it."
                 )
-        self.run.remove_prepared_scans()
+        run.tidy()
         self.console.say(
             f"model: {outcome.model} (use it with: srcyc infer SCAN -o OUT --model {outcome.model})"
         )
@@ -273,20 +229,3 @@ class _Training:
         self.console.say(
             f"{config.mode} training{pairs}, {config.steps} steps on {self.team.device}{several}"
         )
-
-
-def _manifest(path: Path | None) -> Entries:
-    from srcyc.data.domains import read_manifest
-
-    return read_manifest(path) if path else None
-
-
-def _scans_of(entries: dict[Path, ManifestEntry]) -> tuple[list[Path], list[Path]]:
-    """Give the LR and the HR scans that a manifest names."""
-    from srcyc.data.domains import Domain
-
-    lr, hr = (
-        [path for path, entry in entries.items() if entry.domain is domain]
-        for domain in (Domain.LR, Domain.HR)
-    )
-    return lr, hr

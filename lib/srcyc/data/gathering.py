@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -55,6 +55,38 @@ class TrainingSet:
             ("left out", self.left_out),
         ]
         return [(title, scans) for title, scans in tables if scans]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the scans of a run are that is to begin.
+
+    Attributes:
+        lr: thick-slice scans, or folders of them.
+        hr: thin-slice scans, or folders of them.
+        manifest: what is known of some of them.
+    """
+
+    lr: Sequence[Path] = ()
+    hr: Sequence[Path] = ()
+    manifest: dict[Path, ManifestEntry] | None = None
+
+    @classmethod
+    def of(cls, manifest: Mapping[Path, ManifestEntry]) -> Sources:
+        """Take the scans that a manifest names, each for what it says there."""
+        lr, hr = (
+            [path for path, entry in manifest.items() if entry.domain is domain]
+            for domain in (Domain.LR, Domain.HR)
+        )
+        return cls(lr, hr, dict(manifest))
+
+    def gather(self, config: TrainingConfig, store: ScanStore) -> TrainingSet:
+        """Read them, and tell which are used, for what, and which are not.
+
+        Raises:
+            InputError: scans or settings cannot be used (see the message).
+        """
+        return gather(config, self.lr, self.hr, self.manifest, store)
 
 
 def gather(

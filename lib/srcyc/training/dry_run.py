@@ -14,7 +14,7 @@ from srcyc.data.store import ScanStore
 from srcyc.device import peak_memory, resolve_precision
 from srcyc.training.distributed import Processes
 from srcyc.training.loop import to_device
-from srcyc.training.run import make_batches
+from srcyc.training.material import make_batches
 from srcyc.training.step import TrainingStep, build_networks
 
 _WARM_UP, _TIMED = 1, 3

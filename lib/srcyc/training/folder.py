@@ -6,17 +6,17 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from srcyc.config import TrainingConfig
-from srcyc.data.domains import AssignedScan, Domain
 from srcyc.data.gathering import TrainingSet
 from srcyc.data.store import ScanStore
 from srcyc.errors import DataError, ModelError, OutputError, extra
-from srcyc.files import remove_unfinished, write_text
-from srcyc.models.model_file import PublishedModel, load_model, publish_model
+from srcyc.files import remove_unfinished, write_text, written
+from srcyc.models.model_file import PublishedModel, load_model
 from srcyc.training.checkpoint import Checkpoints
 from srcyc.training.settings import checked, read_yaml
 
@@ -25,6 +25,23 @@ with extra("train"):
     from filelock import FileLock, Timeout
 
 MODEL_NAME = "model.safetensors"
+
+_SCANS = TypeAdapter(TrainingSet)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is; written when it begins.
+
+    Attributes:
+        config: its settings.
+        scans: what it trains on, and who is held back.
+        initial: the model that it starts from.
+    """
+
+    config: TrainingConfig
+    scans: TrainingSet
+    initial: PublishedModel | None
 
 
 class RunFolder:
@@ -87,20 +104,21 @@ class RunFolder:
         finally:
             lock.release()
 
-    def begin(self, config: TrainingConfig, scans: TrainingSet, initial: PublishedModel | None) -> None:
+    def write(self, plan: Plan) -> None:
         """Write down what the run is, so that it can be taken up again from the folder alone.
 
         Raises:
             OutputError: it cannot be written.
         """
-        if initial is not None:
-            publish_model(initial.network, initial.card, self.initial_model, overwrite=True)
-        write_text(self.scans, json.dumps(_as_document(scans), indent=1))
+        if plan.initial is not None:
+            with written(self.initial_model) as stream:
+                stream.write(plan.initial.path.read_bytes())
+        write_text(self.scans, json.dumps(asdict(plan.scans), indent=1, default=_resolved))
         # Written last: where it stands, there is a run.
-        write_text(self.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        write_text(self.config, yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False))
 
-    def reopen(self) -> tuple[TrainingConfig, TrainingSet, PublishedModel | None]:
-        """Read what :meth:`begin` wrote.
+    def read(self) -> Plan:
+        """Read what :meth:`write` wrote.
 
         Raises:
             ModelError: there is no run.
@@ -115,12 +133,12 @@ class RunFolder:
             )
         config = checked(read_yaml(self.config), str(self.config))
         try:
-            scans = _from_document(json.loads(self.scans.read_text(encoding="utf-8")))
-        except (OSError, ValueError, LookupError, TypeError) as error:
+            scans = _SCANS.validate_python(json.loads(self.scans.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
             raise DataError(
                 f"{self.scans}: the list of scans cannot be read", remedy="start a new run"
             ) from error
-        return config, scans, load_model(self.initial_model) if self.initial_model.exists() else None
+        return Plan(config, scans, load_model(self.initial_model) if self.initial_model.exists() else None)
 
     def remove_prepared_scans(self) -> None:
         """Remove the copies of the scans, which only a running training needs."""
@@ -136,23 +154,6 @@ class RunFolder:
             self.path.rmdir()
 
 
-_LISTS = ("lr", "hr", "validation_hr", "validation_lr", "left_out")
-
-
-def _as_document(scans: TrainingSet) -> dict[str, Any]:
-    def entry(scan: AssignedScan) -> dict[str, Any]:
-        return {**asdict(scan), "path": str(scan.path.resolve()), "domain": scan.domain.value}
-
-    document: dict[str, Any] = {name: [entry(scan) for scan in getattr(scans, name)] for name in _LISTS}
-    return {**document, "pairs": [[entry(lr), entry(hr)] for lr, hr in scans.pairs]}
-
-
-def _from_document(document: dict[str, Any]) -> TrainingSet:
-    def scan(entry: dict[str, Any]) -> AssignedScan:
-        spacing = tuple(entry["spacing"]) if entry["spacing"] else None
-        return AssignedScan(
-            Path(entry["path"]), Domain(entry["domain"]), entry["reason"], entry["person"], spacing
-        )
-
-    lists = {name: [scan(entry) for entry in document[name]] for name in _LISTS}
-    return TrainingSet(**lists, pairs=[(scan(lr), scan(hr)) for lr, hr in document["pairs"]])
+def _resolved(path: Path) -> str:
+    """Give a path that holds from anywhere; all else that JSON does not know is none."""
+    return str(path.resolve())

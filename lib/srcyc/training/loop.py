@@ -6,7 +6,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,49 +14,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from srcyc.config import TrainingConfig
 from srcyc.data.patches import Batch
 from srcyc.device import precision_name
-from srcyc.errors import ConfigError, DataError, StoppedError
+from srcyc.errors import DataError, StoppedError
+from srcyc.models.model_file import publish_model
 from srcyc.networks import Generator
-from srcyc.training.checkpoint import Checkpoints
-from srcyc.training.distributed import Processes
-from srcyc.training.step import Networks, TrainingStep
+from srcyc.training.folder import Plan, RunFolder
+from srcyc.training.material import Material
+from srcyc.training.publishing import make_card
+from srcyc.training.settings import check_same_config
+from srcyc.training.step import TrainingStep
 from srcyc.training.step.optimisation import learning_rate_scale
-from srcyc.training.validation import Score, Validator
+from srcyc.training.validation import Score
+from srcyc.training.watch.progress import Listener, Progress
 from srcyc.training.watch.recorder import Recorder
 from srcyc.training.watch.signals import StopRequest, listening
 from srcyc.training.watch.stability import StabilityMonitor, check_weights
-
-#: Settings that change nothing about the steps, so a run may be resumed with others.
-FREE_SETTINGS = frozenset(
-    {"checkpoint_every", "keep_checkpoints", "early_stopping", "stability", "card", "data.workers"}
-)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a run reports.
-
-    Attributes:
-        step: steps done.
-        steps: steps in all.
-        terms: mean of each loss term since the last report, unweighted.
-        score: on held-back persons, or None where this is no validation.
-        best: whether it is the best so far.
-        seconds: of training up to here, over all resumptions.
-        remaining: seconds to the last step, as it goes now.
-    """
-
-    step: int
-    steps: int
-    terms: dict[str, float]
-    score: Score | None
-    best: bool
-    seconds: float
-    remaining: float
 
 
 @dataclass
@@ -80,58 +55,40 @@ class State:
     stale: int = 0
 
 
-class Trainer:
-    """Runs the steps of one configuration and never loses more than a checkpoint interval.
+class Loop:
+    """Takes the steps of one run and never loses more than a checkpoint interval.
 
     Of several processes the first one validates and writes; the others take their share of each step.
 
     Args:
-        config: of the run.
-        networks: from :func:`~srcyc.training.step.networks.build_networks`.
-        step: one optimisation step on them.
-        batches: one batch per step (see :mod:`srcyc.data.patches`).
-        validator: without any case, the last step counts as the best.
-        checkpoints: of the run.
-        recorder: of the run.
-        processes: of the run.
-        scans: one line per scan that is trained on; a checkpoint of other scans is refused.
-        on_best: called with the moving average of G_HR, the step and the score whenever it is the best so far.
-        report: called at each report.
+        folder: of the run.
+        plan: of the run.
+        material: what it learns from and is judged by.
+        step: one optimisation step.
+        listener: told how it goes.
     """
 
     def __init__(
-        self,
-        config: TrainingConfig,
-        networks: Networks,
-        step: TrainingStep,
-        batches: Dataset[Batch],
-        validator: Validator,
-        checkpoints: Checkpoints,
-        recorder: Callable[[int], Recorder],
-        processes: Processes,
-        scans: list[str],
-        on_best: Callable[[Generator, int, Score | None], None],
-        report: Callable[[Progress], None],
+        self, folder: RunFolder, plan: Plan, material: Material, step: TrainingStep, listener: Listener
     ) -> None:
-        self.config = config
-        self.networks = networks
+        self.folder = folder
+        self.plan = plan
+        self.config = plan.config
+        self.material = material
+        self.validator = material.validator
         self.step = step
-        self.batches = batches
-        self.validator = validator
-        self.checkpoints = checkpoints
-        self.open_recorder = recorder
-        self.processes = processes
-        self.scans = scans
-        self.on_best = on_best
-        self.report = report
+        self.networks = step.networks
+        self.processes = step.processes
+        self.listener = listener
+        self.checkpoints = folder.checkpoints(plan.config)
         self.state = State()
-        self.monitor = StabilityMonitor(config)
+        self.monitor = StabilityMonitor(plan.config)
         self._sums: dict[str, Tensor] = {}
         self._since = 0
 
     # -- resuming ------------------------------------------------------------------------------------------------
 
-    def resume(self, warn: Callable[[str], None]) -> None:
+    def resume(self) -> None:
         """Go on from the newest readable checkpoint, or from the start if the run ended before it wrote one.
 
         Raises:
@@ -139,17 +96,15 @@ class Trainer:
             ConfigError: it belongs to another configuration.
             DataError: it was trained on other scans.
         """
+        folder, warn = self.checkpoints.folder, self.listener.warn
         saved = self.checkpoints.latest(warn)
         if saved is None:
-            warn(
-                f"{self.checkpoints.folder}: no checkpoint was written yet, so the run begins at its first step."
-            )
+            warn(f"{folder}: no checkpoint was written yet, so the run begins at its first step.")
             return
-        check_same_config(json.loads(saved["config"]), self.config, self.checkpoints.folder)
-        if changed := sorted(set(saved["scans"]) ^ set(self.scans)):
+        check_same_config(json.loads(saved["config"]), self.config, folder)
+        if changed := sorted(set(saved["scans"]) ^ set(self.material.names)):
             raise DataError(
-                f"{self.checkpoints.folder}: this run was trained on other scans ({changed[0]} "
-                "is one that differs)",
+                f"{folder}: this run was trained on other scans ({changed[0]} is one that differs)",
                 remedy="bring the scans back, or start a new run with initial_model set to this one's model",
             )
         if saved["precision"] != self._precision:
@@ -173,7 +128,7 @@ class Trainer:
             return None
         state = {
             "config": json.dumps(self.config.model_dump(mode="json")),
-            "scans": self.scans,
+            "scans": self.material.names,
             "precision": self._precision,
             "networks": {name: network.state_dict() for name, network in self.networks.named()},
             "step": self.step.state_dict(),
@@ -209,7 +164,7 @@ class Trainer:
             if not self.processes.is_first:
                 self._run(stop, None)
                 return
-            with closing(self.open_recorder(self.state.done)) as recorder:
+            with closing(Recorder(self.folder.path, self.state.done)) as recorder:
                 self._run(stop, recorder)
 
     def _run(self, stop: StopRequest, recorder: Recorder | None) -> None:
@@ -257,7 +212,7 @@ class Trainer:
         steps = range(self.state.done, self.config.steps)
         workers = min(self.config.data.workers, len(steps))
         return DataLoader(
-            self.batches,
+            self.material.batches,
             batch_size=None,
             sampler=steps,
             num_workers=workers,
@@ -280,62 +235,47 @@ class Trainer:
             check_weights(state.done, self.networks.named())
         if recorder is None:
             return
-        score, best = self._validate(recorder) if due else (None, False)
-        rate = scale * self.config.optimiser.learning_rate
-        recorder.report(state.done, state.seconds, means, rate, score, degradation=self.networks.degradation)
-        self.report(Progress(state.done, self.config.steps, means, score, best, state.seconds, remaining))
+        score, best = self._validate() if due else (None, False)
+        progress = Progress(
+            *(state.done, self.config.steps, state.seconds, means),
+            learning_rate=scale * self.config.optimiser.learning_rate,
+            score=score,
+            degradation=self.networks.degradation,
+            best=best,
+            remaining=remaining,
+        )
+        if best:
+            g_hr, _ = self._averages()
+            card = make_card(self.plan, self.material, progress)
+            publish_model(g_hr, card, self.folder.model, overwrite=True)
+            recorder.pictures(state.done, self.validator.pictures(g_hr))
+        recorder.report(progress)
+        self.listener.report(progress)
 
     def _score_the_start(self, recorder: Recorder) -> None:
         """What training starts from, to be seen beside what it leads to; not a candidate for the best."""
         if self.validator:
             score = self.validator.score(*self._averages())
             self.state.initial = score.key(self.config.validation.key_metric)
-            recorder.report(0, 0.0, {}, 0.0, score)
-            self.report(Progress(0, self.config.steps, {}, score, False, 0.0, math.nan))
+            progress = Progress(0, self.config.steps, 0.0, score=score)
+            recorder.report(progress)
+            self.listener.report(progress)
 
-    def _validate(self, recorder: Recorder) -> tuple[Score | None, bool]:
-        """Score the moving averages and publish them if they are the best so far."""
+    def _validate(self) -> tuple[Score | None, bool]:
+        """Score the moving averages, and tell whether they are the best so far."""
         state = self.state
-        g_hr, g_lr = self._averages()
-        score = self.validator.score(g_hr, g_lr) if self.validator else None
+        score = self.validator.score(*self._averages()) if self.validator else None
         key = score.key(self.config.validation.key_metric) if score else math.nan
         # Nothing is worse than a key metric that is no number; anything is better than none at all.
         best = score is None or (not math.isnan(key) and not key <= state.best)
         state.stale = 0 if best else state.stale + 1
         if best:
             state.best, state.best_step = key, state.done
-            self.on_best(g_hr, state.done, score)
-            recorder.pictures(state.done, self.validator.pictures(g_hr))
         return score, best
 
     def _averages(self) -> tuple[Generator, Any]:
         averages = self.networks.ema_lr
         return _module(self.networks.ema_hr), averages.module if averages is not None else None
-
-
-def check_same_config(saved: dict[str, Any], config: TrainingConfig, folder: Path) -> None:
-    """Refuse to go on with settings under which the steps would be others.
-
-    Raises:
-        ConfigError: names the setting and both values.
-    """
-    now, then = _flat(config.model_dump(mode="json")), _flat(saved)
-    for key in sorted(now.keys() | then.keys()):
-        if key in FREE_SETTINGS or key.split(".")[0] in FREE_SETTINGS:
-            continue
-        if now.get(key) != then.get(key):
-            raise ConfigError(
-                f"{folder}: was written with another configuration ({key} was "
-                f"{then.get(key)!r}, now {now.get(key)!r})",
-                remedy="resume with the same, or start a new run from this one's model (initial_model)",
-            )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _module(average: nn.Module) -> Generator:

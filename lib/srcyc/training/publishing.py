@@ -8,47 +8,32 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from srcyc._version import __version__
-from srcyc.config import TrainingConfig
-from srcyc.data.store import TrainingScan
 from srcyc.evaluation.metrics import Quality
 from srcyc.models.card import ModelCard, Origin, ScanScore, Training, ValidationScore, contrast_of
-from srcyc.models.model_file import PublishedModel, load_model, publish_model
-from srcyc.networks import Degradation
-from srcyc.training.validation import Case, Score, Validator
+from srcyc.models.model_file import load_model, publish_model
+from srcyc.training.folder import Plan
+from srcyc.training.material import Material
+from srcyc.training.validation import Case, Validator
+from srcyc.training.watch.progress import Progress
 from srcyc.volumes.volume import volume_stem
 
 
-def make_card(
-    config: TrainingConfig,
-    initial: PublishedModel | None,
-    hr: Sequence[TrainingScan],
-    lr: Sequence[TrainingScan],
-    step: int,
-    score: Score | None,
-    *,
-    scores: Sequence[ScanScore] = (),
-    seconds: float | None = None,
-    degradation: Degradation | None = None,
-) -> ModelCard:
+def make_card(plan: Plan, material: Material, progress: Progress) -> ModelCard:
     """Say what a model is: what it was trained on, in which range, and how it did on held-back persons.
 
     Args:
-        config: of the run.
-        initial: what G_HR started from.
-        hr: scans that trained it.
-        lr: the same.
-        step: whose weights these are.
-        score: means over the people held back.
-        scores: of each of their scans.
-        seconds: the training took so far.
-        degradation: what G_LR has found out about the LR scans.
+        plan: of the run.
+        material: of the run, whose validator has just scored the model.
+        progress: of the step whose weights these are.
     """
-    sizes = [min(scan.spacing) for scan in hr]
-    factors = [scan.factor for scan in lr] or list(config.data.factor_range)
+    config, initial, score = plan.config, plan.initial, progress.score
+    sizes = [min(scan.spacing) for scan in material.hr]
+    factors = [scan.factor for scan in material.lr] or list(config.data.factor_range)
     if initial is not None:
         sizes += initial.card.spacing_range
         factors += initial.card.factor_range
-    default = f"{len(hr)} HR and {len(lr)} LR scans"
+    default = f"{len(material.hr)} HR and {len(material.lr)} LR scans"
+    validator = material.validator
     return ModelCard(
         name=config.card.name,
         title=config.card.title,
@@ -59,13 +44,13 @@ def make_card(
         trained_on=config.card.trained_on or default,
         training=Training(
             mode=config.mode,
-            step=step,
-            seconds=seconds,
+            step=progress.step,
+            seconds=round(progress.seconds, 1),
             started_from=None if initial is None else Origin(name=initial.card.name, sha256=initial.sha256),
             validation=None if score is None else validation_score(score.as_row()),
-            degradation=degradation,
+            degradation=progress.degradation,
         ),
-        scores=tuple(scores),
+        scores=() if score is None else held_back_scores(validator.simulated, **validator.qualities),
         licence=config.card.licence,
         created=datetime.now(timezone.utc).date().isoformat(),
         software=f"srcyc {__version__}",

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from srcyc.config import TrainingConfig
-from srcyc.data.domains import AssignedScan, ManifestEntry
-from srcyc.data.gathering import TrainingSet, gather
-from srcyc.data.patches import AlignedPatches, Patches, Share, SimulatedPatches, UnpairedPatches
-from srcyc.data.store import ScanStore, TrainingScan
+from srcyc.data.gathering import Sources
 from srcyc.device import resolve_precision
 from srcyc.errors import ConfigError, ModelError, OutputError
-from srcyc.models.model_file import PublishedModel, find_model, load_model, publish_model
-from srcyc.networks import Generator
+from srcyc.models.model_file import PublishedModel, find_model, load_model
 from srcyc.training.distributed import Processes
-from srcyc.training.folder import RunFolder
-from srcyc.training.loop import Progress, State, Trainer
-from srcyc.training.publishing import held_back_scores, make_card
+from srcyc.training.folder import Plan, RunFolder
+from srcyc.training.loop import Loop, State
+from srcyc.training.material import make_material
+from srcyc.training.publishing import Verdict, publish_if_better
+from srcyc.training.settings import check_same_config
 from srcyc.training.step import TrainingStep, build_networks
-from srcyc.training.validation import Score, Validator
-from srcyc.training.watch.recorder import HISTORY_NAME, Recorder, read_history
+from srcyc.training.validation import Validator
+from srcyc.training.watch.progress import Listener
+from srcyc.training.watch.recorder import HISTORY_NAME, read_history
 from srcyc.training.watch.report import write_report
 from srcyc.training.watch.signals import StopRequest
 from srcyc.training.watch.stability import CollapseError
@@ -68,181 +67,149 @@ def with_initial_model(config: TrainingConfig) -> tuple[TrainingConfig, Publishe
     return config, initial
 
 
-def begin(
-    run: RunFolder,
-    config: TrainingConfig,
-    lr: Sequence[Path],
-    hr: Sequence[Path],
-    manifest: dict[Path, ManifestEntry] | None,
-) -> TrainingSet:
-    """Gather the scans of a new run and write down what it is, inside :meth:`RunFolder.claimed`.
+@dataclass(frozen=True)
+class Run:
+    """One run, by the command line and by a server alike::
 
-    Raises:
-        OutputError: the folder holds a run already, or cannot be written.
-        InputError: scans or settings cannot be used (see the message).
+        with folder.claimed():
+            run = Run.begin(folder, config, Sources(lr, hr))    # or Run.resume(folder)
+            outcome = run.train(Listener(report=print, warn=print))
+            run.publish(outcome, Path("mine.safetensors"))
+            run.tidy()
+
+    Attributes:
+        folder: claimed by the first process.
+        plan: what the run is, as it was begun or with settings that change no step.
+        processes: that train it together; all of them call all of this, but :meth:`publish` and :meth:`tidy`.
+        goes_on: from the newest checkpoint.
     """
-    if run.holds_a_run:
-        raise OutputError(
-            f"{run.path}: already holds a training run",
-            remedy="add resume, or choose another folder",
-            options=("resume",),
-        )
-    config, initial = with_initial_model(config)
-    scans = gather(config, lr, hr, manifest, run.store)
-    run.begin(config, scans, initial)
-    return scans
 
+    folder: RunFolder
+    plan: Plan
+    processes: Processes
+    goes_on: bool = False
 
-def train(
-    run: RunFolder,
-    processes: Processes,
-    *,
-    config: TrainingConfig | None = None,
-    resume: bool = False,
-    report: Callable[[Progress], None],
-    warn: Callable[[str], None],
-    stop: StopRequest | None = None,
-) -> Outcome:
-    """Train the run that was begun in a folder, to its end.
+    @classmethod
+    def begin(
+        cls, folder: RunFolder, config: TrainingConfig, sources: Sources, processes: Processes | None = None
+    ) -> Run:
+        """Gather the scans of a new run, and write down what it is.
 
-    Args:
-        run: begun by the first process.
-        processes: all of them call this.
-        config: the run's, of which those settings may differ that change no step; default: as begun.
-        resume: go on from the newest checkpoint.
-        report: called at each report, in the first process.
-        warn: told what is unusual.
-        stop: by which the run can be asked to stop from another thread; signals do so too.
-
-    Raises:
-        InputError: scans, settings or folder cannot be used (see the message).
-        CollapseError: training broke down; the last checkpoint and the best model are kept.
-        StoppedError: it was asked to stop, and everything is saved.
-    """
-    begun, scans, initial = run.reopen()
-    config = config or begun
-    device = processes.device
-    networks = build_networks(config, device)
-    if initial is not None:
-        networks.g_hr.load_state_dict(initial.network.state_dict())
-        networks.ema_hr.module.load_state_dict(initial.network.state_dict())
-    if not processes.is_first:
-        # The first process prepares what is not prepared yet.
+        Raises:
+            OutputError: the folder holds a run already, or cannot be written.
+            InputError: scans or settings cannot be used (see the message).
+        """
+        processes = processes or Processes()
+        processes.share.items(config.data.batch_size)  # refuses a batch that cannot be shared
+        if processes.is_first:
+            if folder.holds_a_run:
+                raise OutputError(
+                    f"{folder.path}: already holds a training run",
+                    remedy="add resume, or choose another folder",
+                    options=("resume",),
+                )
+            config, initial = with_initial_model(config)
+            folder.write(Plan(config, sources.gather(config, folder.store), initial))
         processes.wait()
-    batches = make_batches(config, scans, run.store, processes.share)
-    hr, lr = _load(run.store, scans.hr), _load(run.store, scans.lr)
-    validator = _validator(config, scans, run.store, processes)
-    if processes.is_first:
+        return cls(folder, folder.read(), processes)
+
+    @classmethod
+    def resume(
+        cls,
+        folder: RunFolder,
+        settings: Callable[[TrainingConfig], TrainingConfig] = lambda begun: begun,
+        processes: Processes | None = None,
+    ) -> Run:
+        """Take up the run that was begun in a folder.
+
+        Args:
+            folder: of the run.
+            settings: gives the settings to go on with from those that it was begun with.
+            processes: that go on with it.
+
+        Raises:
+            ModelError: there is no run, or its checkpoints were removed.
+            ConfigError: the settings cannot be read, or change more than may differ.
+            DataError: the list of scans cannot be read.
+        """
+        processes = processes or Processes()
         processes.wait()
+        plan = folder.read()
+        config = settings(plan.config)
+        processes.share.items(config.data.batch_size)
+        check_same_config(plan.config.model_dump(mode="json"), config, folder.path)
+        rows = read_history(folder.path) if (folder.path / HISTORY_NAME).exists() else []
+        # Further than a run comes that is stopped before its first checkpoint.
+        begun = any(row["step"] > min(config.checkpoint_every, config.steps) for row in rows)
+        if begun and not folder.checkpoints(config).paths():
+            raise ModelError(
+                f"{folder.path}: its checkpoints were removed",
+                remedy=f"start a new run with initial_model set to {folder.model}",
+            )
+        return cls(folder, replace(plan, config=config), processes, goes_on=True)
 
-    def publish(network: Generator, step: int, score: Score | None) -> None:
-        scores = held_back_scores(validator.simulated, **validator.qualities) if score is not None else ()
-        seconds = round(trainer.state.seconds, 1)
-        card = make_card(
-            config,
-            initial,
-            hr,
-            lr,
-            step,
-            score,
-            scores=scores,
-            seconds=seconds,
-            degradation=networks.degradation,
-        )
-        publish_model(network, card, run.model, overwrite=True)
+    def train(self, listener: Listener, stop: StopRequest | None = None) -> Outcome:
+        """Train to the end.
 
-    trainer = Trainer(
-        config,
-        networks,
-        TrainingStep(networks, config, processes, resolve_precision(config.precision, device)),
-        batches,
-        validator,
-        run.checkpoints(config),
-        lambda step: Recorder(run.path, step),
-        processes,
-        scans=[f"{scan.name} {scan.image.shape} {scan.spacing}" for scan in (*lr, *hr)],
-        on_best=publish,
-        report=report,
-    )
-    if resume:
-        _check_nothing_was_removed(run, config)
-        trainer.resume(warn)
-    # Faster algorithms that add up in another order each time would make a resumed run another one.
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        try:
-            trainer.run(stop or StopRequest())
-        except CollapseError as error:
-            if processes.is_first:
-                _report(run, config, validator, [f"the run broke down: {error}"])
-            raise
-    if not processes.is_first:
-        return Outcome(run.model, trainer.state, validator, [])
-    early = trainer.state.done < config.steps
-    why = [f"ended early: no better model for {trainer.state.stale} validations"] if early else []
-    return Outcome(run.model, trainer.state, validator, _report(run, config, validator, why))
+        Args:
+            listener: told how it goes, in the first process.
+            stop: by which the run can be asked to stop from another thread; signals do so too.
 
-
-def _check_nothing_was_removed(run: RunFolder, config: TrainingConfig) -> None:
-    """Refuse to begin again in the place of a run whose checkpoints are gone.
-
-    Raises:
-        ModelError: its history is longer than that of a run that was stopped before its first checkpoint.
-    """
-    rows = read_history(run.path) if (run.path / HISTORY_NAME).exists() else []
-    first = min(config.checkpoint_every, config.steps)
-    if not run.checkpoints(config).paths() and any(row["step"] > first for row in rows):
-        raise ModelError(
-            f"{run.path}: its checkpoints were removed",
-            remedy=f"start a new run with initial_model set to {run.model}",
+        Raises:
+            InputError: scans, settings or folder cannot be used (see the message).
+            CollapseError: training broke down; the last checkpoint and the best model are kept.
+            StoppedError: it was asked to stop, and everything is saved.
+        """
+        config, initial, processes = self.plan.config, self.plan.initial, self.processes
+        networks = build_networks(config, processes.device)
+        if initial is not None:
+            networks.g_hr.load_state_dict(initial.network.state_dict())
+            networks.ema_hr.module.load_state_dict(initial.network.state_dict())
+        material = make_material(self.plan, self.folder.store, processes)
+        precision = resolve_precision(config.precision, processes.device)
+        step = TrainingStep(networks, config, processes, precision)
+        loop = Loop(self.folder, self.plan, material, step, listener)
+        if self.goes_on:
+            loop.resume()
+        # Faster algorithms that add up in another order each time would make a resumed run another one.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            try:
+                loop.run(stop or StopRequest())
+            except CollapseError as error:
+                self._report(material.validator, f"the run broke down: {error}")
+                raise
+        why = []
+        if loop.state.done < config.steps:
+            why = [f"ended early: no better model for {loop.state.stale} validations"]
+        return Outcome(
+            self.folder.model, loop.state, material.validator, self._report(material.validator, *why)
         )
 
+    def publish(
+        self, outcome: Outcome, target: Path, *, even_if_worse: bool = False, incumbent: Path | None = None
+    ) -> Verdict:
+        """Put the best model in a place, unless a better one is there or in use; see :func:`publish_if_better`.
 
-def make_batches(config: TrainingConfig, scans: TrainingSet, store: ScanStore, share: Share) -> Patches:
-    """Give the batches of a run: real pairs, unrelated scans, or simulated pairs.
-
-    Raises:
-        ConfigError: the batch cannot be shared equally by the processes.
-    """
-    settings = (config.data, config.seed, config.steps, share)
-    if scans.pairs:
-        pairs = [(store.get(lr.path), store.get(hr.path)) for lr, hr in scans.pairs]
-        return AlignedPatches(pairs, *settings)
-    if config.mode == "unpaired":
-        return UnpairedPatches(_load(store, scans.lr), _load(store, scans.hr), *settings)
-    # An adversary judges the images of a step side by side: they have one factor then.
-    return SimulatedPatches(_load(store, scans.hr), *settings, mixed=config.mode == "generator-only")
-
-
-def _load(store: ScanStore, scans: Sequence[AssignedScan]) -> list[TrainingScan]:
-    return [store.get(scan.path) for scan in scans]
-
-
-def _validator(
-    config: TrainingConfig, scans: TrainingSet, store: ScanStore, processes: Processes
-) -> Validator:
-    """Give what the first process judges by; the others judge nothing.
-
-    Raises:
-        ConfigError: the key metric cannot be measured on these scans.
-    """
-    hr = scans.validation_hr if processes.is_first else []
-    lr = scans.validation_lr if processes.is_first else []
-    validator = Validator(_load(store, hr), _load(store, lr), config.validation, processes.device)
-    needs_lr = config.validation.key_metric == "cycle"
-    if processes.is_first and hr and not (validator.real if needs_lr else validator.simulated):
-        kind, remedy = (
-            ("LR", "give LR scans of more persons") if needs_lr else ("HR", "set validation.thicknesses")
+        Raises:
+            ModelError: a file is no model.
+            OutputError: the place cannot be written.
+        """
+        metric = self.plan.config.validation.key_metric
+        return publish_if_better(
+            outcome.model,
+            target,
+            outcome.validator,
+            metric,
+            even_if_worse=even_if_worse,
+            incumbent=incumbent,
         )
-        raise ConfigError(
-            f"validation.key_metric {config.validation.key_metric} cannot be measured on the "
-            f"held-back {kind} scans",
-            remedy=f"{remedy}, or choose another key_metric",
-        )
-    return validator
 
+    def tidy(self) -> None:
+        """Remove what only a running training needs."""
+        self.folder.remove_prepared_scans()
 
-def _report(run: RunFolder, config: TrainingConfig, validator: Validator, notes: list[str]) -> list[Path]:
-    if not run.model.exists():
-        return []
-    pictures = validator.pictures(load_model(run.model).network.to(validator.device))
-    return write_report(run.path, config, pictures, notes)
+    def _report(self, validator: Validator, *notes: str) -> list[Path]:
+        if not self.processes.is_first or not self.folder.model.exists():
+            return []
+        pictures = validator.pictures(load_model(self.folder.model).network.to(validator.device))
+        return write_report(self.folder.path, self.plan.config, pictures, notes)

@@ -16,6 +16,10 @@ with extra("train"):
     import yaml
 
 DEFAULT_PRESET = "default"
+#: Settings that change nothing about the steps, so a run may be resumed with others.
+FREE_SETTINGS = frozenset(
+    {"checkpoint_every", "keep_checkpoints", "early_stopping", "stability", "card", "data.workers"}
+)
 
 
 def presets() -> list[str]:
@@ -75,6 +79,24 @@ def checked(values: Mapping[str, Any], source: str) -> TrainingConfig:
         raise ConfigError(f"{source}: {key + ': ' if key else ''}{reason}{got}.") from error
 
 
+def check_same_config(saved: dict[str, Any], config: TrainingConfig, folder: Path) -> None:
+    """Refuse to go on with settings under which the steps would be others.
+
+    Raises:
+        ConfigError: names the setting and both values.
+    """
+    now, then = _flat(config.model_dump(mode="json")), _flat(saved)
+    for key in sorted(now.keys() | then.keys()):
+        if key in FREE_SETTINGS or key.split(".")[0] in FREE_SETTINGS:
+            continue
+        if now.get(key) != then.get(key):
+            raise ConfigError(
+                f"{folder}: was written with another configuration ({key} was "
+                f"{then.get(key)!r}, now {now.get(key)!r})",
+                remedy="resume with the same, or start a new run from this one's model (initial_model)",
+            )
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a mapping.
 
@@ -127,3 +149,10 @@ def _put(values: dict[str, Any], path: list[str], value: Any, setting: str) -> N
                 f"set {setting!r}: {parent} holds a value, not further settings.", options=("set",)
             )
     values[last] = value
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -23,7 +23,7 @@ def test_settings_are_called_as_the_request_calls_them() -> None:
 
 def test_a_run_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(SRCycError) as caught:
-        RunFolder(tmp_path / "gone").reopen()
+        RunFolder(tmp_path / "gone").read()
     assert in_words_of_the_server(str(caught.value)).endswith("; send run: new.")
 
 

@@ -12,7 +12,7 @@ from srcyc.config import TrainingConfig
 from srcyc.data.domains import AssignedScan, Domain
 from srcyc.data.gathering import TrainingSet
 from srcyc.errors import ConfigError, DataError, ModelError, OutputError
-from srcyc.training.folder import RunFolder
+from srcyc.training.folder import Plan, RunFolder
 
 
 def scans(folder: Path) -> TrainingSet:
@@ -35,37 +35,34 @@ def scans(folder: Path) -> TrainingSet:
 @pytest.fixture
 def begun(tmp_path: Path) -> RunFolder:
     run = RunFolder(tmp_path / "run")
-    run.begin(TrainingConfig(steps=7), scans(tmp_path), None)
+    run.write(Plan(TrainingConfig(steps=7), scans(tmp_path), None))
     return run
 
 
 def test_a_run_is_taken_up_from_its_folder_alone(begun: RunFolder, tmp_path: Path) -> None:
-    config, found, initial = RunFolder(begun.path).reopen()
-    assert config == TrainingConfig(steps=7)
-    assert found == scans(tmp_path)
-    assert initial is None
+    assert RunFolder(begun.path).read() == Plan(TrainingConfig(steps=7), scans(tmp_path), None)
     assert begun.holds_a_run
 
 
 def test_paths_are_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = RunFolder(Path("run"))
-    run.begin(TrainingConfig(), scans(Path()), None)
+    run.write(Plan(TrainingConfig(), scans(Path()), None))
     monkeypatch.chdir("/")
-    assert RunFolder(tmp_path / "run").reopen()[1] == scans(tmp_path.resolve())
+    assert RunFolder(tmp_path / "run").read().scans == scans(tmp_path.resolve())
 
 
 def test_what_cannot_be_read_is_named(begun: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="elsewhere: no run to resume"):
-        RunFolder(tmp_path / "elsewhere").reopen()
+        RunFolder(tmp_path / "elsewhere").read()
     whole = begun.scans.read_text()
     for damage in ("", whole[:50], "[]", '{"lr": [{}]}', whole.replace('"HR"', '"XR"')):
         begun.scans.write_text(damage)
         with pytest.raises(DataError, match=r"scans\.json: the list of scans cannot be read"):
-            begun.reopen()
+            begun.read()
     begun.config.write_text("steps: [")
     with pytest.raises(ConfigError, match=r"config\.yaml"):
-        begun.reopen()
+        begun.read()
 
 
 HOLD = """

@@ -12,22 +12,25 @@ import torch
 from torch import Tensor
 
 from srcyc.config import PatchConfig, SpoilConfig, TrainingConfig, ValidationConfig
+from srcyc.data.gathering import TrainingSet
 from srcyc.data.patches import Patches, SimulatedPatches, UnpairedPatches
 from srcyc.data.store import TrainingScan
 from srcyc.errors import ConfigError, DataError, ModelError, StoppedError
+from srcyc.models.model_file import load_model
 from srcyc.networks import (
     DegradationNetConfig,
     DiscriminatorConfig,
-    Generator,
     LowResolutionDiscriminatorConfig,
     SliceResDNetConfig,
 )
-from srcyc.training.checkpoint import Checkpoints
 from srcyc.training.distributed import Processes
-from srcyc.training.loop import Progress, Trainer
+from srcyc.training.folder import Plan, RunFolder
+from srcyc.training.loop import Loop
+from srcyc.training.material import Material
 from srcyc.training.step import TrainingStep, build_networks
-from srcyc.training.validation import Score, Validator
-from srcyc.training.watch.recorder import HISTORY_NAME, Recorder
+from srcyc.training.validation import Validator
+from srcyc.training.watch.progress import Listener, Progress
+from srcyc.training.watch.recorder import HISTORY_NAME
 from srcyc.training.watch.signals import StopRequest
 from srcyc.training.watch.stability import CollapseError
 
@@ -68,37 +71,39 @@ def scans(phantom: Callable[..., np.ndarray]) -> Scans:
     }
 
 
-class Run(Trainer):
-    """A trainer on phantoms that remembers what it reports and publishes."""
+class Run(Loop):
+    """A loop on phantoms that remembers what it reports."""
 
     def __init__(self, settings: TrainingConfig, scans: Scans, folder: Path, *, held_back: int = 1) -> None:
         folder.mkdir(exist_ok=True)
         processes = Processes()
         networks = build_networks(settings, CPU)
         plan = (settings.data, settings.seed, settings.steps)
+        unpaired = settings.mode == "unpaired"
         batches: Patches = (
             UnpairedPatches(scans["lr"], scans["hr"], *plan)
-            if settings.mode == "unpaired"
+            if unpaired
             else SimulatedPatches(scans["hr"], *plan, mixed=settings.mode == "generator-only")
         )
         self.reports: list[Progress] = []
-        self.published: list[int] = []
+        self.warnings: list[str] = []
+        validator = Validator(scans["hr"][:held_back], [], settings.validation, CPU)
         super().__init__(
-            settings,
-            networks,
+            RunFolder(folder),
+            Plan(settings, TrainingSet([], [], [], [], []), None),
+            Material(batches, scans["hr"], scans["lr"] if unpaired else [], validator),
             TrainingStep(networks, settings, processes),
-            batches,
-            Validator(scans["hr"][:held_back], [], settings.validation, CPU),
-            Checkpoints(folder / "checkpoints", settings.keep_checkpoints),
-            lambda step: Recorder(folder, step),
-            processes,
-            [scan.name for scan in scans["hr"]],
-            self._publish,
-            self.reports.append,
+            Listener(self.reports.append, self.warnings.append),
         )
 
-    def _publish(self, network: Generator, step: int, score: Score | None) -> None:
-        self.published.append(step)
+    @property
+    def published(self) -> list[int]:
+        """The steps whose models were the best so far; the last one's is in the folder."""
+        steps = [progress.step for progress in self.reports if progress.best]
+        if steps:
+            training = load_model(self.folder.model).card.training
+            assert training is not None and training.step == steps[-1]
+        return steps
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -152,7 +157,8 @@ def test_resuming_equals_never_having_stopped_at_any_step(
         with pytest.raises(StoppedError, match=f"after step {at} of 6"):
             stopped.go(stop)
         resumed = Run(settings, scans, folder)
-        resumed.resume(pytest.fail)
+        resumed.resume()
+        assert not resumed.warnings
         assert resumed.state.done == at
         resumed.go()
         expected, found = straight.weights, resumed.weights
@@ -186,7 +192,7 @@ def test_the_degradation_learns_first_and_a_resumed_run_is_the_same(scans: Scans
         same = all(torch.equal(value, stopped.weights[name]) for name, value in untrained.items())
         assert same == (at <= settings.degradation_first)
         resumed = Run(settings, scans, folder)
-        resumed.resume(pytest.fail)
+        resumed.resume()
         resumed.go()
         for name, value in straight.weights.items():
             assert torch.equal(value, resumed.weights[name]), (at, name)
@@ -253,7 +259,7 @@ def test_training_ends_early_when_nothing_gets_better(scans: Scans, tmp_path: Pa
     assert run.published == [2]
     assert run.state.done == 2 + 3 * 2
     again = Run(settings, scans, tmp_path)
-    again.resume(pytest.fail)
+    again.resume()
     assert again.go().state.done == run.state.done, "a run that ended early stays ended"
 
 
@@ -305,26 +311,26 @@ def test_only_settings_that_change_no_step_may_change(
     Run(config("generator-only", steps=2), scans, tmp_path).go()
     other = Run(config("generator-only", **{"steps": 2, **changes}), scans, tmp_path)
     if refused is None:
-        other.resume(pytest.fail)
+        other.resume()
         return
     with pytest.raises(ConfigError, match=refused):
-        other.resume(pytest.fail)
+        other.resume()
 
 
 def test_a_checkpoint_of_other_scans_is_refused(scans: Scans, tmp_path: Path) -> None:
     Run(config("generator-only", steps=2), scans, tmp_path).go()
     other = Run(config("generator-only", steps=2), {**scans, "hr": scans["lr"] + scans["hr"]}, tmp_path)
     with pytest.raises(DataError, match="other scans"):
-        other.resume(pytest.fail)
+        other.resume()
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(scans: Scans, tmp_path: Path) -> None:
     straight = Run(config("generator-only"), scans, tmp_path).go()
     newest = tmp_path / "checkpoints" / "step-00000006.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
-    told: list[str] = []
     resumed = Run(config("generator-only"), scans, tmp_path)
-    resumed.resume(told.append)
+    resumed.resume()
+    told = resumed.warnings
     assert resumed.state.done == 4
     assert len(told) == 1 and "step-00000006.pt: not a readable checkpoint" in told[0]
     resumed.go()
@@ -333,9 +339,9 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(scans: Scans, tmp
 
 def test_a_run_that_ended_before_its_first_checkpoint_begins_again(scans: Scans, tmp_path: Path) -> None:
     straight = Run(config("generator-only"), scans, tmp_path / "straight").go()
-    told: list[str] = []
     again = Run(config("generator-only"), scans, tmp_path / "again")
-    again.resume(told.append)
+    again.resume()
+    told = again.warnings
     assert len(told) == 1 and "no checkpoint was written yet" in told[0]
     again.go()
     assert all(torch.equal(value, again.weights[name]) for name, value in straight.weights.items())
@@ -346,7 +352,7 @@ def test_if_no_checkpoint_can_be_read_nothing_is_trained_over(scans: Scans, tmp_
     for path in (tmp_path / "checkpoints").iterdir():
         path.write_bytes(b"damaged")
     with pytest.raises(ModelError, match="no checkpoint can be read"):
-        Run(config("generator-only", steps=2), scans, tmp_path).resume(lambda warning: None)
+        Run(config("generator-only", steps=2), scans, tmp_path).resume()
 
 
 def test_another_precision_is_told(scans: Scans, tmp_path: Path) -> None:
@@ -354,8 +360,7 @@ def test_another_precision_is_told(scans: Scans, tmp_path: Path) -> None:
     Run(settings, scans, tmp_path).go()
     other = Run(settings, scans, tmp_path)
     other.step.dtype = torch.bfloat16
-    told: list[str] = []
-    other.resume(told.append)
-    assert told == [
+    other.resume()
+    assert other.warnings == [
         "this device trains in bf16, the run has trained in fp32 so far: it goes on, but not to the same weights."
     ]

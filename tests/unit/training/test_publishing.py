@@ -11,13 +11,17 @@ import torch
 
 import factories
 from srcyc.config import CardConfig, TrainingConfig, ValidationConfig
+from srcyc.data.gathering import TrainingSet
 from srcyc.data.store import TrainingScan
 from srcyc.evaluation.metrics import Quality
 from srcyc.models.card_page import training_text
 from srcyc.models.model_file import ModelCard, load_model, publish_model
 from srcyc.networks import Degradation, Generator, SliceResDNet
+from srcyc.training.folder import Plan
+from srcyc.training.material import Material
 from srcyc.training.publishing import held_back_scores, make_card, publish_if_better, validation_score
 from srcyc.training.validation import simulated_cases
+from srcyc.training.watch.progress import Progress
 
 
 def put(path: Path, noise: float) -> Path:
@@ -50,6 +54,9 @@ class Judge:
 
     def score(self, network: Generator) -> Scored:
         return Scored(-float(network.tail.bias.abs().mean()))
+
+
+NO_SCANS = TrainingSet([], [], [], [], [])
 
 
 def test_the_incumbent_has_to_be_beaten_where_nothing_is_published(tmp_path) -> None:
@@ -92,7 +99,8 @@ def test_a_card_says_where_training_began_and_how_far_it_came(tmp_path, phantom)
     config = TrainingConfig(
         mode="generator-only", g_hr=initial.card.network, card=CardConfig(name="mine", contrasts=("T1w",))
     )
-    card = make_card(config, initial, [], [], 40, None, seconds=12.5)
+    nobody = Material([], [], [], Judge(0))  # type: ignore[arg-type]
+    card = make_card(Plan(config, NO_SCANS, initial), nobody, Progress(40, 50, 12.52))
     assert card.training is not None
     assert (card.training.mode, card.training.step, card.training.seconds) == ("generator-only", 40, 12.5)
     assert card.training.started_from is not None
@@ -106,7 +114,10 @@ def test_a_card_says_where_training_began_and_how_far_it_came(tmp_path, phantom)
 def test_a_card_says_what_g_lr_found(tmp_path) -> None:
     found = Degradation(width=0.8, blur=1.8, noise=0.03)
     thin = TrainingScan("thin", np.zeros((8, 8, 8), np.float32), (1.0, 1.0, 1.0))
-    card = make_card(TrainingConfig(), None, [thin], [], 40, None, degradation=found)
+    material = Material([], [thin], [], Judge(0))  # type: ignore[arg-type]
+    card = make_card(
+        Plan(TrainingConfig(), NO_SCANS, None), material, Progress(40, 50, 1.0, degradation=found)
+    )
     assert card.training is not None and card.training.degradation == found
     assert ModelCard.model_validate_json(card.model_dump_json()) == card
     assert any("0.80 times as wide" in clause for clause in training_text(card.training))

@@ -1,8 +1,53 @@
-"""How a training is told in words, on a terminal and in a server's log."""
+"""How a training stands, and how that is told in words, on a terminal and in a server's log."""
 
 from __future__ import annotations
 
-from srcyc.training.loop import Progress
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from srcyc.networks import Degradation
+from srcyc.training.validation import Score
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run reports at one of its steps.
+
+    Attributes:
+        step: steps done.
+        steps: steps in all.
+        seconds: of training up to here, over all resumptions.
+        terms: mean of each loss term since the last report, unweighted.
+        learning_rate: of the generators.
+        score: on held-back persons, or None where this is no validation.
+        degradation: what G_LR has found out about the LR scans.
+        best: whether the score is the best so far.
+        remaining: seconds to the last step, as it goes now.
+    """
+
+    step: int
+    steps: int
+    seconds: float
+    terms: Mapping[str, float] = field(default_factory=dict)
+    learning_rate: float = 0.0
+    score: Score | None = None
+    degradation: Degradation | None = None
+    best: bool = False
+    remaining: float = math.nan
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told how a run goes, in the first process.
+
+    Attributes:
+        report: called at each report.
+        warn: told what is unusual, a sentence.
+    """
+
+    report: Callable[[Progress], None]
+    warn: Callable[[str], None]
 
 
 def progress_line(progress: Progress) -> str:

@@ -14,8 +14,8 @@ import numpy as np
 
 from srcyc.errors import OutputError
 from srcyc.files import write_text
-from srcyc.networks import Degradation
-from srcyc.training.validation import Image, Picture, Score
+from srcyc.training.validation import Image, Picture
+from srcyc.training.watch.progress import Progress
 
 HISTORY_NAME = "history.csv"
 TENSORBOARD_NAME = "tensorboard"
@@ -49,48 +49,31 @@ class Recorder:
         self._events = _Events.opened(folder / TENSORBOARD_NAME, resume_step)
         self.tensorboard = folder / TENSORBOARD_NAME if self._events else None
 
-    def report(
-        self,
-        step: int,
-        seconds: float,
-        terms: Mapping[str, float],
-        learning_rate: float,
-        score: Score | None = None,
-        *,
-        degradation: Degradation | None = None,
-    ) -> None:
+    def report(self, progress: Progress) -> None:
         """Record a step; a second report of the same step adds to the first.
-
-        Args:
-            step: steps done.
-            seconds: since the run began.
-            terms: mean of each loss term since the last report, unweighted.
-            learning_rate: of the generators.
-            score: on held-back persons, at a validation.
-            degradation: what G_LR has found out about the LR scans.
 
         Raises:
             OutputError: the disk is full, or the folder cannot be written any more.
         """
-        measured = score.as_row() if score else {}
-        found = degradation.as_row() if degradation else {}
+        measured = progress.score.as_row() if progress.score else {}
+        found = progress.degradation.as_row() if progress.degradation else {}
         row = {
-            "step": step,
-            "seconds": round(float(seconds), 1),
-            "learning_rate": learning_rate,
-            **terms,
+            "step": progress.step,
+            "seconds": round(float(progress.seconds), 1),
+            "learning_rate": progress.learning_rate,
+            **progress.terms,
             **measured,
             **found,
         }
-        if self._rows and self._rows[-1]["step"] == step:
+        if self._rows and self._rows[-1]["step"] == progress.step:
             row = {**self._rows.pop(), **row}
         self._rows.append(row)
         write_text(self._path, _as_csv(self._rows))
         if self._events is not None:
-            scalars = {f"loss/{name}": value for name, value in terms.items()}
+            scalars = {f"loss/{name}": value for name, value in progress.terms.items()}
             scalars |= {f"validation/{name}": value for name, value in measured.items()}
             scalars |= {f"degradation/{name}": value for name, value in found.items()}
-            self._events.scalars(step, {**scalars, "learning_rate": learning_rate})
+            self._events.scalars(progress.step, {**scalars, "learning_rate": progress.learning_rate})
 
     def pictures(self, step: int, pictures: Sequence[Picture]) -> None:
         """Show validation pictures in TensorBoard: interpolated | super-resolved | truth, three planes.

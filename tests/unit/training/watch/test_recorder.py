@@ -14,10 +14,23 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from srcyc.errors import OutputError
 from srcyc.networks import Degradation
 from srcyc.training.validation import Picture, Score
+from srcyc.training.watch.progress import Progress
 from srcyc.training.watch.recorder import HISTORY_NAME, Recorder, montage, read_history
 from srcyc.volumes.geometry import Grid
 
 SCORE = Score(psnr=31.0, cubic_psnr=30.0)
+
+
+def note(
+    recorder: Recorder,
+    step: int,
+    seconds: float,
+    terms: dict[str, float],
+    rate: float,
+    score: Score | None = None,
+    degradation: Degradation | None = None,
+) -> None:
+    recorder.report(Progress(step, 100, seconds, terms, rate, score, degradation))
 
 
 def table(folder: Path) -> list[dict[str, str]]:
@@ -41,9 +54,9 @@ def picture(name: str = "a scan at 5 mm", shape: tuple[int, int, int] = (20, 24,
 
 def test_the_history_has_a_cell_for_what_was_measured(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
-    recorder.report(0, 0.0, {}, 0.0, SCORE)
-    recorder.report(50, 1.26, {"content": 0.25}, 1e-3, None)
-    recorder.report(100, 2.5, {"content": 0.125, "d_hr": 0.7}, 5e-4, SCORE)
+    note(recorder, 0, 0.0, {}, 0.0, SCORE)
+    note(recorder, 50, 1.26, {"content": 0.25}, 1e-3, None)
+    note(recorder, 100, 2.5, {"content": 0.125, "d_hr": 0.7}, 5e-4, SCORE)
     recorder.close()
     rows = table(tmp_path)
     assert list(rows[0]) == ["step", "seconds", "learning_rate", "psnr", "cubic_psnr", "content", "d_hr"]
@@ -64,7 +77,7 @@ def test_the_history_is_never_seen_half_written(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
     for step in range(1, 40):
         before = (tmp_path / HISTORY_NAME).open("rb") if step > 1 else None
-        recorder.report(step, 1.0, {"content": 1 / step}, 1e-3)
+        note(recorder, step, 1.0, {"content": 1 / step}, 1e-3)
         if before is not None:
             # A reader that had it open keeps the complete earlier file: it was replaced, not written over.
             with before:
@@ -76,7 +89,7 @@ def test_the_history_is_never_seen_half_written(tmp_path: Path) -> None:
 def test_a_resumed_run_records_what_a_straight_one_does(tmp_path: Path) -> None:
     def record(recorder: Recorder, steps: range) -> None:
         for step in steps:
-            recorder.report(step, step, {"content": 1 / (1 + step)}, 1e-3, SCORE if step % 4 == 0 else None)
+            note(recorder, step, step, {"content": 1 / (1 + step)}, 1e-3, SCORE if step % 4 == 0 else None)
 
     for name in ("straight", "killed"):
         (tmp_path / name).mkdir()
@@ -84,7 +97,7 @@ def test_a_resumed_run_records_what_a_straight_one_does(tmp_path: Path) -> None:
     record(straight, range(0, 10, 2))
     killed = Recorder(tmp_path / "killed")
     record(killed, range(0, 8, 2))
-    killed.report(7, 7, {"content": 9.0, "a term of the past": 3.0}, 1.0)
+    note(killed, 7, 7, {"content": 9.0, "a term of the past": 3.0}, 1.0)
     resumed = Recorder(tmp_path / "killed", resume_step=4)
     record(resumed, range(6, 10, 2))
     for recorder in (straight, killed, resumed):
@@ -101,15 +114,15 @@ def test_a_resumed_run_records_what_a_straight_one_does(tmp_path: Path) -> None:
 def test_a_run_from_the_start_forgets_an_earlier_one(tmp_path: Path) -> None:
     for step in (3, 1):
         with closing(Recorder(tmp_path)) as recorder:
-            recorder.report(step, 1.0, {"content": 0.5}, 1e-3)
+            note(recorder, step, 1.0, {"content": 0.5}, 1e-3)
     assert [row["step"] for row in table(tmp_path)] == ["1"]
     assert [event.step for event in events(recorder).Scalars("loss/content")] == [1]
 
 
 def test_a_second_report_of_a_step_adds_to_the_first(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
-    recorder.report(5, 1.0, {"content": 0.5}, 1e-3)
-    recorder.report(5, 2.0, {}, 1e-3, SCORE)
+    note(recorder, 5, 1.0, {"content": 0.5}, 1e-3)
+    note(recorder, 5, 2.0, {}, 1e-3, SCORE)
     recorder.close()
     assert len(table(tmp_path)) == 1
     assert table(tmp_path)[0]["content"] == "0.5"
@@ -118,7 +131,7 @@ def test_a_second_report_of_a_step_adds_to_the_first(tmp_path: Path) -> None:
 
 def test_tensorboard_shows_scalars_and_pictures(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
-    recorder.report(100, 2.0, {"content": 0.25, "d_hr": 0.7}, 1e-3, SCORE)
+    note(recorder, 100, 2.0, {"content": 0.25, "d_hr": 0.7}, 1e-3, SCORE)
     recorder.pictures(100, [picture(), picture("other")])
     # Read while it is still open: what is reported is there at once.
     found = events(recorder)
@@ -149,9 +162,10 @@ def test_a_montage_has_upright_planes_in_true_proportions() -> None:
 def test_the_history_is_written_without_tensorboard(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['tensorboard'] = None\n"
-        "from pathlib import Path; from srcyc.training.watch.recorder import Recorder\n"
+        "from pathlib import Path; from srcyc.training.watch.progress import Progress\n"
+        "from srcyc.training.watch.recorder import Recorder\n"
         "recorder = Recorder(Path(sys.argv[1]))\n"
-        "recorder.report(1, 1.0, {'content': 0.5}, 1e-3); recorder.pictures(1, []); recorder.close()\n"
+        "recorder.report(Progress(1, 9, 1.0, {'content': 0.5})); recorder.pictures(1, []); recorder.close()\n"
         "sys.exit(recorder.tensorboard is not None)\n"
     )
     ran = subprocess.run(
@@ -169,12 +183,12 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_history(
     file_size_limit: Callable[[int], AbstractContextManager[None]],
 ) -> None:
     recorder = Recorder(tmp_path)
-    recorder.report(1, 1.0, {"content": 0.5}, 1e-3)
+    note(recorder, 1, 1.0, {"content": 0.5}, 1e-3)
     before = (tmp_path / HISTORY_NAME).read_bytes()
     # The history does not fit, or (the history being short) TensorBoard's events do not.
     with file_size_limit(most), pytest.raises(OutputError, match="free some space"):
         for step in range(2, 30):
-            recorder.report(step, 1.0, {"content": 0.5}, 1e-3)
+            note(recorder, step, 1.0, {"content": 0.5}, 1e-3)
     with suppress(OutputError):
         recorder.close()
     rows = table(tmp_path)
@@ -200,7 +214,7 @@ def test_a_damaged_history_is_one_sentence(tmp_path: Path, text: str) -> None:
 def test_what_g_lr_found_is_recorded(tmp_path: Path) -> None:
     found = Degradation(width=0.75, blur=1.8, noise=0.03)
     recorder = Recorder(tmp_path)
-    recorder.report(10, 1.0, {"content": 0.5}, 1e-3, degradation=found)
+    note(recorder, 10, 1.0, {"content": 0.5}, 1e-3, degradation=found)
     recorder.close()
     assert read_history(tmp_path)[-1] == {
         **{"step": 10, "seconds": 1.0, "learning_rate": 1e-3, "content": 0.5},

@@ -12,6 +12,7 @@ from srcyc.config import TrainingConfig, ValidationConfig
 from srcyc.errors import OutputError
 from srcyc.networks import Degradation
 from srcyc.training.validation import Picture, Score
+from srcyc.training.watch.progress import Progress
 from srcyc.training.watch.recorder import Recorder
 from srcyc.training.watch.report import write_report
 from srcyc.volumes.geometry import Grid
@@ -25,7 +26,7 @@ def record(folder: Path, scores: dict[int, Score], steps: int = 400) -> None:
     recorder = Recorder(folder)
     for step in range(0, steps + 1, 50):
         terms = {"cycle_hr": 1 / (1 + step), "d_hr": 1.2, "d_lr": 1.1} if step else {}
-        recorder.report(step, 3600 + step, terms, 1e-3 * bool(step), scores.get(step))
+        recorder.report(Progress(step, steps, 3600 + step, terms, 1e-3 * bool(step), scores.get(step)))
     recorder.close()
 
 
@@ -122,7 +123,7 @@ def test_a_run_without_held_back_scans_has_a_report_too(tmp_path: Path) -> None:
 def test_losses_that_are_zero_or_not_finite_can_be_drawn(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
     for step, value in enumerate((1.0, 0.0, math.nan, -1.0), 1):
-        recorder.report(step, 1.0, {"content": value}, 1e-3)
+        recorder.report(Progress(step, 400, 1.0, {"content": value}, 1e-3))
     recorder.close()
     assert len(write_report(tmp_path, config(), [])) == 2
 
@@ -150,7 +151,7 @@ def test_what_g_lr_found_is_told_and_drawn(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
     for step in (50, 100):
         found = Degradation(width=0.8, blur=1 + step / 100, noise=0.03)
-        recorder.report(step, 1.0, {"content": 0.5}, 1e-3, degradation=found)
+        recorder.report(Progress(step, 400, 1.0, {"content": 0.5}, 1e-3, degradation=found))
     recorder.close()
     report = write_report(tmp_path, config(), [])
     text = report[0].read_text()
