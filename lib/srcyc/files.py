@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import shutil
@@ -12,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from srcyc.errors import OutputError
+from srcyc.errors import OutputError, SRCycError, extra
 
-#: How the temporary names end.
-_UNFINISHED = ".part"
+#: The lock of a folder that one process at a time has.
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -27,7 +28,7 @@ def written(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: the place cannot be written, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as stream:
@@ -42,10 +43,51 @@ def written(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what :func:`written` was writing into a folder when its process was killed."""
-    for path in folder.glob(f".*{_UNFINISHED}"):
-        path.unlink(missing_ok=True)
+def remove_unfinished(folder: Path, name: str | None = None) -> None:
+    """Remove what processes that were killed left in a folder: files being written, and folders to be published.
+
+    Args:
+        folder: nobody else is working in it, or at least
+        name: on what has this name.
+    """
+    for path in folder.glob(f".{'*' if name is None else glob.escape(name)}.{'[0-9a-f]' * 8}.part"):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    for path in folder.glob(f"{_staging_prefix(name or '')}*") if name else ():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, busy: SRCycError, *, wait: float = 0.0, private: bool = False) -> Iterator[None]:
+    """Have a folder to oneself, without what killed processes left in it; who is killed holds nothing.
+
+    Args:
+        folder: is made.
+        busy: is raised if another process has it,
+        wait: still after so many seconds.
+        private: only this user may look into it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with extra("train"):
+        from filelock import FileLock, Timeout
+    lock = FileLock(folder / LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if private:
+            folder.chmod(0o700)
+        lock.acquire(timeout=wait)
+    except Timeout:
+        raise busy from None
+    except OSError as error:
+        raise _not_written(folder, error) from error
+    try:
+        for place in (folder, *(path for path in (*folder.glob("*"), *folder.glob("*/*")) if path.is_dir())):
+            remove_unfinished(place)
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -70,7 +112,7 @@ def staging(folder: Path, name: str = "") -> Iterator[Path]:
     """
     try:
         temporary = tempfile.TemporaryDirectory(
-            dir=folder, prefix=staging_prefix(name), ignore_cleanup_errors=True
+            dir=folder, prefix=_staging_prefix(name), ignore_cleanup_errors=True
         )
     except OSError as error:
         raise _not_written(folder, error) from error
@@ -78,7 +120,7 @@ def staging(folder: Path, name: str = "") -> Iterator[Path]:
         yield Path(path)
 
 
-def staging_prefix(name: str) -> str:
+def _staging_prefix(name: str) -> str:
     """Give how the names of folders begin in which something of a name is made."""
     return f".srcyc-{hashlib.sha256(name.encode()).hexdigest()[:12]}-" if name else ".srcyc-"
 

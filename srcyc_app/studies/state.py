@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from srcyc.errors import DataError, OutputError
-from srcyc.files import write_text
+from srcyc.files import LOCK, remove_unfinished, write_text
 from srcyc_app.refusals import conflict
 from srcyc_app.studies.identifiers import is_plain_component
 from srcyc_app.studies.watching import LABELS
@@ -22,7 +22,6 @@ from srcyc_app.studies.watching import LABELS
 _log = logging.getLogger(__name__)
 
 STATE_FILE = "datastore_v2.json"
-_LOCK_FILE = ".lock"
 _LOCK_SECONDS = 30
 
 
@@ -81,7 +80,7 @@ class StateFile:
         self.path = folder / STATE_FILE
         #: Guards :attr:`model` between threads.
         self.lock = threading.RLock()
-        self._file_lock = FileLock(folder / _LOCK_FILE)
+        self._file_lock = FileLock(folder / LOCK)
         self._read_only = read_only
         self._stamp: tuple[int, int, int] | None = None
         self._text = _EMPTY
@@ -180,9 +179,7 @@ class StateFile:
     def _clear_up(self) -> None:
         """Remove what a process that was killed while writing left."""
         with self._locked():
-            for path in self.path.parent.glob(f".{STATE_FILE}.*.part"):
-                with suppress(OSError):
-                    path.unlink()
+            remove_unfinished(self.path.parent, STATE_FILE)
 
 
 def file_name(image_id: str, image: ImageLabelModel) -> str:

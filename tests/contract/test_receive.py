@@ -290,7 +290,7 @@ def test_a_queue_keeps_what_it_acknowledged_once(tmp_path: Path) -> None:
     queue.put("1.2", "1.2.3", b"late")
     assert entry.status() is None and entry.digest() != before
     queue.close()
-    (entry.scan / ".x.part").write_bytes(b"half")
+    (entry.scan / ".x.dcm.0123abcd.part").write_bytes(b"half")
     again = Queue(tmp_path / "queue", spare=0)
     assert sorted(path.name[0] != "." for path in entry.scan.iterdir()) == [True] * 3
     entry.settle(entry.digest(), Status.SENT)

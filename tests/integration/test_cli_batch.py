@@ -20,8 +20,7 @@ import psutil
 import pytest
 
 from factories import save_head
-from srcyc.files import staging, staging_prefix
-from srcyc.inference.batch import TRIES, How, Work, do, remove_abandoned, resources, shard
+from srcyc.inference.batch import TRIES, How, Work, do, resources, shard
 from srcyc.inference.bids import place_of
 from srcyc.inference.options import InferenceOptions
 from srcyc.inference.results import Place
@@ -188,19 +187,6 @@ def test_a_poisoned_scan_is_tried_three_times_and_stops_nothing(how, tmp_path, m
     assert (told.status, told.tries, len(tried)) == ("failed", TRIES, TRIES)
     assert "poison" in told.message and str(work.source) in told.message
     assert not work.place.volume.exists()
-
-
-def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(tmp_path):
-    place = Place(tmp_path / "a_sr.nii.gz")
-    mine, other = (tmp_path / f"{staging_prefix(f'{name}_sr.nii.gz')}x" for name in "ab")
-    for folder in (mine, other):
-        folder.mkdir()
-        (folder / ".srcyc-part.nii.gz").write_bytes(b"half")
-    with staging(tmp_path, place.volume.name) as folder:
-        assert folder.name.startswith(staging_prefix(place.volume.name))
-    remove_abandoned(place)
-    assert not mine.exists()
-    assert other.is_dir()
 
 
 def test_infer_does_a_shard_of_a_folder(srcyc, tiny_model, tmp_path):

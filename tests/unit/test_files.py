@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from srcyc.errors import OutputError
-from srcyc.files import publish, remove_unfinished, staging, write_text, written
+from srcyc.files import claimed, publish, remove_unfinished, staging, write_text, written
 
 
 def test_a_file_is_there_only_when_it_is_complete(tmp_path: Path) -> None:
@@ -42,8 +42,48 @@ def test_what_a_killed_process_was_writing_can_be_removed(tmp_path: Path) -> Non
         (unfinished,) = (path for path in tmp_path.iterdir() if path != kept)
         copy = unfinished.read_bytes()
     unfinished.write_bytes(copy)  # as if the process had been killed
+    own = tmp_path / ".own.part"
+    own.touch()
     remove_unfinished(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [own.name, "a.txt", "b.txt"]
+
+
+def test_what_was_being_made_of_one_name_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("a[1].nii", "b.nii"):
+        with written(tmp_path / name), staging(tmp_path, name) as place:
+            (file,) = tmp_path.glob(".*.part")
+        # As if the process had been killed.
+        file.write_bytes(b"half")
+        place.mkdir()
+        (place / "part").write_bytes(b"half")
+        if name == "a[1].nii":
+            left = {file, place}
+        remove_unfinished(tmp_path, "a[1].nii")
+        assert not any(path.exists() for path in left)
+    assert file.exists() and place.exists()
+
+
+def test_a_folder_is_had_by_one_and_what_killed_ones_left_in_it_goes(tmp_path: Path) -> None:
+    folder, busy = tmp_path / "new" / "run", OutputError("somebody else is here")
+    (folder / "deep" / "er").mkdir(parents=True)
+    left = [folder / "deep" / "er" / ".a.bin.0123abcd.part", folder / ".b.json.89ef0123.part"]
+    for path in left:
+        path.write_bytes(b"half")
+    with claimed(folder, busy, private=True):
+        assert not any(path.exists() for path in left)
+        assert folder.stat().st_mode & 0o077 == 0
+        left[0].write_bytes(b"now it is being written")
+        with pytest.raises(OutputError, match="somebody else"), claimed(folder, busy):
+            pytest.fail("two have it")
+        assert left[0].exists()
+    with claimed(folder, busy):
+        assert not left[0].exists()
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OutputError, match=r"file.run: cannot be written"),
+        claimed(tmp_path / "file" / "run", busy),
+    ):
+        pytest.fail("there is no such folder")
 
 
 def test_text_is_utf8(tmp_path: Path) -> None:

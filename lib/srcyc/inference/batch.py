@@ -8,7 +8,6 @@ complete or not at all. Dask (the extra `batch`) is imported where a cluster is 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from srcyc.errors import InputError, SRCycError
-from srcyc.files import staging_prefix
+from srcyc.files import remove_unfinished
 from srcyc.inference.finished import Asked, is_finished
 from srcyc.inference.options import InferenceOptions
 from srcyc.memory import available_memory
@@ -120,7 +119,7 @@ def _super_resolve(work: Work, how: How) -> Done:
     result = _resolver(how.model, how.device, how.precision, how.max_memory)(scan, how.options)
     folder = work.place.volume.parent
     folder.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(work.place)
+    remove_unfinished(folder, work.place.volume.name)
     written = write_result(result, scan, work.place, also=_preview(work, scan, how) if how.preview else None)
     return Done(work, "written", warnings=tuple(written.sidecar["warnings"]))
 
@@ -142,12 +141,6 @@ def _preview(work: Work, scan: Volume, how: How) -> Callable[[Place, Volume], No
         )
 
     return draw
-
-
-def remove_abandoned(place: Place) -> None:
-    """Remove what a killed process was about to move to a place: its hidden folders."""
-    for folder in place.volume.parent.glob(f"{staging_prefix(place.volume.name)}*"):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def shard(works: Sequence[_Item], text: str) -> list[_Item]:

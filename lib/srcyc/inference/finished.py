@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from srcyc.documents import known
 from srcyc.errors import InputError, OutputError
 from srcyc.files import sha256
 from srcyc.inference.options import InferenceOptions
@@ -111,9 +111,5 @@ def digest(source: Path) -> str:
 
 def read_sidecar(path: Path) -> dict[str, Any]:
     """Read a sidecar; empty if there is none, or it is not one of ours."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    ours = isinstance(document, dict) and str(document.get("software", "")).startswith("srcyc")
-    return document if ours else {}
+    document = known(path)
+    return document if str(document.get("software", "")).startswith("srcyc") else {}

@@ -10,23 +10,21 @@ Below the queue each series has a folder, named by a hash of its UID (nothing in
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import time
 from collections.abc import Collection, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
-import filelock
-
+from srcyc.documents import known, write_json
 from srcyc.errors import ConfigError, OutputError
-from srcyc.files import remove_unfinished, write_text, written
+from srcyc.files import claimed, write_text, written
 
 _DIGITS = 16
-_LOCK, _SCAN, _RESULT, _MADE, _STATE = ".lock", "scan", "result", "made", "state.json"
+_SCAN, _RESULT, _MADE, _STATE = "scan", "result", "made", "state.json"
 _DIGEST = "digest"
 
 
@@ -78,7 +76,7 @@ class Entry:
 
     def status(self) -> Status | None:
         """What became of the instances that there are now; None: nothing yet."""
-        told = self._told()
+        told = known(self.state)
         if told.get("scan") != self.digest():
             return None
         try:
@@ -89,7 +87,7 @@ class Entry:
     def settle(self, digest: str, status: Status, reason: str = "") -> None:
         """Write down what became of the scan of a digest."""
         told = {"scan": digest, "status": status.value, "reason": reason, "at": time.time()}
-        write_text(self.state, json.dumps(told, indent=1) + "\n")
+        write_json(self.state, told)
 
     def made_of(self) -> str | None:
         """Give the digest of the scan that the result is made of; None: there is no result."""
@@ -113,15 +111,8 @@ class Entry:
 
     def settled_at(self) -> float:
         """When it was settled; now, if that cannot be told."""
-        at = self._told().get("at")
+        at = known(self.state).get("at")
         return float(at) if isinstance(at, int | float) else time.time()
-
-    def _told(self) -> dict[str, Any]:
-        try:
-            told = json.loads(self.state.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return told if isinstance(told, dict) else {}
 
 
 class Queue:
@@ -137,28 +128,16 @@ class Queue:
     """
 
     def __init__(self, folder: Path, *, spare: int = 2**30) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(0o700)
-            self._lock = filelock.FileLock(folder / _LOCK)
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise ConfigError(
-                f"{folder}: another srcyc receives into it", remedy="give another folder"
-            ) from error
-        except OSError as error:
-            raise OutputError(
-                f"{folder}: cannot be written ({error.strerror or error})", remedy="give another folder"
-            ) from error
+        busy = ConfigError(f"{folder}: another srcyc receives into it", remedy="give another folder")
+        # What was being written by a process that was killed was not acknowledged.
+        self._claim = ExitStack()
+        self._claim.enter_context(claimed(folder, busy, private=True))
         # What was cut off by the end of another process is given time to be sent again.
         self.folder, self._spare, self._began = folder, spare, time.time()
-        for entry in self.entries():  # what a process was writing when it was killed was not acknowledged
-            remove_unfinished(entry.folder)
-            remove_unfinished(entry.scan)
 
     def close(self) -> None:
         """Let another process have the folder."""
-        self._lock.release()
+        self._claim.close()
 
     def put(self, series: str, instance: str, data: bytes) -> Entry:
         """Keep an instance, down to the disk; one that is there already is kept once.
