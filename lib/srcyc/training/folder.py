@@ -14,15 +14,15 @@ from pydantic import TypeAdapter
 from srcyc.config import TrainingConfig
 from srcyc.data.gathering import TrainingSet
 from srcyc.data.store import ScanStore
+from srcyc.documents import read_json
 from srcyc.errors import DataError, ModelError, OutputError, extra
-from srcyc.files import remove_unfinished, write_text, written
+from srcyc.files import LOCK, claimed, write_text, written
 from srcyc.models.model_file import PublishedModel, load_model
 from srcyc.training.checkpoint import Checkpoints
 from srcyc.training.settings import checked, read_yaml
 
 with extra("train"):
     import yaml
-    from filelock import FileLock, Timeout
 
 MODEL_NAME = "model.safetensors"
 
@@ -80,29 +80,16 @@ class RunFolder:
         Raises:
             OutputError: another process is training here, or the folder cannot be written.
         """
-        lock = FileLock(self.path / ".lock")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=wait)
-        except Timeout:
-            raise OutputError(
-                f"{self.path}: another process is training here",
-                remedy="wait for it, stop it, or choose another folder",
-            ) from None
-        except OSError as error:
-            reason = error.strerror or error
-            raise OutputError(
-                f"{self.path}: cannot be written ({reason})", remedy="choose another folder"
-            ) from error
-        try:
-            for folder in (self.path, *(entry for entry in self.path.iterdir() if entry.is_dir())):
-                remove_unfinished(folder)
-            yield
-        except BaseException:
-            self.remove_if_nothing_began()
-            raise
-        finally:
-            lock.release()
+        busy = OutputError(
+            f"{self.path}: another process is training here",
+            remedy="wait for it, stop it, or choose another folder",
+        )
+        with claimed(self.path, busy, wait=wait):
+            try:
+                yield
+            except BaseException:
+                self.remove_if_nothing_began()
+                raise
 
     def write(self, plan: Plan) -> None:
         """Write down what the run is, so that it can be taken up again from the folder alone.
@@ -133,7 +120,7 @@ class RunFolder:
             )
         config = checked(read_yaml(self.config), str(self.config))
         try:
-            scans = _SCANS.validate_python(json.loads(self.scans.read_text(encoding="utf-8")))
+            scans = _SCANS.validate_python(read_json(self.scans))
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{self.scans}: the list of scans cannot be read", remedy="start a new run"
@@ -149,7 +136,7 @@ class RunFolder:
         if self.holds_a_run or not self.path.exists():
             return
         self.remove_prepared_scans()
-        (self.path / ".lock").unlink(missing_ok=True)
+        (self.path / LOCK).unlink(missing_ok=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()
 
