@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from starlette.datastructures import QueryParams
 
+from srcyc.documents import json_line
 from srcyc.errors import OutputError
 from srcyc_app.server.access import Rules
 from srcyc_app.server.actions import action_of
@@ -140,7 +140,7 @@ class _Lines(logging.Formatter):
         facts: Mapping[str, Any] = record.__dict__["facts"]
         told = {key: _short(value) for key, value in facts.items() if value is not None}
         if self._form == "json":
-            return json.dumps(told, ensure_ascii=True)
+            return json_line(told)
         time_, *others = told.items()
         return " ".join([str(time_[1]), *(f"{key}={_word(value)}" for key, value in others)])
 
@@ -176,4 +176,4 @@ def _word(value: Any) -> str:
     """Give a value that no blank, quote or line end of a client's can make look like something else."""
     text = str(value)
     plain = text.isascii() and text.isprintable() and not any(char in text for char in ' "=\\')
-    return text if plain and text else json.dumps(text)
+    return text if plain and text else json_line(text)

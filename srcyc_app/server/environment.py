@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import srcyc_app
+from srcyc.documents import json_line
 
 if TYPE_CHECKING:
     from srcyc_app.core import AppCore
@@ -64,4 +64,4 @@ def of_subprocess(**more: str) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)
+    return json_line(value) if isinstance(value, dict | list) else str(value)

@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from srcyc.documents import json_line
 from srcyc_app.server.environment import app_of_settings
 
 
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     request = json.loads(text)
     app = app_of_settings()
     result = app.train(request) if method == "train" else app.batch_infer(request)
-    logging.getLogger(__name__).info("Result: %s", json.dumps(result))
+    logging.getLogger(__name__).info("Result: %s", json_line(result))
     return 0
 
 
