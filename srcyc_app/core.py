@@ -6,8 +6,9 @@ import copy
 import logging
 import os
 import re
+import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,19 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from srcyc._version import __version__
 from srcyc.errors import ConfigError, OutputError
-from srcyc_app.batch import BatchSuperResolution
+from srcyc_app.infers.batch import BatchSuperResolution
 from srcyc_app.infers.options import Options
 from srcyc_app.infers.super_resolution import Result, SuperResolutionTask
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import forbidden, not_found, unusable
-from srcyc_app.server.decoding import InPlace, Reading, prepare, reading
-from srcyc_app.server.stock import close_import_paths
-from srcyc_app.strategies import RandomScan
 from srcyc_app.studies.archives import refuse_detached
 from srcyc_app.studies.datastore import StudiesFolder
+from srcyc_app.studies.decoding import InPlace, Reading, prepare, reading
 from srcyc_app.studies.dicomweb import Archive, Login
 from srcyc_app.studies.identifiers import is_inside, is_plain_component
 from srcyc_app.studies.pacs import Pacs
 from srcyc_app.studies.sessions import ScanSessions
+from srcyc_app.studies.strategies import RandomScan
 from srcyc_app.trainers.task import UnpairedTraining
 
 _log = logging.getLogger(__name__)
@@ -341,7 +341,7 @@ class AppCore:
         self._task(self._trainers, request).check(request, self.datastore())
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Super-resolve many scans; see :class:`~srcyc_app.batch.BatchSuperResolution`.
+        """Super-resolve many scans; see :class:`~srcyc_app.infers.batch.BatchSuperResolution`.
 
         Raises:
             Refusal: 404, no such task; what the request is to blame for.
@@ -420,6 +420,30 @@ def _switch(conf: Mapping[str, str], key: str, *, default: bool) -> bool:
     if text not in ("true", "false"):
         raise ConfigError(f"{key} {text!r}: give true or false.")
     return text == "true"
+
+
+def close_import_paths(writable: Iterable[Path]) -> None:
+    """Let Python find no module where clients put files: not in this process, and not in those that it starts.
+
+    An empty entry of ``PYTHONPATH``, as MONAI Label makes one, is the working directory, and that may be the studies
+    folder.
+
+    Args:
+        writable: folders whose content clients choose.
+    """
+    folders = [folder for folder in writable if folder.is_dir()]
+
+    def is_open(entry: str) -> bool:
+        return any(is_inside(Path(entry or "."), folder) for folder in folders)
+
+    if is_open("."):
+        place = Path(Path.cwd().anchor)
+        _log.warning("%s: clients put files there; the server works in %s instead.", Path.cwd(), place)
+        os.chdir(place)
+    sys.path[:] = [entry for entry in sys.path if not is_open(entry)]
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    # MONAI Label's background tasks fail without the variable.
+    os.environ["PYTHONPATH"] = os.pathsep.join(entry for entry in entries if entry and not is_open(entry))
 
 
 def _gigabytes(text: str) -> int:

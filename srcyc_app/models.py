@@ -18,8 +18,8 @@ from srcyc.models.model_file import (
     load_model,
     packaged_models,
 )
+from srcyc_app.activation import Activation, Activations
 from srcyc_app.refusals import conflict, not_found, refusing
-from srcyc_app.server.activation import Activation, Activations
 from srcyc_app.studies.identifiers import check_name, is_plain_component
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Shelf:
 class ModelShelf:
     """Finds models by name; a file that appears, changes or goes is noticed at the next request.
 
-    The model in use is the one that somebody chose (:mod:`srcyc_app.server.activation`), as it was then: another file
+    The model in use is the one that somebody chose (:mod:`srcyc_app.activation`), as it was then: another file
     of its name is another model, ``NAME@`` and the beginning of its SHA-256. Where nobody chose one, retrained models
     come first: training publishes none that is worse than the default.
 

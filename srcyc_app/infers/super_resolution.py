@@ -22,8 +22,8 @@ from srcyc.volumes.volume import Volume
 from srcyc_app.infers.options import Options, choices, descriptions
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import refusing, unusable
-from srcyc_app.server.decoding import InPlace, Reading
 from srcyc_app.studies.archives import pack_folder, unpack_zip
+from srcyc_app.studies.decoding import InPlace, Reading
 from srcyc_app.studies.identifiers import is_plain_component
 
 #: Bytes that a call needs at its peak per voxel of the output: measured 26 (2.19 GB for 512 x 512 x 320).

@@ -12,9 +12,6 @@ from srcyc_app.server.access import current
 if TYPE_CHECKING:
     from srcyc_app.core import AppCore
 
-#: Key of an image's info and of a session's: who sent it.
-OWNER = "added_by"
-
 
 @dataclass(frozen=True)
 class Limits:

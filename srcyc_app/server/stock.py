@@ -5,12 +5,10 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
-import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,7 +16,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from srcyc_app.refusals import Refusal, forbidden, not_found, unusable
 from srcyc_app.server.failures import Failures, problem
 from srcyc_app.server.middleware import KnownHosts, KnownOrigins, UploadLimit
-from srcyc_app.studies.identifiers import is_inside
 
 _log = logging.getLogger(__name__)
 
@@ -62,30 +59,6 @@ def guard(hosts: Sequence[str], largest: Callable[[], int]) -> None:
     application.middleware_stack = guarded
     for handler in logging.getLogger().handlers:
         handler.addFilter(one_line)
-
-
-def close_import_paths(writable: Iterable[Path]) -> None:
-    """Let Python find no module where clients put files: not in this process, and not in those that it starts.
-
-    An empty entry of ``PYTHONPATH``, as MONAI Label makes one, is the working directory, and that may be the studies
-    folder.
-
-    Args:
-        writable: folders whose content clients choose.
-    """
-    folders = [folder for folder in writable if folder.is_dir()]
-
-    def is_open(entry: str) -> bool:
-        return any(is_inside(Path(entry or "."), folder) for folder in folders)
-
-    if is_open("."):
-        place = Path(Path.cwd().anchor)
-        _log.warning("%s: clients put files there; the server works in %s instead.", Path.cwd(), place)
-        os.chdir(place)
-    sys.path[:] = [entry for entry in sys.path if not is_open(entry)]
-    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    # MONAI Label's background tasks fail without the variable.
-    os.environ["PYTHONPATH"] = os.pathsep.join(entry for entry in entries if entry and not is_open(entry))
 
 
 class HandedOn:

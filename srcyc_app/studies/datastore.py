@@ -20,13 +20,12 @@ from srcyc.inference.results import LABELS, MAPS
 from srcyc.volumes.image_files import volume_suffix
 from srcyc.volumes.volume import read_grid
 from srcyc_app.refusals import conflict, not_found, refusing, unusable
-from srcyc_app.server.decoding import InPlace, Reading
-from srcyc_app.server.limits import OWNER
 from srcyc_app.studies.archives import pack_files, refuse_detached
+from srcyc_app.studies.decoding import InPlace, Reading
 from srcyc_app.studies.dicomweb import Search
 from srcyc_app.studies.discovery import Discovery, label_stem, place_of
 from srcyc_app.studies.domains import SR, TAGS, assigned_domain
-from srcyc_app.studies.identifiers import check_image_id
+from srcyc_app.studies.identifiers import OWNER, check_image_id
 from srcyc_app.studies.image_info import checked_image_info, merged
 from srcyc_app.studies.labels import FINAL, LabelledFolder
 from srcyc_app.studies.placing import brought, clear_leftovers, is_there, put, remove_scan

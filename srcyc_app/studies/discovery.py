@@ -13,7 +13,7 @@ from srcyc.errors import DataError, VolumeError
 from srcyc.volumes.geometry import Grid
 from srcyc.volumes.image_files import volume_suffix
 from srcyc.volumes.volume import is_volume_path
-from srcyc_app.server.decoding import Reading
+from srcyc_app.studies.decoding import Reading
 from srcyc_app.studies.identifiers import is_plain_component
 from srcyc_app.studies.state import DataModel, ImageLabelModel, StateFile, StudiesModel, file_name
 from srcyc_app.studies.watching import LABELS, FolderView, mark_of

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from srcyc_app.refusals import Refusal, unusable
 
+#: Key of an image's info and of a session's: who sent it.
+OWNER = "added_by"
 _LONGEST = 200
 _SESSION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _REQUEST = re.compile(r"[A-Za-z0-9-]{8,64}")

@@ -18,9 +18,8 @@ from srcyc.errors import OutputError
 from srcyc.files import write_text
 from srcyc.volumes.image_files import volume_suffix
 from srcyc_app.refusals import unusable
-from srcyc_app.server.limits import OWNER
 from srcyc_app.studies.archives import refuse_detached, refuse_programs, unpack_zip
-from srcyc_app.studies.identifiers import is_plain_component, is_session_id
+from srcyc_app.studies.identifiers import OWNER, is_plain_component, is_session_id
 from srcyc_app.studies.placing import remove_path
 
 _log = logging.getLogger(__name__)

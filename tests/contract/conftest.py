@@ -191,7 +191,7 @@ def _marked(mark: str) -> list[psutil.Process]:
 def is_decoder(process: psutil.Process) -> bool:
     """Tell whether a process is the one in which a server decodes files of strangers."""
     with contextlib.suppress(psutil.Error, OSError):
-        return "srcyc_app.server.decoding" in " ".join(process.cmdline())
+        return "srcyc_app.studies.decoding" in " ".join(process.cmdline())
     return False
 
 

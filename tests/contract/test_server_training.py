@@ -167,7 +167,7 @@ def test_from_start_to_use(trainer: Any, tiny_training: Tiny) -> None:
     _, params = client.infer("srcyc", "sub-c_T1w", {"device": "cpu", "weights": "mine"})
     assert params["model"]["name"] == "mine", "whoever asks for it gets it"
     assert params["activation"] is None
-    command = [sys.executable, "-m", "srcyc_app.server.activation", str(trainer.model_dir)]
+    command = [sys.executable, "-m", "srcyc_app.activation", str(trainer.model_dir)]
     subprocess.run([*command, "mine"], check=True, capture_output=True)
     _, params = client.infer("srcyc", "sub-c_T1w", {"device": "cpu"})
     assert params["model"]["name"] == "mine", "chosen by whoever may"

@@ -151,7 +151,7 @@ def program(words: Sequence[str], folder: str, *, nursery: bool = False) -> NoRe
     """
     # What libraries have registered would wait for threads of the process that has imported everything.
     atexit._clear()
-    from srcyc_app.server import decoding
+    from srcyc_app.studies import decoding
 
     atexit.register(decoding._PROCESS._forget)
     os.chdir(folder)

@@ -50,7 +50,9 @@ def test_what_the_data_set_says_in_no_json_is_not_passed_on(tmp_path):
     """Python writes NaN where a number is missing, which no other program reads."""
     root = tmp_path / "raw"
     root.mkdir()
-    (root / "dataset_description.json").write_text('{"Name": NaN, "License": Infinity, "DatasetDOI": "doi:1"}')
+    (root / "dataset_description.json").write_text(
+        '{"Name": NaN, "License": Infinity, "DatasetDOI": "doi:1"}'
+    )
     made = json.loads(describe_dataset(tmp_path / "out", root).read_text())
     assert (made["Name"], made["SourceDatasets"][0]["DOI"]) == ("raw: super-resolved", "doi:1")
     assert "License" not in made

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body
 
-from srcyc_app.batch import check_images
 from srcyc_app.core import NAME
+from srcyc_app.infers.batch import check_images
 from srcyc_app.infers.options import Options
 from srcyc_app.refusals import Refusal, not_found, unusable
 from srcyc_app.server.access import current, require

@@ -10,7 +10,7 @@ import pytest
 
 import srcyc_app.app
 from srcyc.volumes.volume import Volume, write_volume
-from srcyc_app.batch import BatchSuperResolution
+from srcyc_app.infers.batch import BatchSuperResolution
 from srcyc_app.infers.super_resolution import SuperResolutionTask
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import Refusal

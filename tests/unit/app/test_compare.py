@@ -25,11 +25,11 @@ from srcyc.physics.acquisition import Acquisition
 from srcyc.volumes.volume import Volume, read_volume, write_volume
 from srcyc_app.app import SRCycApp
 from srcyc_app.server.actions import Role, action_of
-from srcyc_app.server.decoding import InPlace
 from srcyc_app.server.failures import Failures, add_handlers
 from srcyc_app.server.middleware import SecureHeaders
 from srcyc_app.server.routes import compare
 from srcyc_app.server.services import Services
+from srcyc_app.studies.decoding import InPlace
 
 FOLDER = Path(srcyc_app.__file__).parent / "compare"
 OWN = sorted(path for path in FOLDER.iterdir() if path.name not in ("niivue.js", "NOTICE.txt"))

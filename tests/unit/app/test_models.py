@@ -13,9 +13,9 @@ import torch
 
 from srcyc.errors import ModelError
 from srcyc.models.model_file import DEFAULT_MODEL, load_model, packaged_models, publish_model
+from srcyc_app import activation
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import Refusal
-from srcyc_app.server import activation
 
 Put = Callable[..., Path]
 

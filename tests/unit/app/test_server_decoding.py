@@ -19,8 +19,8 @@ from factories import OBLIQUE_AXES, make_affine, make_head, save_model, save_ser
 from srcyc.errors import ModelError, OutputError, SRCycError, VolumeError
 from srcyc.volumes.image_files import Orientation, Scaling
 from srcyc.volumes.volume import Volume, read_volume, write_volume
-from srcyc_app.server import decoding
-from srcyc_app.server.decoding import Apart, InPlace, reading
+from srcyc_app.studies import decoding
+from srcyc_app.studies.decoding import Apart, InPlace, reading
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot fork")
 

@@ -13,13 +13,13 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from srcyc_app.app import SRCycApp
+from srcyc_app.core import close_import_paths
 from srcyc_app.refusals import Refusal
 from srcyc_app.server.middleware import KnownHosts
 from srcyc_app.server.stock import (
     OwnMachine,
     check_address,
     check_task,
-    close_import_paths,
     one_line,
 )
 

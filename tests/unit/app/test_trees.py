@@ -16,8 +16,8 @@ import pytest
 from factories import make_phantom, save_series
 from srcyc.volumes.volume import Volume, read_volume
 from srcyc_app.refusals import Refusal
-from srcyc_app.server.decoding import Apart
 from srcyc_app.studies.datastore import StudiesFolder
+from srcyc_app.studies.decoding import Apart
 from srcyc_app.studies.domains import person_in, training_scans
 from srcyc_app.studies.placing import clear_leftovers, put
 

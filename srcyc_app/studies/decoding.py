@@ -280,7 +280,7 @@ class _Process:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-c"),
-                    f"from srcyc_app.server.decoding import serve; serve({theirs.fileno()})",
+                    f"from srcyc_app.studies.decoding import serve; serve({theirs.fileno()})",
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
 """Which model is in use: chosen by somebody, kept as it was then, and remembered.
 
-python -m srcyc_app.server.activation MODEL_DIR [NAME | --rollback]
+python -m srcyc_app.activation MODEL_DIR [NAME | --rollback]
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None, say: Callable[[str], object] = sys.s
     from srcyc_app.models import ModelShelf
 
     parser = argparse.ArgumentParser(
-        prog="python -m srcyc_app.server.activation", description="Say or choose which model a server uses."
+        prog="python -m srcyc_app.activation", description="Say or choose which model a server uses."
     )
     parser.add_argument("folder", type=Path, metavar="MODEL_DIR")
     parser.add_argument("name", nargs="?", help="take this one into use")
