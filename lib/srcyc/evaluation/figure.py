@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Affine2D, Bbox
 from scipy import ndimage
 
 from srcyc.evaluation.metrics import evaluation_mask
@@ -41,6 +42,10 @@ _BASE = 0.3
 _PAPER, _INK, _FAINT, _ACCENT = "black", "white", "#a8b0b8", "#ffb000"
 _OUTLINE = [withStroke(linewidth=2.5, foreground=_PAPER)]
 _CELL_INCHES = 2.9
+#: Of packing a picture: at 6, the default, it takes three times as long, for a tenth.
+_EFFORT = 2
+#: What is shown is chosen by voxels about this far apart, mm, at least so many along an axis.
+_LOOKED, _FEWEST = 3.0, 16
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ def planes(data: Image, grid: Grid) -> list[Image]:
     array = canonical.array(data)
     views = []
     for plane in (1, 0, 2):
-        section = np.take(array, array.shape[plane] // 2, axis=plane)[::-1, ::-1]
+        section = np.moveaxis(array, plane, 0)[array.shape[plane] // 2][::-1, ::-1]
         spacing = [mm for axis, mm in enumerate(canonical.spacing) if axis != plane]
         stretch = [mm / min(canonical.spacing) for mm in spacing]
         if max(stretch) > 1:
@@ -189,39 +194,51 @@ def _draw(
     ``reference`` gives grid, mask and grey window; ``guide`` tells where there is something to see.
     """
     canonical = _Canonical(reference.grid)
-    mask = canonical.array(_mask(reference.data[0]))
-    deep = _deep(mask, canonical.spacing)
-    window = _window(canonical.array(reference.data[0]), deep)
-    span = robust_scaling(reference.data).scale
-    interest = np.where(deep, canonical.array(guide), 0)
+    shape = canonical.array(reference.data[0]).shape
+    coarse = _Coarse.of(shape, canonical.spacing)
+    plain = coarse.part(canonical.array(reference.data[0]))
+    mask = _mask(plain)
+    deep = _deep(mask, coarse.spacing)
+    interest = np.where(deep, coarse.part(canonical.array(guide)), 0)
+    window = _window(plain, deep)
+    grey: dict[str, Any] = {"cmap": "gray", "vmin": window[0], "vmax": window[1]}
     shown = [plane for plane in (1, 0, 2) if all_planes or plane != canonical.axis(axis)]
-    views = [_View(plane, mask, interest, canonical.spacing, magnify=not all_planes) for plane in shown]
+    views = [
+        _View(plane, mask, interest, coarse, canonical.spacing, magnify=not all_planes) for plane in shown
+    ]
     cells = [(view, zoomed) for view in views for zoomed in ((False,) if all_planes else (False, True))]
-    arrays = [canonical.array(panel.data) for panel in panels]
 
-    figure, subplots = _grid(
+    figure, axes, places = _grid(
         [1.0 if zoomed else view.aspect for view, zoomed in cells], len(panels), side_by_side
     )
-    for number, (panel, array) in enumerate(zip(panels, arrays, strict=True)):
-        for place, (view, zoomed) in enumerate(cells):
-            axes = subplots[place][number] if side_by_side else subplots[number][place]
-            style = (
-                _error_style(span) if panel.error else {"cmap": "gray", "vmin": window[0], "vmax": window[1]}
-            )
-            view.show(axes, array, style, zoomed=zoomed)
-        _title(subplots[0][number] if side_by_side else subplots[number][0], panel.title, above=side_by_side)
+    for number, panel in enumerate(panels):
+        array = canonical.array(panel.data)
+        style = _error_style(robust_scaling(reference.data).scale) if panel.error else grey
+        row = [
+            places[place][number] if side_by_side else places[number][place] for place in range(len(cells))
+        ]
+        boxes = [
+            view.show(axes, place, array, style, zoomed=zoomed)
+            for place, (view, zoomed) in zip(row, cells, strict=True)
+        ]
+        _title(axes, boxes[0], panel.title, above=side_by_side)
     notes = ["Radiological view: the patient's right (R) is on the left.", "One grey window for all images."]
     if any(panel.error for panel in panels):
         notes.append(f"|error|: black 0, white {_ERROR_FULL:.0%} of the data range.")
     notes.append("Not for diagnostic use.")
-    width, height = figure.get_size_inches()
-    figure.text(0.1 / width, 1 - 0.28 / height, headline, color=_INK, fontsize=13, weight="bold", va="center")
-    figure.text(0.1 / width, 0.18 / height, "  ".join(notes), color=_FAINT, fontsize=9, va="center")
+    height = axes.get_ylim()[1]
+    axes.text(0.1, height - 0.28, headline, color=_INK, fontsize=13, weight="bold", va="center")
+    axes.text(0.1, 0.18, "  ".join(notes), color=_FAINT, fontsize=9, va="center")
     return save_figure(figure, path)
 
 
-def _grid(aspects: Sequence[float], panels: int, side_by_side: bool) -> tuple[Figure, list[list[Axes]]]:
-    """Make a figure whose cells fit views of these aspects (width over height) without wasted paper."""
+def _grid(aspects: Sequence[float], panels: int, side_by_side: bool) -> tuple[Figure, Axes, list[list[Bbox]]]:
+    """Make a figure whose cells fit views of these aspects (width over height) without wasted paper.
+
+    Returns:
+        it, axes over all of it, in inches, because axes for each cell would take longer than all the rest, and the
+        cells, row by row.
+    """
     if side_by_side:
         widths, heights = [1.0] * panels, [1 / aspect for aspect in aspects]
         margin = {"left": 0.04, "right": 0.04, "top": 1.05, "bottom": 0.38}
@@ -232,6 +249,8 @@ def _grid(aspects: Sequence[float], panels: int, side_by_side: bool) -> tuple[Fi
     height = _CELL_INCHES * sum(heights) + margin["top"] + margin["bottom"]
     figure = Figure(figsize=(width, height), facecolor=_PAPER)
     FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height), autoscale_on=False)
+    axes.set_axis_off()
     cells = figure.add_gridspec(
         len(heights),
         len(widths),
@@ -244,27 +263,36 @@ def _grid(aspects: Sequence[float], panels: int, side_by_side: bool) -> tuple[Fi
         wspace=0.02,
         hspace=0.02,
     )
-    return figure, [
-        [figure.add_subplot(cells[r, c]) for c in range(len(widths))] for r in range(len(heights))
-    ]
+    inches = Affine2D().scale(width, height)
+    return (
+        figure,
+        axes,
+        [
+            [cells[r, c].get_position(figure).transformed(inches) for c in range(len(widths))]
+            for r in range(len(heights))
+        ],
+    )
 
 
-def _title(axes: Axes, title: str, *, above: bool) -> None:
+def _title(axes: Axes, box: Bbox, title: str, *, above: bool) -> None:
     """Write a panel's two lines above its column, or upright at the left of its row."""
     first, _, second = title.partition("\n")
     for line, colour, size, points in ((first, _INK, 11, 24), (second, _FAINT, 9.5, 9)):
         if above:
-            place: dict[str, Any] = {"xy": (0.5, 1), "xytext": (0, points)}
+            place: dict[str, Any] = {"xy": ((box.x0 + box.x1) / 2, box.y1), "xytext": (0, points)}
         else:
-            place = {"xy": (0, 0.5), "xytext": (-points - 4, 0), "va": "center", "rotation": 90}
+            place = {
+                "xy": (box.x0, (box.y0 + box.y1) / 2),
+                "xytext": (-points - 4, 0),
+                "va": "center",
+                "rotation": 90,
+            }
         style: dict[str, Any] = {
             "color": colour,
             "fontsize": size,
             "weight": "bold" if colour == _INK else "normal",
         }
-        axes.annotate(
-            line, xycoords="axes fraction", textcoords="offset points", ha="center", **place, **style
-        )
+        axes.annotate(line, textcoords="offset points", ha="center", **place, **style)
 
 
 def _error_style(span: float) -> dict[str, Any]:
@@ -295,55 +323,100 @@ class _Canonical:
         return int(self._orientation[axis, 0])
 
 
+@dataclass(frozen=True)
+class _Coarse:
+    """What is looked at to choose what is shown: one voxel every few mm, for all of them would take seconds.
+
+    Attributes:
+        steps: of voxels along R, A and S.
+        shape: voxels of the whole.
+        spacing: mm from one looked at to the next.
+    """
+
+    steps: tuple[int, ...]
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], spacing: tuple[float, ...]) -> _Coarse:
+        steps = tuple(
+            max(1, min(round(_LOOKED / mm), n // _FEWEST)) for n, mm in zip(shape, spacing, strict=True)
+        )
+        return cls(steps, shape, tuple(step * mm for step, mm in zip(steps, spacing, strict=True)))
+
+    def part(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """``(R, A, S)`` -> those voxels of it."""
+        return np.ascontiguousarray(array[tuple(slice(None, None, step) for step in self.steps)])
+
+    def whole(self, part: slice, axis: int) -> slice:
+        """Give the voxels that a range of those looked at stands for."""
+        step = self.steps[axis]
+        return slice(part.start * step, min(part.stop * step, self.shape[axis]))
+
+
 class _View:
     """One plane: which slice of it, which part is shown and which is magnified."""
 
     def __init__(
-        self, plane: int, mask: Mask, interest: Image, spacing: tuple[float, ...], *, magnify: bool = True
+        self,
+        plane: int,
+        mask: Mask,
+        interest: Image,
+        coarse: _Coarse,
+        spacing: tuple[float, ...],
+        *,
+        magnify: bool = True,
     ) -> None:
         self.plane = plane
         across = [axis for axis in range(3) if axis != plane]
         self.spacing = tuple(spacing[axis] for axis in across)
-        self.index = _central_index(mask, plane)
-        self.box = _shown_box(mask.any(axis=plane), self.spacing)
-        self.zoom: tuple[slice, slice] | None = None
+        looked = tuple(coarse.spacing[axis] for axis in across)
+        index = _central_index(mask, plane)
+        self.index = index * coarse.steps[plane]
+        box = _shown_box(mask.any(axis=plane), looked)
+        self.box = tuple(map(coarse.whole, box, across))
+        self.zoom: tuple[slice, ...] | None = None
         if magnify:
-            self.zoom = _zoom_box(np.take(interest, self.index, axis=plane), self.box, self.spacing)
+            zoom = _zoom_box(np.take(interest, index, axis=plane), box, looked)
+            self.zoom = tuple(map(coarse.whole, zoom, across))
         width, height = self._size(self.box)
         self.aspect = width / height
 
-    def show(self, axes: Axes, array: Image, style: dict[str, Any], *, zoomed: bool) -> None:
-        """Draw this plane of an RAS array."""
-        section = np.take(array, self.index, axis=self.plane)
+    def show(self, axes: Axes, cell: Bbox, array: Image, style: dict[str, Any], *, zoomed: bool) -> Bbox:
+        """Draw this plane of an RAS array into a cell; give the part of it that is filled."""
+        section = np.moveaxis(array, self.plane, 0)[self.index]  # np.take would copy all of it first
         part = self.zoom if zoomed and self.zoom else self.box
         # Rows run down from superior (or anterior); columns from the patient's right, or from anterior.
         picture = section[part][::-1, ::-1].T
         width, height = self._size(part)
-        axes.imshow(picture, extent=(0, width, height, 0), interpolation="bicubic", aspect="equal", **style)
-        axes.set_axis_off()
+        scale = min(cell.width / width, cell.height / height)
+        box = Bbox.from_bounds(0, 0, scale * width, scale * height).anchored("C", cell)
+        axes.imshow(
+            picture, extent=(box.x0, box.x1, box.y0, box.y1), interpolation="bicubic", aspect="auto", **style
+        )
         if zoomed:
-            axes.add_patch(Rectangle((0, 0), width, height, fill=False, edgecolor=_ACCENT, linewidth=2.0))
-            return
+            axes.add_patch(
+                Rectangle(box.p0, box.width, box.height, fill=False, edgecolor=_ACCENT, linewidth=1.0)
+            )
+            return box
         name, left, right = _PLANES[self.plane]
-        ink: dict[str, Any] = {
-            "color": _INK,
-            "fontsize": 9,
-            "transform": axes.transAxes,
-            "path_effects": _OUTLINE,
-        }
-        axes.text(0.02, 0.98, name, va="top", **ink)
-        axes.text(0.01, 0.5, left, va="center", **ink)
-        axes.text(0.99, 0.5, right, va="center", ha="right", **ink)
-        if self.zoom is None:
-            return
-        edges = [
-            ((whole.stop - inner.stop) * mm, (inner.stop - inner.start) * mm)
-            for whole, inner, mm in zip(self.box, self.zoom, self.spacing, strict=True)
-        ]
-        (x, w), (y, h) = edges
-        axes.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=_ACCENT, linewidth=0.9))
+        ink: dict[str, Any] = {"color": _INK, "fontsize": 9, "path_effects": _OUTLINE}
+        for text, x, y, va, ha in (
+            (name, 0.02, 0.98, "top", "left"),
+            (left, 0.01, 0.5, "center", "left"),
+            (right, 0.99, 0.5, "center", "right"),
+        ):
+            axes.text(box.x0 + x * box.width, box.y0 + y * box.height, text, va=va, ha=ha, **ink)
+        if self.zoom is not None:
+            (x, w), (y, h) = (
+                ((whole.stop - inner.stop) * mm * scale, (inner.stop - inner.start) * mm * scale)
+                for whole, inner, mm in zip(self.box, self.zoom, self.spacing, strict=True)
+            )
+            corner = (box.x0 + x, box.y1 - y - h)
+            axes.add_patch(Rectangle(corner, w, h, fill=False, edgecolor=_ACCENT, linewidth=0.9))
+        return box
 
-    def _size(self, part: tuple[slice, slice]) -> tuple[float, float]:
+    def _size(self, part: tuple[slice, ...]) -> tuple[float, float]:
         width, height = ((p.stop - p.start) * mm for p, mm in zip(part, self.spacing, strict=True))
         return width, height
 
@@ -357,15 +430,9 @@ def _mask(data: Image) -> Mask:
 
 
 def _deep(mask: Mask, spacing: Sequence[float]) -> Mask:
-    """Mark what lies below scalp and skull, to about 2 mm (a finer distance map takes seconds)."""
-    steps = [max(1, round(2.0 / mm)) for mm in spacing]
-    coarse = mask[:: steps[0], :: steps[1], :: steps[2]]
-    sampling = [step * mm for step, mm in zip(steps, spacing, strict=True)]
-    depth = ndimage.distance_transform_edt(np.pad(coarse, 1), sampling=sampling)[1:-1, 1:-1, 1:-1]
-    deep = depth > min(_DEPTH, 0.5 * float(depth.max()))
-    for axis, step in enumerate(steps):
-        deep = np.repeat(deep, step, axis=axis)
-    return deep[tuple(slice(n) for n in mask.shape)]
+    """Mark what lies below scalp and skull."""
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
+    return np.asarray(depth > min(_DEPTH, 0.5 * float(depth.max())))
 
 
 def _central_index(mask: Mask, plane: int) -> int:
@@ -409,5 +476,11 @@ def save_figure(figure: Figure, path: Path) -> Path:
         OutputError: the place cannot be written.
     """
     with written(path) as stream:
-        figure.savefig(stream, dpi=130, facecolor=figure.get_facecolor(), format="png")
+        figure.savefig(
+            stream,
+            dpi=130,
+            facecolor=figure.get_facecolor(),
+            format="png",
+            pil_kwargs={"compress_level": _EFFORT},
+        )
     return path

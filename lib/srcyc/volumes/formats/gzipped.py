@@ -1,9 +1,10 @@
-"""Read of a file that may be packed with gzip as much as is wanted, never more."""
+"""Files packed with gzip: read as far as is wanted, never more, and written."""
 
 from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,23 @@ def read_voxels(
             remedy="copy the file again",
         )
     return voxels.reshape(shape, order="F")
+
+
+def packed(pieces: Iterable[bytes], dtype: np.dtype[Any]) -> Iterator[bytes]:
+    """Pack the content of a file; the same content always gives the same bytes.
+
+    The last bits of floating-point voxels are noise, in which nothing comes twice: looking for runs only takes a third
+    of the time, for the same size. More effort than the least gains little of other voxels too.
+
+    Args:
+        pieces: of the content.
+        dtype: of the voxels that most of it is.
+    """
+    strategy = zlib.Z_RLE if dtype.kind == "f" else zlib.Z_DEFAULT_STRATEGY
+    packer = zlib.compressobj(1, wbits=31, strategy=strategy)
+    for piece in pieces:
+        yield packer.compress(piece)
+    yield packer.flush()
 
 
 def _fill(path: Path, start: int, buffer: memoryview, *, check: bool) -> int:

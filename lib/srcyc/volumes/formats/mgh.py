@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import math
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy.typing as npt
 
 from srcyc.documents import json_line
 from srcyc.errors import VolumeError
-from srcyc.volumes.formats.gzipped import is_packed, read_start, read_voxels
+from srcyc.volumes.formats.gzipped import is_packed, packed, read_start, read_voxels
 from srcyc.volumes.formats.raw import Header, Origin, RawVolume, require_bytes, volume_shape
 
 _HEADER_BYTES = 284
@@ -57,11 +56,7 @@ def write(
         text = f"{origin.line} {json_line(origin.fields)}".encode() + b"\0"
         raw += _TAG_COMMAND.to_bytes(4, "big") + len(text).to_bytes(8, "big") + text
     with path.open("wb") as stream:
-        if path.suffix.lower() == ".mgh":
-            stream.write(raw)
-        else:
-            with gzip.GzipFile(filename="", fileobj=stream, mode="wb", mtime=0) as packed:
-                packed.write(raw)
+        stream.writelines([raw] if path.suffix.lower() == ".mgh" else packed([raw], voxels.dtype))
 
 
 def _read(path: Path) -> tuple[Header, np.dtype[Any]]:

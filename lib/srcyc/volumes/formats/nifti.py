@@ -7,13 +7,13 @@ nibabel's header code follows the standard, and the voxels are a plain buffer.
 
 from __future__ import annotations
 
-import contextlib
-import gzip
 import io
+import itertools
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -23,7 +23,7 @@ from nibabel.quaternions import quat2mat
 
 from srcyc.documents import json_line
 from srcyc.errors import VolumeError
-from srcyc.volumes.formats.gzipped import is_packed, read_start, read_voxels
+from srcyc.volumes.formats.gzipped import is_packed, packed, read_start, read_voxels
 from srcyc.volumes.formats.raw import (
     LPS_TO_RAS,
     Header,
@@ -46,9 +46,6 @@ _QUATERNION_TOLERANCE = 1e-2
 _HALF_TURN = 1e-7
 #: Two forms whose corners differ by less than this share of a voxel say the same.
 _SAME_FORM = 0.01
-
-#: Of gzip: noise hardly packs, whatever the effort.
-_LEVEL = 1
 
 #: Characters of `descrip`, which ends with a zero.
 _DESCRIPTION = 79
@@ -125,10 +122,12 @@ def write(
         header["descrip"] = origin.line[:_DESCRIPTION]
     if scaling is not None:
         header.set_slope_inter(scaling.slope, scaling.intercept)
-    with path.open("wb") as stream, _packed(stream, path) as out:
-        out.write(header.binaryblock + behind)
-        for k in range(voxels.shape[2]):
-            out.write(voxels[..., k].tobytes(order="F"))
+    planes = (voxels[..., k].tobytes(order="F") for k in range(voxels.shape[2]))
+    content: Iterable[bytes] = itertools.chain([header.binaryblock + behind], planes)
+    if path.name.lower().endswith(".gz"):
+        content = packed(content, voxels.dtype)
+    with path.open("wb") as stream:
+        stream.writelines(content)
 
 
 def _extension(origin: Origin) -> bytes:
@@ -136,12 +135,6 @@ def _extension(origin: Origin) -> bytes:
     extension = io.BytesIO()
     nib.nifti1.Nifti1Extension(_COMMENT, json_line(origin.fields).encode()).write_to(extension, False)
     return b"\1\0\0\0" + extension.getvalue()
-
-
-def _packed(stream: BinaryIO, path: Path) -> contextlib.AbstractContextManager[Any]:
-    if not path.name.lower().endswith(".gz"):
-        return contextlib.nullcontext(stream)
-    return gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=stream, mtime=0)
 
 
 # -- header --------------------------------------------------------------------------------------------------
