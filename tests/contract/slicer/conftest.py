@@ -232,10 +232,13 @@ class Panel:
 
     def settled(self) -> None:
         """Let the application give the views their sizes, and the module fit them."""
+        # Rounds count as well as time: where the machine stood still, nothing has happened meanwhile.
         end = time.monotonic() + 0.3
-        while time.monotonic() < end:
+        rounds = 0
+        while time.monotonic() < end or rounds < 20:
             self.session.process_events()
             time.sleep(0.01)
+            rounds += 1
 
     # -- what is done in many tests ----------------------------------------------------------------------------------
 

@@ -334,12 +334,13 @@ class ResolvePanel:
             self._cancel(_("Cancelled."))
 
     def _apply(self) -> None:
-        self._applied = time.monotonic()
         self._session.calm()
         self.ui.progressBar.setMaximum(0)  # busy, until a share is known
         self._say(_("Looking what is needed …") if self._session.offer is not self._session.server else "")
         self._preparing = self._session.prepare(_may_install, self._say_installing, self._begin, self._failed)
         self._enable()
+        # From now on it says "Cancel"; a click made before that may be heard only now.
+        self._applied = time.monotonic()
 
     def _say_installing(self, sentence: str, share: float | None) -> None:
         self._bar(share or 0.0)
