@@ -13,7 +13,8 @@ from torch import Tensor
 
 from srcyc.errors import DataError, extra
 from srcyc.evaluation.metrics import Image, Mask, bounding_box
-from srcyc.losses.imagenet import imagenet_features, load_imagenet, read_tensors, require_shapes
+from srcyc.losses.imagenet import imagenet_features, load_imagenet
+from srcyc.networks.weights import read_tensors, require_shapes
 
 #: Fetch AlexNet's weights with torchvision on first use, instead of reading a local file.
 TORCHVISION = "torchvision"

@@ -1,20 +1,17 @@
-"""Networks of torchvision that were trained on ImageNet: their convolutions, frozen, and files of weights."""
+"""Networks of torchvision that were trained on ImageNet: their convolutions, frozen."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from srcyc.errors import ModelError, SRCycError, extra
+from srcyc.errors import SRCycError, extra
+from srcyc.networks.weights import read_tensors, require_shapes
 
 Network = Literal["vgg16", "vgg19", "alexnet"]
 
@@ -38,7 +35,7 @@ def load_imagenet(features: nn.Sequential, network: Network, weights: str | Path
     Args:
         features: of :func:`imagenet_features`.
         network: its name in torchvision.
-        weights: a local file, ``.pth`` or ``.pt`` (a state dict), ``.safetensors`` or ``.npz``; its keys are
+        weights: a local file, see :func:`srcyc.networks.weights.read_tensors`; its keys are
             torchvision's (``features.0.weight``, with or without the classifier) or ``vgg16.conv0.weight``, counted
             over the convolutions (other networks may lie beside them). None: torchvision's, fetched once, hash checked.
 
@@ -58,60 +55,6 @@ def load_imagenet(features: nn.Sequential, network: Network, weights: str | Path
     require_shapes(state, features.state_dict(), f"{weights or 'the download'}: not the weights of {network}")
     features.load_state_dict(state, assign=True)
     features.requires_grad_(False)
-
-
-def read_tensors(path: str | Path, keys: str) -> dict[str, Tensor]:
-    """Read from a weight file what has certain keys, as float32.
-
-    Args:
-        path: see :func:`load_imagenet`.
-        keys: a regular expression.
-
-    Raises:
-        ModelError: the file is missing, unreadable, of another kind, or holds what is no finite number.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ModelError(f"{path}: does not exist", remedy="give the path of a weight file")
-    try:
-        tensors = {
-            key: torch.as_tensor(value).float() for key, value in _read(path, re.compile(keys)).items()
-        }
-    except Exception as error:  # a foreign file can fail anywhere inside its reader
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{path}: cannot be read as weights ({reason})", remedy="fetch it again") from error
-    for key, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"{path}: holds NaN or infinite values in {key}", remedy="fetch it again")
-    return tensors
-
-
-def require_shapes(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], complaint: str) -> None:
-    """Refuse tensors that are not exactly those wanted, by name and shape.
-
-    Raises:
-        ModelError: the complaint, and the first that is missing, too many, or of another shape.
-    """
-    for key in (*wanted, *found):
-        needed, has = (tuple(some[key].shape) if key in some else "none" for some in (wanted, found))
-        if needed != has:
-            raise ModelError(
-                f"{complaint} ({key}: shape {needed} is needed, found {has})", remedy="give another file"
-            )
-
-
-def _read(path: Path, keys: re.Pattern[str]) -> dict[str, Any]:
-    match path.suffix.lower():
-        case ".pth" | ".pt":
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-        case ".safetensors":
-            tensors = load_file(path)
-        case ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                return {key: archive[key] for key in archive if keys.fullmatch(key)}
-        case other:
-            raise ValueError(f"its name ends in {other!r}, not in .pth, .pt, .safetensors or .npz")
-    return {key: tensors[key] for key in tensors if keys.fullmatch(key)}
 
 
 def _fetched(network: Network) -> dict[str, Tensor]:

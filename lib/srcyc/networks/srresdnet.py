@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from srcyc.errors import ConfigError, ModelError
+from srcyc.errors import ConfigError
 from srcyc.networks.generator import (
     Estimate,
     EstimateStream,
@@ -22,12 +22,15 @@ from srcyc.networks.generator import (
     register,
 )
 from srcyc.networks.resdnet import ResDNet, condition_mlp
+from srcyc.networks.weights import read_tensors, require_shapes
 from srcyc.physics.noise import estimate_noise
 from srcyc.physics.resampling import Interpolation, resample
 from srcyc.schema import Limits
 
 #: Length of the conditioning vector of a network that knows the sampling.
 CONDITION_FEATURES = 16
+#: Names of parameters in the authors' code: of an outer layer, or of one in a block.
+_PUBLISHED = re.compile(r"model\.(?:(conv1|conv_out)|layer1\.(\d+)\.(\w+))\.(\w+)")
 
 
 class SRResDNetConfig(GeneratorConfig):
@@ -86,7 +89,7 @@ class SRResDNet(Generator):
         """Load the authors' 2D x4 RGB generator (SRResCGAN); images are on 0-255, use ``scale_factor=4``.
 
         Raises:
-            ModelError: not a state dict of that network.
+            ModelError: not a file with that network's weights.
         """
         network = cls(
             spatial_dims=2,
@@ -96,22 +99,9 @@ class SRResDNet(Generator):
             initial_alpha=0.0,
             clip=(0.0, 255.0),
         )
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            network.load_state_dict({_published_key(key): value for key, value in state.items()})
-        except OSError as error:
-            raise ModelError(
-                f"{path}: cannot be read ({error.strerror or error})",
-                remedy="give the path of srrescgan_model.pth",
-            ) from error
-        except (
-            *(RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError),
-            pickle.UnpicklingError,
-        ) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ModelError(
-                f"{path}: not the published SRResCGAN generator ({reason})", remedy="give srrescgan_model.pth"
-            ) from error
+        state = {_published_key(key): value for key, value in read_tensors(path, ".*").items()}
+        require_shapes(state, network.state_dict(), f"{path}: not the published SRResCGAN generator")
+        network.load_state_dict(state)
         return network
 
     def planes(self, fine: int, slices: int) -> tuple[int, int]:
@@ -258,19 +248,11 @@ class SRResDNet(Generator):
 
 def _published_key(key: str) -> str:
     """Translate a parameter name of the authors' code (legacy weight norm) into ours."""
-    names = {"conv1": "head.conv", "conv_out": "tail.conv"}
-    parts = key.split(".")
-    if parts[0] != "model":
+    if (match := _PUBLISHED.fullmatch(key)) is None:
         return key
-    if parts[1] == "layer1":
-        place = ["blocks", parts[2], parts[3]]
-        if parts[3].startswith("conv"):
-            place.append("conv")
-        leaf = parts[4]
-    else:
-        place, leaf = [names[parts[1]]], parts[2]
-    leaf = {
-        "weight_g": "parametrizations.weight.original0",
-        "weight_v": "parametrizations.weight.original1",
-    }.get(leaf, leaf)
-    return ".".join(["resdnet", *place, leaf])
+    outer, block, layer, leaf = match.groups()
+    inner = f"blocks.{block}.{layer}{'.conv' if str(layer).startswith('conv') else ''}"
+    place = {"conv1": "head.conv", "conv_out": "tail.conv"}.get(outer, inner)
+    norm = {"weight_g": ".original0", "weight_v": ".original1"}
+    leaf = f"parametrizations.weight{norm[leaf]}" if leaf in norm else leaf
+    return f"resdnet.{place}.{leaf}"
