@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -129,19 +131,10 @@ def read_header(path: Path) -> Dataset:
     Raises:
         VolumeError: not DICOM, empty, truncated, or a header whose promises the file cannot keep.
     """
-    try:
-        with path.open("rb") as stream:
-            header, syntax = _parsed(stream, path, _TAGS)
-            for _ in header:  # what pydicom would convert on access, and fail at there
-                pass
-    except VolumeError:
-        raise
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except Exception as error:  # pydicom lets whatever a damaged file causes escape
-        raise VolumeError(
-            f"{path}: cannot be read as DICOM ({brief(error)})", remedy="copy the file again or take it out"
-        ) from error
+    with reading(path), path.open("rb") as stream:
+        header, syntax = _parsed(stream, path, _TAGS)
+        for _ in header:  # what pydicom would convert on access, and fail at there
+            pass
     # An image cut off within its header must not pass for a report: the stack would lose an end slice.
     name = getattr(header.get("SOPClassUID"), "name", "")
     if "SOPClassUID" not in header or ("Image Storage" in name and "Rows" not in header):
@@ -159,16 +152,26 @@ def read_whole_header(path: Path) -> Dataset:
     Raises:
         VolumeError: it cannot be read.
     """
+    with reading(path), path.open("rb") as stream:
+        return _parsed(stream, path, None)[0]
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Word whatever goes wrong in a block that reads a file.
+
+    Raises:
+        VolumeError: it cannot be read.
+    """
     try:
-        with path.open("rb") as stream:
-            return _parsed(stream, path, None)[0]
+        yield
     except VolumeError:
         raise
     except OSError as error:
         raise unreadable(path, error) from error
     except Exception as error:  # pydicom lets whatever a damaged file causes escape
         raise VolumeError(
-            f"{path}: cannot be read as DICOM ({brief(error)})", remedy="copy the file again"
+            f"{path}: cannot be read as DICOM ({brief(error)})", remedy="copy the file again or take it out"
         ) from error
 
 
@@ -189,11 +192,8 @@ def syntax_of(path: Path) -> str:
     Raises:
         VolumeError: the file cannot be read.
     """
-    try:
-        with path.open("rb") as stream:
-            return _syntax_in(stream.read(_HEAD))
-    except OSError as error:
-        raise unreadable(path, error) from error
+    with reading(path), path.open("rb") as stream:
+        return _syntax_in(stream.read(_HEAD))
 
 
 def is_compressed(syntax: str) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from srcyc.errors import VolumeError
-from srcyc.volumes.dicom.files import brief, whole
+from srcyc.volumes.dicom.files import reading, whole
 from srcyc.volumes.dicom.frames import Frame, frames_of
 from srcyc.volumes.dicom.kinds import COLOUR, image_type, plain_text, why_no_scan, why_phase
 from srcyc.volumes.dicom.repeats import told_apart, without_copies
@@ -92,15 +92,8 @@ def _frames_of(image: Image) -> list[Frame]:
     Raises:
         VolumeError: its header is unusable.
     """
-    try:
+    with reading(image.file):  # pydicom converts the frames' headers only now
         return list(frames_of(image.file, image.header))
-    except VolumeError:
-        raise
-    except Exception as error:  # pydicom converts the frames' headers only now, and lets anything escape
-        raise VolumeError(
-            f"{image.file}: cannot be read as DICOM ({brief(error)})",
-            remedy="copy the file again or take it out",
-        ) from error
 
 
 def _folder_of(files: Sequence[Path], where: Path) -> Path:

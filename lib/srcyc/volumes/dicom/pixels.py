@@ -9,7 +9,6 @@ which it applies the first one's.
 from __future__ import annotations
 
 import tempfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,12 @@ from srcyc.errors import VolumeError
 from srcyc.volumes.dicom.codestreams import claimed_sizes
 from srcyc.volumes.dicom.files import (
     LARGEST_HEADER,
-    brief,
     inflated,
     is_compressed,
     pixel_bytes,
     read_header,
+    reading,
     syntax_of,
-    unreadable,
 )
 from srcyc.volumes.dicom.frames import Frame
 from srcyc.volumes.formats.itk import quiet_itk
@@ -95,17 +93,9 @@ def _stored_pixels(file: Path) -> bytes:
     Raises:
         VolumeError: they cannot be read.
     """
-    try:
-        with disable_value_validation():
-            header = pydicom.dcmread(file, force=True, specific_tags=list(_PIXEL_KEYS))
-        data = next((header[key].value for key in _PIXEL_KEYS if key in header), b"")
-    except OSError as error:
-        raise unreadable(file, error) from error
-    except Exception as error:  # pydicom lets whatever a damaged file causes escape
-        raise VolumeError(
-            f"{file}: cannot be read as DICOM ({brief(error)})", remedy="copy the file again"
-        ) from error
-    return bytes(data or b"")
+    with reading(file), disable_value_validation():
+        header = pydicom.dcmread(file, force=True, specific_tags=list(_PIXEL_KEYS))
+        return bytes(next((header[key].value for key in _PIXEL_KEYS if key in header), b"") or b"")
 
 
 def _require_claims(frame: Frame) -> None:
@@ -191,11 +181,8 @@ def _write_inflated(file: Path, plain: Path) -> None:
         VolumeError: it inflates to more than its header says.
     """
     limit = LARGEST_HEADER + pixel_bytes(read_header(file))
-    try:
-        with file.open("rb") as stream:
-            meta, data = inflated(stream, file, limit + 1)
-    except (OSError, zlib.error) as error:
-        raise VolumeError(f"{file}: cannot be read ({brief(error)})", remedy="copy the file again") from error
+    with reading(file), file.open("rb") as stream:
+        meta, data = inflated(stream, file, limit + 1)
     if len(data) > limit:
         raise VolumeError(
             f"{file}: inflates to more than {limit} bytes, which its header's size does not explain",
@@ -212,7 +199,7 @@ def _write_inflated(file: Path, plain: Path) -> None:
 
 def _rewrite(file: Path, plain: Path, named: Path, *, without: Sequence[str]) -> None:
     """Write a file without some elements, of the image or of its frames' headers."""
-    try:
+    with reading(named):
         with disable_value_validation():
             image = pydicom.dcmread(file, force=True)
         groups = [*(image.get("SharedFunctionalGroupsSequence") or ())]
@@ -223,7 +210,3 @@ def _rewrite(file: Path, plain: Path, named: Path, *, without: Sequence[str]) ->
                 if key in part:
                     delattr(part, key)
         pydicom.dcmwrite(plain, image)
-    except Exception as error:  # pydicom lets whatever a damaged file causes escape
-        raise VolumeError(
-            f"{named}: cannot be read as DICOM ({brief(error)})", remedy="copy the file again"
-        ) from error
