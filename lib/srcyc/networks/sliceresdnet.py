@@ -58,14 +58,26 @@ class Convolution(nn.Conv3d):
             nn.init.zeros_(self.weight)
             nn.init.zeros_(self.bias)  # type: ignore[arg-type]
 
+    def forward(self, input: Tensor) -> Tensor:
+        """``(B, C, *spatial)`` -> ``(B, F, *spatial)``."""
+        return self._over(input, (_RADIUS, _RADIUS, _RADIUS))
+
+    def _over(self, x: Tensor, padding: tuple[int, int, int]) -> Tensor:
+        return F.conv3d(_in_fours(x), _in_fours(self.weight), self.bias, padding=padding)
+
     def stream(self) -> Stream:
         """Give the layer for an image that comes slab by slab."""
-        padding = (0, _RADIUS, _RADIUS)
         return windowed(
-            lambda window: F.conv3d(window, self.weight, self.bias, padding=padding),
+            lambda window: self._over(window, (0, _RADIUS, _RADIUS)),
             _RADIUS,
             lambda window, before, after: pad_planes(window, before, after, "constant"),
         )
+
+
+def _in_fours(x: Tensor) -> Tensor:
+    """Add empty channels up to a multiple of 4 in fp32: oneDNN takes 3.6 times as long for 18 as for 20."""
+    more = -x.shape[1] % 4 if x.dtype == torch.float32 else 0
+    return F.pad(x, (0, 0, 0, 0, 0, 0, 0, more)) if more else x
 
 
 class Block(nn.Module):

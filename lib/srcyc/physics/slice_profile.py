@@ -267,12 +267,13 @@ def _difference(image: _Image, axis: int, lag: int, order: int) -> _Image:
 
 def _sizes(image: _Image) -> dict[str, float]:
     """Mean absolute value and root mean square inside the head."""
-    values = image[0][image[1]]
-    if values.numel() < _PAIRS:
+    # Not picked out but multiplied by 0: several times quicker.
+    count, values = int(image[1].sum()), image[0] * image[1]
+    if count < _PAIRS:
         raise _TooFewError
     return {
-        "mean": float(values.abs().mean()),
-        "rms": float(torch.linalg.vector_norm(values)) / math.sqrt(values.numel()),
+        "mean": float(values.abs().sum()) / count,
+        "rms": float(torch.linalg.vector_norm(values)) / math.sqrt(count),
     }
 
 
@@ -283,8 +284,8 @@ def _correlation(image: _Image, axis: int, lag: int) -> float:
     if n < 1:
         raise _TooFewError
     where = inside.narrow(axis, lag, n) & inside.narrow(axis, 0, n)
-    a, b = values.narrow(axis, lag, n)[where], values.narrow(axis, 0, n)[where]
-    if a.numel() < _PAIRS:
+    if int(where.sum()) < _PAIRS:
         raise _TooFewError
+    a, b = values.narrow(axis, lag, n) * where, values.narrow(axis, 0, n) * where
     norm = float(torch.linalg.vector_norm(a)) * float(torch.linalg.vector_norm(b))
-    return float(torch.dot(a, b)) / (norm + _SMALL)
+    return float((a * b).sum()) / (norm + _SMALL)
