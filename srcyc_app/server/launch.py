@@ -10,14 +10,14 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from srcyc.errors import ConfigError, OutputError, VolumeError
+from srcyc_app.server.options import Options
 
 if TYPE_CHECKING:
     from srcyc_app.server.access import Rules
@@ -33,49 +33,6 @@ _GRACE = 5
 #: Environment variable of whoever starts a server and holds its standard input: closed, also by a crash, it ends the
 #: server. Windows has no signal that asks a process to end.
 END_WITH_INPUT = "SRCYC_END_WITH_INPUT"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `srcyc serve` was asked for.
-
-    Attributes:
-        studies: the studies folder, or the address of a DICOMweb server.
-        host: address to listen on.
-        port: 0: any that is free.
-        model_dir: retrained models, runs, log; None: in the app's folder.
-        allowed_hosts: more names by which the server may be called.
-        cors_origins: pages elsewhere that may use it.
-        allow_model_files: send, take and remove model files.
-        max_upload_gb: largest upload.
-        users: file of those who may use it; None: nobody needs a token.
-        trusted_proxies: addresses and networks whose requests say for whom they are.
-        user_header: in which they say so.
-        audit_log: None: beside the log.
-        audit_format: a line of words, or of JSON.
-        audit_keep: older audit logs that are kept.
-        pacs_login: file with the login for a DICOMweb server.
-        user_queue, user_sessions, user_storage_gb: what one user may take at a time.
-    """
-
-    studies: str
-    host: str = "127.0.0.1"
-    port: int = 8000
-    model_dir: Path | None = None
-    allowed_hosts: Sequence[str] = field(default=())
-    cors_origins: Sequence[str] = field(default=())
-    allow_model_files: bool = False
-    max_upload_gb: float = 4.0
-    users: Path | None = None
-    trusted_proxies: Sequence[str] = field(default=())
-    user_header: str = "X-Remote-User"
-    audit_log: Path | None = None
-    audit_format: Literal["text", "json"] = "text"
-    audit_keep: int = 50
-    pacs_login: Path | None = None
-    user_queue: int = 4
-    user_sessions: int = 20
-    user_storage_gb: float = 100.0
 
 
 def run(options: Options, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
@@ -111,7 +68,7 @@ def run(options: Options, say: Callable[[str], None], warn: Callable[[str], None
         log_to(model_dir / LOG)
         audit_to(
             options.audit_log or model_dir / LOG.with_name("audit.log"),
-            options.audit_format,
+            options.audit_format.value,
             options.audit_keep,
         )
         _configure(options, studies, model_dir, port)
@@ -147,9 +104,9 @@ def _serve(options: Options, rules: Rules, listener: socket.socket, ready: Calla
 
     # Loaded before the web server runs: what is wrong with it is then said in one sentence.
     app = app_of_settings()
-    limits = Limits(options.user_queue, options.user_sessions, int(options.user_storage_gb * 1e9))
+    limits = Limits(options.user_queue, options.user_sessions, int(options.user_storage * 1e9))
     application = create_app(
-        [options.host, *options.allowed_hosts], options.cors_origins, rules, limits, lambda: app
+        [options.host, *(options.allowed_host or ())], options.cors_origin or (), rules, limits, lambda: app
     )
     config = uvicorn.Config(
         application,
@@ -226,7 +183,7 @@ def _configure(options: Options, studies: str, model_dir: Path, port: int) -> No
         port,
         {
             "model_dir": str(model_dir),
-            "max_upload_gb": str(options.max_upload_gb),
+            "max_upload_gb": str(options.max_upload),
             "allow_model_files": str(options.allow_model_files).lower(),
             **({"pacs_login": str(options.pacs_login.absolute())} if options.pacs_login else {}),
         },
@@ -331,7 +288,7 @@ def _rules(options: Options) -> Rules:
 
     rules = Rules(
         users=Users(options.users) if options.users is not None else None,
-        proxies=networks(options.trusted_proxies),
+        proxies=networks(options.trusted_proxy or ()),
         header=options.user_header.lower(),
         everybody=_is_local(options.host),
     )
@@ -358,10 +315,10 @@ def _check_names(options: Options) -> None:
     """
     from srcyc_app.server.names import split_host
 
-    for host in options.allowed_hosts:
+    for host in options.allowed_host or ():
         if split_host(host) != (host.lower().strip("[]"), None):
             raise ConfigError(f"--allowed-host {host!r}: give a name without scheme, port and path.")
-    for origin in options.cors_origins:
+    for origin in options.cors_origin or ():
         parts = urlsplit(origin)
         if (
             parts.scheme not in ("http", "https")
