@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from srcyc.losses import GeneratorObjective, LossWeights
+from srcyc.losses import LossWeights
 from srcyc.networks import (
     AnyGeneratorConfig,
     DegradationNetConfig,
@@ -241,8 +241,7 @@ class TrainingConfig(Schema):
 
     @model_validator(mode="after")
     def _something_teaches_the_degradation(self) -> TrainingConfig:
-        objective = GeneratorObjective(self.losses)
-        taught = self.mode == "unpaired" and objective.is_active("adversarial_lr", "spectrum_lr")
+        taught = self.mode == "unpaired" and any(map(self.losses.of, ("adversarial_lr", "spectrum_lr")))
         if self.degradation_first and not taught:
             raise ValueError(
                 "degradation_first: G_LR learns alone in mode unpaired only, by losses.lambda_spectrum or "

@@ -124,7 +124,7 @@ class TextbookStep:
             "cycle_hr": (weights.lambda_cycle, self._hr_cycle),
             "identity_hr": (weights.lambda_identity, self._hr_identity),
             "identity_lr": (weights.lambda_identity, self._lr_identity),
-            "total_variation": (weights.lambda_tv, self._total_variation),
+            "tv": (weights.lambda_tv, self._total_variation),
         }
 
     def super_resolve(self, batch: Batch) -> Images:

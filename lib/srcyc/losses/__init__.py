@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from srcyc.losses.adversarial import AdversarialCriterion, AdversarialLoss
-from srcyc.losses.objective import GeneratorObjective, GeneratorTerm, LossWeights
+from srcyc.losses.objective import LossWeights, weighted_sum
 from srcyc.losses.perceptual import PerceptualLoss
 from srcyc.losses.reconstruction import ReconstructionLoss, RelativeLoss
 from srcyc.losses.spectrum import SpectrumLoss
@@ -13,8 +13,6 @@ from srcyc.losses.vgg import VGGFeatures
 __all__ = [
     "AdversarialCriterion",
     "AdversarialLoss",
-    "GeneratorObjective",
-    "GeneratorTerm",
     "LossWeights",
     "PerceptualLoss",
     "ReconstructionLoss",
@@ -22,4 +20,5 @@ __all__ = [
     "SpectrumLoss",
     "TotalVariationLoss",
     "VGGFeatures",
+    "weighted_sum",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from srcyc.errors import ConfigError, InputError
+from srcyc.errors import InputError
 
 
 def full_precision(x: torch.Tensor) -> torch.Tensor:
@@ -25,25 +25,11 @@ def require_same_shape(input: torch.Tensor, target: torch.Tensor) -> None:
         )
 
 
-def require_image(x: torch.Tensor, spatial_dims: int) -> None:
-    """Refuse an array that is no batch ``(B, C, *spatial)`` of images with ``spatial_dims`` axes.
+def require_image(x: torch.Tensor) -> None:
+    """Refuse an array that is no batch ``(B, C, *spatial)``.
 
     Raises:
-        InputError: when the number of axes does not fit or the batch is empty.
+        InputError: when there is no spatial axis, or the batch is empty.
     """
-    if x.ndim != spatial_dims + 2 or x.numel() == 0:
-        axes = ", ".join("BCIJK"[: spatial_dims + 2])
-        raise InputError(
-            f"a loss with spatial_dims={spatial_dims} takes a non-empty batch ({axes}), "
-            f"got shape {tuple(x.shape)}"
-        )
-
-
-def require_spatial_dims(spatial_dims: int) -> None:
-    """Refuse anything but images with two or three axes.
-
-    Raises:
-        ConfigError: when ``spatial_dims`` is neither 2 nor 3.
-    """
-    if spatial_dims not in (2, 3):
-        raise ConfigError(f"spatial_dims is {spatial_dims!r}", remedy="choose 2 or 3")
+    if x.ndim < 3 or x.numel() == 0:
+        raise InputError(f"a loss takes a non-empty batch (B, C, *spatial), got shape {tuple(x.shape)}")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.nn.modules.loss import _Loss
 
 from srcyc.errors import ConfigError, InputError
-from srcyc.losses._checks import full_precision, require_image, require_same_shape, require_spatial_dims
+from srcyc.losses._checks import full_precision, require_image, require_same_shape
 from srcyc.losses.vgg import Backbone, VGGFeatures
 
 #: The last convolution, which is compared unless a layer is named.
@@ -38,27 +38,24 @@ class PerceptualLoss(_Loss):
     follows the device of the images it is given, so ``.to(device)`` is neither needed nor harmful.
 
     Args:
-        spatial_dims: 2 for ``(B, C, I, J)``, 3 for ``(B, C, I, J, K)``.
         backbone: ``"vgg19"`` or ``"vgg16"``.
         layer: a convolution before (``"conv3_3"``) or after (``"relu3_3"``) its activation; ``None`` takes
             the backbone's last convolution (``conv5_4`` or ``conv5_3``).
         weights: a local weight file, see :func:`srcyc.losses.imagenet.load_imagenet`;
             ``None`` takes torchvision's, which are fetched once.
-        slices_per_axis: in 3D, how many slices of each axis are compared, all by default. They are evenly
-            spaced, or drawn at random when a call passes a generator.
+        slices_per_axis: in 3D, how many slices of each axis are compared, evenly spaced; all by default.
         relative: compare features of unit length, as LPIPS does (Zhang et al. 2018, arXiv:1801.03924), of the first
             three blocks unless a layer is named, divided by the distance of a baseline: 1 means that nothing was gained
             (METHOD, section 4). In 3D, the slices are those that the thick (last) axis lies in.
 
     Raises:
-        ConfigError: for an unknown dimension, backbone or layer, or a ``slices_per_axis`` below 1.
+        ConfigError: for an unknown backbone or layer, or a ``slices_per_axis`` below 1.
         ModelError: when the weight file is missing, unreadable or not of this backbone.
         SRCycError: when torchvision is missing or the download fails.
     """
 
     def __init__(
         self,
-        spatial_dims: int,
         *,
         backbone: Backbone = "vgg19",
         layer: str | None = None,
@@ -67,13 +64,11 @@ class PerceptualLoss(_Loss):
         relative: bool = False,
     ) -> None:
         super().__init__(reduction="mean")
-        require_spatial_dims(spatial_dims)
         if slices_per_axis is not None and slices_per_axis < 1:
             raise ConfigError(
                 f"slices_per_axis is {slices_per_axis}", remedy="choose 1 or more, or none for all slices"
             )
         layers = (layer or _LAST.get(backbone, ""),) if layer or not relative else _RELATIVE_LAYERS
-        self.spatial_dims = spatial_dims
         self.slices_per_axis = slices_per_axis
         self.relative = relative
         # in a tuple, because nn.Module registers every module that is assigned to it directly
@@ -89,26 +84,24 @@ class PerceptualLoss(_Loss):
         input: torch.Tensor,
         target: torch.Tensor,
         baseline: torch.Tensor | None = None,
-        *,
-        generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """Return the perceptual distance, a scalar; the gradient flows to ``input`` only.
 
         Args:
-            input: ``(B, C, *spatial)`` with C = 1 or 3, intensities normalised to [0, 1].
+            input: ``(B, C, I, J)`` or ``(B, C, I, J, K)`` with C = 1 or 3, intensities normalised to [0, 1].
             target: its ground truth, of the same shape.
             baseline: what is known without a network, of the same shape; for the relative form alone.
-            generator: draws the slices at random when ``slices_per_axis`` limits them; a CPU generator whose
-                state the caller keeps.
 
         Raises:
-            InputError: for shapes that differ or do not fit ``spatial_dims``, slices too small for the layer, or
+            InputError: for shapes that differ or are no images, slices too small for the layer, or
                 no baseline where one is needed.
         """
-        require_image(input, self.spatial_dims)
+        require_image(input)
         require_same_shape(input, target)
-        if input.shape[1] not in (1, 3):
-            raise InputError(f"the perceptual loss takes 1 or 3 channels, got shape {tuple(input.shape)}")
+        if input.ndim not in (4, 5) or input.shape[1] not in (1, 3):
+            raise InputError(
+                f"the perceptual loss takes images or volumes of 1 or 3 channels, got shape {tuple(input.shape)}"
+            )
         if (baseline is not None) != self.relative:
             raise InputError(
                 "the relative form of the perceptual loss, and no other, takes a baseline",
@@ -122,11 +115,11 @@ class PerceptualLoss(_Loss):
         if features.mean.device != input.device:
             features.to(input.device)
 
-        if self.spatial_dims == 2:
+        if input.ndim == 4:
             return self._distance(features, *images)
         distances = []
         for axis in (2, 3) if self.relative else (2, 3, 4):
-            chosen = self._choose_slices(input.shape[axis], generator).to(input.device)
+            chosen = self._choose_slices(input.shape[axis]).to(input.device)
             distances.append(self._distance(features, *(_slices(x, axis, chosen) for x in images)))
         return torch.stack(distances).mean()
 
@@ -145,12 +138,9 @@ class PerceptualLoss(_Loss):
         layers = zip(found, wanted, features(baseline), strict=True)
         return torch.stack([_relative_distance(*map(_unit, layer)) for layer in layers]).mean()
 
-    def _choose_slices(self, size: int, generator: torch.Generator | None) -> torch.Tensor:
-        """Return the indices of the slices of an axis that are compared, in ascending order."""
+    def _choose_slices(self, size: int) -> torch.Tensor:
+        """Return the indices of the slices of an axis that are compared: the centres of slabs of equal thickness."""
         count = size if self.slices_per_axis is None else min(self.slices_per_axis, size)
-        if count < size and generator is not None:
-            return torch.randperm(size, generator=generator)[:count].sort().values
-        # the centres of `count` slabs of equal thickness
         return (2 * torch.arange(count) + 1) * size // (2 * count)
 
 

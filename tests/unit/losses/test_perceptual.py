@@ -84,8 +84,8 @@ def _seeded() -> None:
     torch.manual_seed(1)
 
 
-def small_loss(path: Path, spatial_dims: int, **settings: object) -> PerceptualLoss:
-    return PerceptualLoss(spatial_dims, backbone="vgg16", layer="conv2_1", weights=path, **settings)
+def small_loss(path: Path, **settings: object) -> PerceptualLoss:
+    return PerceptualLoss(backbone="vgg16", layer="conv2_1", weights=path, **settings)
 
 
 class TestFeatures:
@@ -120,11 +120,11 @@ class TestFeatures:
     @pytest.mark.parametrize("layer", ["conv3_4", "conv6_1", "pool1", "conv"])
     def test_an_unknown_layer_is_refused(self, layer: str) -> None:
         with pytest.raises(ConfigError, match=f"vgg16 has no layer '{layer}'"):
-            PerceptualLoss(2, backbone="vgg16", layer=layer)
+            PerceptualLoss(backbone="vgg16", layer=layer)
 
     def test_an_unknown_backbone_is_refused(self) -> None:
         with pytest.raises(ConfigError, match=r"resnet.*vgg16, vgg19"):
-            PerceptualLoss(2, backbone="resnet")  # type: ignore[arg-type]
+            PerceptualLoss(backbone="resnet")  # type: ignore[arg-type]
 
 
 class TestWeightFiles:
@@ -139,12 +139,12 @@ class TestWeightFiles:
 
     def test_another_backbones_file_is_refused(self, vgg16_weights: Path) -> None:
         with pytest.raises(ModelError, match=r"vgg16\.safetensors.*vgg19"):
-            PerceptualLoss(2, weights=vgg16_weights)
+            PerceptualLoss(weights=vgg16_weights)
 
     def test_another_backbones_npz_is_refused(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "vgg.npz", **{"vgg16.conv0.weight": np.zeros((64, 3, 3, 3), np.float16)})
         with pytest.raises(ModelError, match=r"vgg\.npz.*vgg19.*none"):
-            PerceptualLoss(2, weights=tmp_path / "vgg.npz")
+            PerceptualLoss(weights=tmp_path / "vgg.npz")
 
     @pytest.mark.parametrize(
         ("key", "value"),
@@ -164,22 +164,22 @@ class TestWeightFiles:
         path = tmp_path / "wrong.pt"
         torch.save({f"vgg16.conv{k}": v for k, v in arrays.items() if v is not None}, path)
         with pytest.raises(ModelError, match=r"wrong\.pt"):
-            small_loss(path, 2)
+            small_loss(path)
 
     @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors", "weights.npz", "weights.h5"])
     def test_a_foreign_file_is_refused(self, tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_bytes(b"no weights at all")
         with pytest.raises(ModelError, match=f"{name}: cannot be read"):
-            PerceptualLoss(2, weights=tmp_path / name)
+            PerceptualLoss(weights=tmp_path / name)
 
     def test_a_pickled_object_is_not_executed(self, tmp_path: Path) -> None:
         torch.save({"features.0.weight": Path("anything")}, tmp_path / "object.pth")
         with pytest.raises(ModelError, match=r"object\.pth: cannot be read"):
-            PerceptualLoss(2, weights=tmp_path / "object.pth")
+            PerceptualLoss(weights=tmp_path / "object.pth")
 
     def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"nowhere\.pth: does not exist"):
-            PerceptualLoss(2, weights=tmp_path / "nowhere.pth")
+            PerceptualLoss(weights=tmp_path / "nowhere.pth")
 
 
 class TestDownload:
@@ -194,7 +194,7 @@ class TestDownload:
 
         monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
         with pytest.raises(SRCycError, match=r"vgg19.*no route to host.*local weight file"):
-            PerceptualLoss(2)
+            PerceptualLoss()
         assert "vgg19-" in asked[0][0] and asked[0][1] is True
 
     def test_a_downloaded_state_dict_is_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,13 +202,13 @@ class TestDownload:
         state = {f"features.{key}": value for key, value in reference.state_dict().items()}
         monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: state)
         image = torch.rand(1, 3, 8, 8)
-        (found,) = PerceptualLoss(2, backbone="vgg16", layer="conv1_1").features(image)
+        (found,) = PerceptualLoss(backbone="vgg16", layer="conv1_1").features(image)
         torch.testing.assert_close(found, reference[0]((image - MEAN) / STD))
 
     def test_a_missing_torchvision_is_explained(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "torchvision.models", None)
         with pytest.raises(MissingExtraError, match=r"torchvision.*srcyc\[perceptual\]"):
-            PerceptualLoss(2)
+            PerceptualLoss()
 
     def test_importing_the_losses_does_not_import_torchvision(self) -> None:
         code = "import sys, srcyc.losses; sys.exit('torchvision' in sys.modules)"
@@ -221,7 +221,7 @@ class TestLoss:
     def test_identical_images_cost_nothing_and_others_do(
         self, vgg16_weights: Path, shape: tuple[int, ...]
     ) -> None:
-        loss = small_loss(vgg16_weights, len(shape) - 2)
+        loss = small_loss(vgg16_weights)
         image = torch.rand(shape)
         assert float(loss(image, image.clone())) == 0.0
         near, far = (float(loss(image + step * torch.randn_like(image), image)) for step in (0.01, 0.1))
@@ -229,26 +229,26 @@ class TestLoss:
 
     def test_the_default_layer_is_the_last_convolution(self, backbone: Backbone, weights: Path) -> None:
         wanted = "conv5_3" if backbone == "vgg16" else "conv5_4"
-        assert PerceptualLoss(2, backbone=backbone, weights=weights).features.layers == (wanted,)
+        assert PerceptualLoss(backbone=backbone, weights=weights).features.layers == (wanted,)
 
     def test_it_is_the_mean_square_of_the_feature_difference(self, vgg16_weights: Path) -> None:
         reference = random_features("vgg16")
         image, target = torch.rand(2, 2, 1, 16, 16)
         found, wanted = (reference[:6]((x - MEAN) / STD) for x in (image, target))
-        value = small_loss(vgg16_weights, 2)(image, target)
+        value = small_loss(vgg16_weights)(image, target)
         torch.testing.assert_close(value, (found - wanted).square().mean(), rtol=1e-4, atol=1e-6)
 
     def test_in_3d_it_is_the_mean_over_the_slices_of_all_axes(self, vgg16_weights: Path) -> None:
-        flat, solid = small_loss(vgg16_weights, 2), small_loss(vgg16_weights, 3)
+        loss = small_loss(vgg16_weights)
         image, target = torch.rand(2, 2, 1, 6, 7, 8)
         per_axis = []
         for axis in (2, 3, 4):
             pairs = zip(image.unbind(axis), target.unbind(axis), strict=True)
-            per_axis.append(torch.stack([flat(x, t) for x, t in pairs]).mean())
-        torch.testing.assert_close(solid(image, target), torch.stack(per_axis).mean())
+            per_axis.append(torch.stack([loss(x, t) for x, t in pairs]).mean())
+        torch.testing.assert_close(loss(image, target), torch.stack(per_axis).mean())
 
     def test_the_gradient_flows_to_the_input_only(self, vgg16_weights: Path) -> None:
-        loss = small_loss(vgg16_weights, 3)
+        loss = small_loss(vgg16_weights)
         image, target = torch.rand(2, 1, 1, 8, 8, 8)
         image.requires_grad_()
         target.requires_grad_()
@@ -260,46 +260,36 @@ class TestLoss:
             assert loss(image - 1e-3 * image.grad / image.grad.abs().max(), target) < before
 
     def test_some_slices_evenly_spaced(self, vgg16_weights: Path) -> None:
-        loss = small_loss(vgg16_weights, 3, slices_per_axis=2)
+        loss = small_loss(vgg16_weights, slices_per_axis=2)
         image = torch.rand(1, 1, 8, 8, 8)
         elsewhere, inside = image.clone(), image.clone()
         elsewhere[:, :, 0, 0, 0] += 1
         inside[:, :, 2, 0, 0] += 1
         assert float(loss(elsewhere, image)) == 0.0
         assert float(loss(inside, image)) > 0.0
-        full = small_loss(vgg16_weights, 3, slices_per_axis=99)
-        torch.testing.assert_close(full(inside, image), small_loss(vgg16_weights, 3)(inside, image))
-
-    def test_random_slices_repeat_with_the_generators_state(self, vgg16_weights: Path) -> None:
-        loss = small_loss(vgg16_weights, 3, slices_per_axis=2)
-        image, target = torch.rand(2, 1, 1, 12, 12, 12)
-        generator = torch.Generator().manual_seed(3)
-        state = generator.get_state()
-        values = [float(loss(image, target, generator=generator)) for _ in range(3)]
-        generator.set_state(state)
-        assert [float(loss(image, target, generator=generator)) for _ in range(3)] == values
-        assert len(set(values)) == 3
+        full = small_loss(vgg16_weights, slices_per_axis=99)
+        torch.testing.assert_close(full(inside, image), small_loss(vgg16_weights)(inside, image))
 
     def test_vgg_is_no_part_of_a_checkpoint_or_optimiser(self, vgg16_weights: Path) -> None:
         holder = nn.Module()
-        holder.add_module("perceptual", small_loss(vgg16_weights, 2))
+        holder.add_module("perceptual", small_loss(vgg16_weights))
         assert not holder.state_dict() and not list(holder.parameters()) and not list(holder.buffers())
         holder.load_state_dict({}, strict=True)
 
     def test_it_follows_the_device_of_the_images(self, vgg16_weights: Path) -> None:
-        loss = small_loss(vgg16_weights, 2)
+        loss = small_loss(vgg16_weights)
         on_meta = torch.empty(1, 1, 16, 16, device="meta")  # stands for any other device
         assert loss.to("meta")(on_meta, on_meta).device.type == "meta"
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
     def test_it_costs_the_same_on_cuda(self, vgg16_weights: Path) -> None:
-        loss = small_loss(vgg16_weights, 2)
+        loss = small_loss(vgg16_weights)
         image, target = torch.rand(2, 1, 1, 16, 16)
         on_cuda = loss.to("cuda")(image.cuda(), target.cuda())
         torch.testing.assert_close(on_cuda.cpu(), loss(image, target), rtol=1e-2, atol=1e-5)
 
     def test_under_bf16_autocast(self, vgg16_weights: Path) -> None:
-        loss = small_loss(vgg16_weights, 3)
+        loss = small_loss(vgg16_weights)
         image, target = torch.rand(2, 1, 1, 8, 8, 8)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             value = loss(image, target)
@@ -309,15 +299,15 @@ class TestLoss:
         torch.testing.assert_close(half, value, rtol=0.05, atol=0.0)
 
     def test_bad_arguments_are_refused(self, vgg16_weights: Path) -> None:
-        loss = small_loss(vgg16_weights, 2)
+        loss = small_loss(vgg16_weights)
         with pytest.raises(InputError, match="one shape"):
             loss(torch.zeros(2, 1, 8, 8), torch.zeros(1, 1, 8, 8))
         with pytest.raises(InputError, match="1 or 3 channels"):
             loss(torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8))
-        with pytest.raises(InputError, match="spatial_dims=2"):
-            loss(torch.zeros(1, 1, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8))
+        with pytest.raises(InputError, match="images or volumes"):
+            loss(torch.zeros(1, 1, 8), torch.zeros(1, 1, 8))
         with pytest.raises(ConfigError, match="slices_per_axis is 0"):
-            PerceptualLoss(3, slices_per_axis=0)
+            PerceptualLoss(slices_per_axis=0)
 
     def test_with_real_weights_blur_is_worse_than_a_brightness_shift_of_equal_mse(
         self, shared_dir: Path
@@ -331,7 +321,7 @@ class TestLoss:
         blurred = gaussian_filter(sharp, 1.5)
         # in brightness, by the same mean square error
         shifted = sharp + np.sqrt(np.mean((blurred - sharp) ** 2))
-        loss = PerceptualLoss(2, backbone="vgg16", layer="conv3_3", weights=path)
+        loss = PerceptualLoss(backbone="vgg16", layer="conv3_3", weights=path)
         target, by_blur, by_shift = (
             torch.from_numpy(x)[None, None].float() for x in (sharp, blurred, shifted)
         )
@@ -342,7 +332,7 @@ class TestLoss:
 class TestTheRelativeForm:
     @pytest.fixture
     def loss(self, vgg16_weights: Path) -> PerceptualLoss:
-        return PerceptualLoss(3, backbone="vgg16", weights=vgg16_weights, slices_per_axis=3, relative=True)
+        return PerceptualLoss(backbone="vgg16", weights=vgg16_weights, slices_per_axis=3, relative=True)
 
     @pytest.fixture
     def truth(self) -> torch.Tensor:
@@ -377,6 +367,6 @@ class TestTheRelativeForm:
         with pytest.raises(InputError, match="baseline"):
             loss(truth, truth)
         with pytest.raises(InputError, match="baseline"):
-            small_loss(vgg16_weights, 3)(truth, truth, truth)
+            small_loss(vgg16_weights)(truth, truth, truth)
         with pytest.raises(InputError, match="shape"):
             loss(truth, truth, truth[..., 1:])

@@ -30,6 +30,7 @@ from srcyc.physics.acquisition import AxisAcquisition
 from srcyc.physics.resampling import apply_along, resample
 from srcyc.training.loop import to_device
 from srcyc.training.step import Networks, TrainingStep, build_networks
+from srcyc.training.step.terms import TERMS, Term
 
 CPU = torch.device("cpu")
 #: Every term but the perceptual one, which needs a feature network's weights.
@@ -42,7 +43,7 @@ ALL_TERMS = {
 }
 UNPAIRED_TERMS = {
     *("adversarial_hr", "adversarial_lr", "cycle_hr", "cycle_lr", "identity_hr", "identity_lr"),
-    *("content", "total_variation", "d_hr", "d_lr"),
+    *("content", "tv", "d_hr", "d_lr"),
 }
 NAMES = ("g_hr", "g_lr", "d_hr", "d_lr")
 
@@ -205,7 +206,7 @@ class Textbook:
         }
         objective: dict[str, tuple[float, Callable[[], Tensor]]] = {
             "content": (w.lambda_content, content),
-            "total_variation": (w.lambda_tv, lambda: _mean([variation(x) for x in self._g(b.real_lr, b)])),
+            "tv": (w.lambda_tv, lambda: _mean([variation(x) for x in self._g(b.real_lr, b)])),
             "adversarial_hr": (w.lambda_adversarial, lambda: _bce(self.d_hr(fakes["d_hr"]()), 1)),
             "adversarial_lr": (w.lambda_adversarial, lambda: _bce(self.d_lr(fakes["d_lr"]()), 1)),
             "cycle_lr": (
@@ -371,11 +372,11 @@ def test_the_papers_content_is_l1() -> None:
             {"g_hr": 2, "g_lr": 2, "d_hr": 3, "d_lr": 3},
             UNPAIRED_TERMS - {"cycle_hr"},
         ),
-        ("generator-only", {"content": 1.0, "tv": 0.1}, {"g_hr": 1}, {"content", "total_variation"}),
+        ("generator-only", {"content": 1.0, "tv": 0.1}, {"g_hr": 1}, {"content", "tv"}),
         ("unpaired", {"cycle": 1.0}, {"g_hr": 2, "g_lr": 2}, {"cycle_hr", "cycle_lr"}),
         ("unpaired", {"identity": 1.0}, {"g_hr": 1, "g_lr": 1}, {"identity_hr", "identity_lr"}),
         ("unpaired", {"content": 1.0}, {"g_hr": 1, "g_lr": 1}, {"content"}),
-        ("unpaired", {"tv": 1.0}, {"g_hr": 1}, {"total_variation"}),
+        ("unpaired", {"tv": 1.0}, {"g_hr": 1}, {"tv"}),
         (
             "unpaired",
             {"adversarial": 1.0},
@@ -692,3 +693,32 @@ def test_the_fp16_scale_is_part_of_the_state() -> None:
     step.generators.scaler.update(1024.0)
     other.load_state_dict(step.state_dict())
     assert other.generators.scaler.get_scale() == 1024.0
+
+
+# -- the table of terms --------------------------------------------------------------------------------------
+
+
+class MoreWeights(LossWeights):
+    """With the weight of a term that is not there yet."""
+
+    lambda_mean: float = 0.0
+
+
+def test_each_term_has_a_weight_and_each_weight_a_term() -> None:
+    weights = LossWeights()
+    used = {name.removesuffix("_hr").removesuffix("_lr") for name in TERMS if weights.of(name) >= 0}
+    named = {name.removeprefix("lambda_").removesuffix("_lr") for name in LossWeights.model_fields}
+    assert used == named
+
+
+@pytest.mark.parametrize("weight", [0.0, 2.0])
+def test_a_loss_is_added_by_its_weight_and_one_row(monkeypatch: pytest.MonkeyPatch, weight: float) -> None:
+    row = Term(lambda settings: lambda passes: torch.cat(passes.fake_hr).mean(), cyclic=False)
+    monkeypatch.setitem(TERMS, "mean", row)
+    settings = config("generator-only", {"content": 1.0})
+    weights = MoreWeights(**settings.losses.model_dump(), lambda_mean=weight)
+    _, step = made(settings.model_copy(update={"losses": weights}))
+    terms = [step(smooth_batch(settings, aligned=True), 1.0) for _ in range(4)]
+    assert all(("mean" in some) == (weight > 0) for some in terms)
+    if weight:
+        assert terms[-1]["mean"] < terms[0]["mean"], "the generator learns from it"
