@@ -29,7 +29,7 @@ export const BASELINES = {
   classical: {
     choice: "Classical inverse (no network)",
     title: "Classical inverse",
-    how: "of the original, on the result's grid: slice profile undone, no network",
+    how: "slice profile undone, no network; on the result's grid",
     subtrahend: "classical inverse",
     needsResult: true,
   },

@@ -168,10 +168,11 @@ async function openResult(key) {
 
 function clearResult() {
   shown = null;
+  coverColours = null;
   view.subtract(null);
   view.result.empty();
   showColours($("cover-colours"), null);
-  $("cover-box").hidden = $("report-box").hidden = $("download").hidden = true;
+  $("report-box").hidden = $("download").hidden = true;
   $("warnings").replaceChildren();
   layOut();
   veil("result", view.original.filled ? "Choose a super-resolved version, or press Run." : " ");
@@ -182,7 +183,6 @@ function clearResult() {
 let coverColours = null;
 
 function showCover(map) {
-  $("cover-box").hidden = !map;
   coverColours = null;
   if (!map) return;
   const [least, most] = view.result.cover(map);
@@ -447,10 +447,11 @@ function layOut() {
   $("original-head").hidden = $("result-head").hidden = blend;
   $("blend-head").hidden = !blend;
   view.subtracting = difference;
-  // The upper pane fades. NiiVue's own overlays would not do: it resamples them, by nearest neighbour, to the grid of the
+  // The upper picture fades. NiiVue's own overlays would not do: it resamples them, by nearest neighbour, to the grid of the
   // volume that was loaded first, so that one of the two would no longer be what it is. (With them the result would have
   // to come first, or it would be shown with the scan's thick slices.)
-  $("result-pane").style.opacity = blend ? state.blend : 1;
+  $("result").style.opacity = blend ? state.blend : 1;
+  $("cover-box").hidden = difference || !coverColours;
   if (!view.difference.filled) showColours($("difference-colours"), null);
   view.draw();
 }

@@ -411,7 +411,7 @@ def test_a_result_against_a_thin_image_on_another_grid(page: Page) -> None:
 
 def test_blending_fades_from_one_to_the_other(page: Page) -> None:
     page.open(scan="head", plane="coronal", mode="blend", blend="0")
-    stage = page.page.locator("#stage .pane.second").first
+    stage = page.page.locator("#result")
     slider = page.page.locator("#blend")
 
     def seen(share: float) -> np.ndarray:
@@ -424,11 +424,13 @@ def test_blending_fades_from_one_to_the_other(page: Page) -> None:
     # In between, both: the screen adds them up, voxel by voxel of each.
     np.testing.assert_allclose(shown[0.5], (shown[0.0] + shown[1.0]) / 2, atol=2)
     assert np.abs(shown[1.0] - shown[0.0]).mean() > 2
-    # One picture has one caption, one scale and one letter at each side.
+    # One picture has one caption, one scale and one letter at each side, which do not fade with it.
     slider.fill("0.25")
     (caption,) = (text for text in page.page.locator(".caption:visible").all_text_contents())
     assert "75 % Original" in caption and "25 % Super-resolved (tiny)" in caption
     assert page.page.locator(".scale:visible").count() == 1
+    for what in (".scale:visible", "#result-pane"):
+        playwright.expect(page.page.locator(what)).to_have_css("opacity", "1")
     assert page.page.locator(".letters span:visible").count() == 4
 
 
@@ -454,7 +456,7 @@ def test_the_keyboard_is_enough(page: Page) -> None:
         playwright.expect(page.page.get_by_label(names[key], exact=True)).to_be_checked()
     page.press("i")
     page.see("#original-caption", re.compile("linear"))
-    stage = page.page.locator("#stage .pane.second").first
+    stage = page.page.locator("#result")
     for key, opacity in (("b", "0.5"), ("]", "0.6"), ("[", "0.5"), ("[", "0.4"), ("b", "1")):
         page.press(key)
         playwright.expect(stage).to_have_css("opacity", opacity)
