@@ -21,6 +21,10 @@ def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
 
 #: Lower and upper limit, equal ones for a single value.
 Limits = Annotated[tuple[float, float], AfterValidator(_ordered)]
+#: The same for lengths and other positive values.
+PositiveLimits = Annotated[
+    tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(_ordered)
+]
 #: The same for a factor of the slice spacing, which never is below 1.
 FactorLimits = Annotated[tuple[Annotated[float, Field(ge=1)], float], AfterValidator(_ordered)]
 #: The same for slice thickness over slice spacing, as :class:`srcyc.physics.acquisition.Acquisition` takes it.

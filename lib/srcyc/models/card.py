@@ -6,16 +6,15 @@ import re
 from collections.abc import Iterable
 from datetime import date
 from statistics import fmean
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
 from srcyc.networks import AnyGeneratorConfig, Degradation
-from srcyc.schema import Limits, Schema
+from srcyc.schema import PositiveLimits, Schema
 
 SCHEMA_VERSION: Literal[2] = 2
 
-Positive = Annotated[float, Field(gt=0)]
 #: Contrasts by what file names say, in BIDS and elsewhere.
 _CONTRAST = re.compile(r"(?:^|[^a-z0-9])(t1c|t1w?|t2w?|flair|pdw?)(?![a-z0-9])", re.IGNORECASE)
 _CONTRASTS = {"T1": "T1w", "T2": "T2w", "PD": "PDw", "T1W": "T1w", "T2W": "T2w", "PDW": "PDw", "T1C": "T1c"}
@@ -107,7 +106,7 @@ class ScanScore(Scores):
 
     scan: str
     contrast: str | None
-    thickness: Positive
+    thickness: float = Field(gt=0)
     gap: float = Field(default=0.0, ge=0)
     axis: Literal[0, 1, 2]
     jitter: float = Field(default=0.0, ge=0)
@@ -125,7 +124,7 @@ class ThickScanScore(Schema):
     Attributes:
         scan: its name.
         contrast: MR contrast; None if not known.
-        slice_gain: slice-to-slice gain of the scan (:func:`srcyc.evaluation.metrics.slice_gain`), per cent.
+        slice_gain: slice-to-slice gain of the scan (:func:`srcyc.physics.slice_gain.slice_gain`), per cent.
         slice_gain_after: of the result acquired again, per cent.
         correction: ``||delta|| / ||y||``, by how much the slices were corrected.
     """
@@ -185,8 +184,8 @@ class ModelCard(Schema):
     name: str = Field(min_length=1)
     title: str
     network: AnyGeneratorConfig
-    spacing_range: tuple[Positive, Positive]
-    factor_range: tuple[Positive, Positive]
+    spacing_range: PositiveLimits
+    factor_range: PositiveLimits
     contrasts: tuple[str, ...]
     trained_on: str
     training: Training | None = None
@@ -195,13 +194,6 @@ class ModelCard(Schema):
     licence: str
     created: str
     software: str
-
-    @field_validator("spacing_range", "factor_range")
-    @classmethod
-    def _ordered(cls, value: Limits) -> Limits:
-        if value[0] > value[1]:
-            raise ValueError("give the lower limit first")
-        return value
 
     @field_validator("created")
     @classmethod
