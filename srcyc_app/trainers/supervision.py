@@ -11,12 +11,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 import psutil
 
 from srcyc.errors import InputError, SRCycError, StoppedError
-from srcyc.training.watch.signals import StopRequest
+from srcyc.training.watch.signals import StopRequest, handled
 
 _log = logging.getLogger(__name__)
 
@@ -132,31 +131,21 @@ class Asked(BaseException):
 
 @contextmanager
 def unwinding(request: StopRequest) -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise :class:`Asked`, once (main thread only); what is ignored (nohup) stays so.
+    """Let SIGTERM and SIGHUP raise :class:`Asked`, once, as :func:`srcyc.training.watch.signals.handled` says.
 
     Inside, the trainer's own handlers take their place while steps are taken, for the same request.
 
     Args:
         request: told the signal; one that was told already is not disturbed again while it saves.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def asked(number: int, frame: FrameType | None) -> None:
+    def asked(number: int) -> None:
         if not request.number:
             request.stop(number)
             raise Asked(number)
 
-    handlers = {number: signal.getsignal(number) for number in _ENDING}
-    previous = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
-    for number in previous:
-        signal.signal(number, asked)
-    try:
+    with handled(_ENDING, asked):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextmanager

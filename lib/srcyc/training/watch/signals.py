@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 #: SIGTERM is what a scheduler, a container or a shutting-down system sends; SIGINT is Ctrl-C; SIGHUP, which Windows
 #: does not have, comes when the terminal goes away; SIGBREAK is Windows' own: a closed console, and the only one that
@@ -31,24 +30,16 @@ class StopRequest:
 
 
 @contextmanager
-def listening(request: StopRequest) -> Iterator[None]:
-    """Let SIGTERM, SIGINT, SIGHUP and SIGBREAK ask ``request`` to stop (main thread only); what is ignored stays so.
+def handled(numbers: Iterable[int], act: Callable[[int], None]) -> Iterator[Callable[[], None]]:
+    """Let signals call ``act`` with their number (main thread only; in others, nothing changes).
 
-    A second Ctrl-C acts as it did before: somebody is impatient. A second SIGTERM says nothing new: a process group
-    and torchrun each send their own; who has waited long enough sends SIGKILL.
+    What is ignored (nohup) stays so. Gives what puts the earlier handlers back before the end of the block.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
-    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in numbers}
     previous = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
-
-    def asked(number: int, frame: FrameType | None) -> None:
-        if request.number == signal.SIGINT == number:
-            restore()
-            signal.raise_signal(number)
-            return
-        request.stop(number)
 
     def restore() -> None:
         for number, handler in previous.items():
@@ -56,8 +47,27 @@ def listening(request: StopRequest) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     for number in previous:
-        signal.signal(number, asked)
+        signal.signal(number, lambda number, frame: act(number))
     try:
-        yield
+        yield restore
     finally:
         restore()
+
+
+@contextmanager
+def listening(request: StopRequest) -> Iterator[None]:
+    """Let SIGTERM, SIGINT, SIGHUP and SIGBREAK ask ``request`` to stop, as :func:`handled` says.
+
+    A second Ctrl-C acts as it did before: somebody is impatient. A second SIGTERM says nothing new: a process group
+    and torchrun each send their own; who has waited long enough sends SIGKILL.
+    """
+
+    def asked(number: int) -> None:
+        if request.number == signal.SIGINT == number:
+            restore()
+            signal.raise_signal(number)
+            return
+        request.stop(number)
+
+    with handled(_SIGNALS, asked) as restore:
+        yield
