@@ -20,6 +20,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from srcyc._version import __version__
 from srcyc.errors import ConfigError, OutputError
+from srcyc.pacs.web import DicomWeb, Login
 from srcyc_app.infers.batch import BatchSuperResolution
 from srcyc_app.infers.options import Options
 from srcyc_app.infers.super_resolution import Result, SuperResolutionTask
@@ -28,9 +29,8 @@ from srcyc_app.refusals import forbidden, not_found, unusable
 from srcyc_app.studies.archives import refuse_detached
 from srcyc_app.studies.datastore import StudiesFolder
 from srcyc_app.studies.decoding import InPlace, Reading, prepare, reading
-from srcyc_app.studies.dicomweb import Archive, Login
 from srcyc_app.studies.identifiers import is_inside, is_plain_component
-from srcyc_app.studies.pacs import Pacs
+from srcyc_app.studies.pacs import ANSWER_SECONDS, Pacs
 from srcyc_app.studies.sessions import ScanSessions
 from srcyc_app.studies.strategies import RandomScan
 from srcyc_app.trainers.task import UnpairedTraining
@@ -119,17 +119,16 @@ class AppCore:
         # MONAI Label's default is CT.
         wanted = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
         place = settings.MONAI_LABEL_DICOMWEB_CACHE_PATH.strip()
+        name, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+        line = f"{name}:{password}" if name else ""
         return Pacs(
-            Archive(
+            DicomWeb(
                 self.studies,
-                Login(
-                    Path(login) if login else None,
-                    settings.MONAI_LABEL_DICOMWEB_USERNAME,
-                    settings.MONAI_LABEL_DICOMWEB_PASSWORD,
-                ),
-                wanted if "MONAI_LABEL_DICOMWEB_SEARCH_FILTER" in chosen else {"Modality": "MR"},
-                settings.MONAI_LABEL_QIDO_PREFIX,
-                settings.MONAI_LABEL_WADO_PREFIX,
+                Login(Path(login) if login else None, otherwise=line, anew=True),
+                seconds=ANSWER_SECONDS,
+                only=wanted if "MONAI_LABEL_DICOMWEB_SEARCH_FILTER" in chosen else {"Modality": "MR"},
+                qido_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
+                wado_prefix=settings.MONAI_LABEL_WADO_PREFIX,
             ),
             Path(place) if place else Path.home() / ".cache" / "monailabel" / "dicom",
             expiry=settings.MONAI_LABEL_DICOMWEB_CACHE_EXPIRY,

@@ -41,7 +41,7 @@ class Orthanc:
             **config,
         }
         self._auth = next(iter(config.get("RegisteredUsers", {}).items()), None)
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
     @property
@@ -56,7 +56,7 @@ class Orthanc:
         self._config |= config
         (self.folder / "orthanc.json").write_text(json.dumps(self._config))
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [self._program, self.folder / "orthanc.json"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -67,15 +67,15 @@ class Orthanc:
             try:
                 self.get("/system")
                 return
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):
                 log_text = (self.folder / "log").read_text()
-                assert self._process.poll() is None and time.monotonic() < give_up, log_text
+                assert self.process.poll() is None and time.monotonic() < give_up, log_text
                 time.sleep(0.1)
 
     def stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(60)
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(120)
 
     def get(self, path: str) -> Any:
         answer = requests.get(self.root + path, timeout=30, auth=self._auth)
@@ -86,7 +86,7 @@ class Orthanc:
         """Store the files of a folder."""
         for file in sorted(folder.iterdir()):
             answer = requests.post(
-                f"{self.root}/instances", data=file.read_bytes(), timeout=60, auth=self._auth
+                f"{self.root}/instances", data=file.read_bytes(), timeout=120, auth=self._auth
             )
             answer.raise_for_status()
 

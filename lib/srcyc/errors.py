@@ -93,5 +93,13 @@ class ArchiveError(SRCycError):
     """A PACS that cannot be asked, or does not do what it was asked."""
 
 
+class ArchiveTimeoutError(ArchiveError):
+    """A PACS that does not answer in time."""
+
+
+class NotInArchiveError(ArchiveError):
+    """What was asked for is not in the PACS."""
+
+
 class NothingToDoError(InputError):
     """The scan already has the requested spacing."""

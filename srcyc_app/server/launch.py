@@ -198,7 +198,7 @@ def _checked_studies(text: str) -> str:
         OutputError: not writable.
     """
     if text.startswith(("http://", "https://")):
-        from srcyc_app.studies.dicomweb import checked_address
+        from srcyc.pacs.web import checked_address
 
         return checked_address(text)
     folder = Path(text)

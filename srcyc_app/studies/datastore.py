@@ -16,13 +16,14 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 
 from srcyc.errors import DataError
-from srcyc.inference.results import LABELS, MAPS
+from srcyc.inference.results import LABELS as LABEL_MAP
+from srcyc.inference.results import MAPS
+from srcyc.pacs.remote import Search
 from srcyc.volumes.image_files import volume_suffix
 from srcyc.volumes.volume import read_grid
 from srcyc_app.refusals import conflict, not_found, refusing, unusable
 from srcyc_app.studies.archives import pack_files, refuse_detached
 from srcyc_app.studies.decoding import InPlace, Reading
-from srcyc_app.studies.dicomweb import Search
 from srcyc_app.studies.discovery import Discovery, label_stem, place_of
 from srcyc_app.studies.domains import SR, TAGS, assigned_domain
 from srcyc_app.studies.identifiers import OWNER, check_image_id
@@ -333,7 +334,7 @@ class StudiesFolder(LabelledFolder):
         mine = there is not None and there.image.info.get("made_from") == image_id
         if there is not None and mine:
             # Of another result they would be false.
-            for tag in [tag for tag in there.labels if tag in (*MAPS, LABELS)]:
+            for tag in [tag for tag in there.labels if tag in (*MAPS, LABEL_MAP)]:
                 self.remove_label(result, tag)
         added = self._add(result, Path(file), volume_suffix(Path(file)) or "", info, mine)
         for tag, path in (maps or {}).items():

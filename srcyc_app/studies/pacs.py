@@ -10,20 +10,27 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pydicom
 from monailabel.interfaces.datastore import Datastore
 
-from srcyc.errors import OutputError
-from srcyc_app.refusals import Refusal, conflict, not_found, unusable
+from srcyc.errors import ArchiveError, ArchiveTimeoutError, NotInArchiveError, OutputError
+from srcyc.pacs.remote import MOST_SERIES, RemoteSeries, Search, is_uid
+from srcyc.pacs.web import DicomWeb
+from srcyc_app.refusals import Refusal, conflict, not_found, refusing
 from srcyc_app.studies.archives import pack_folder
-from srcyc_app.studies.dicomweb import MOST, Archive, RemoteSeries, Search
 from srcyc_app.studies.placing import remove_path
 
 _log = logging.getLogger(__name__)
 
+#: Seconds within which a PACS answers a question.
+ANSWER_SECONDS = 2.5
+#: Seconds after which a client may ask again.
+_RETRY_AFTER = 10
 #: Seconds for which an answer counts: a request asks the same question more than once.
 _FRESH = 10.0
 #: Seconds for which a count does.
@@ -45,7 +52,7 @@ class Pacs(Datastore):
         max_bytes: that a series may have.
     """
 
-    def __init__(self, archive: Archive, cache: Path, *, expiry: float, max_bytes: int) -> None:
+    def __init__(self, archive: DicomWeb, cache: Path, *, expiry: float, max_bytes: int) -> None:
         self._archive = archive
         self._cache = cache / f"srcyc-{hashlib.sha256(archive.url.encode()).hexdigest()[:16]}"
         self._expiry = expiry
@@ -79,7 +86,7 @@ class Pacs(Datastore):
 
     def list_images(self) -> list[str]:
         """Give the UIDs of the first thousand series; a search finds the others."""
-        return [series.uid for series in self._search(Search(limit=MOST))[0]]
+        return [series.uid for series in self._search(Search(limit=MOST_SERIES))[0]]
 
     def search(self, wanted: Search) -> dict[str, Any]:
         """List series as :meth:`json` does, a page of them; ``more`` tells whether there are others behind it.
@@ -108,7 +115,7 @@ class Pacs(Datastore):
             return kept[1]
         status: dict[str, Any] = {"total": 0, "completed": 0, "label_tags": {}, "domains": {}}
         try:
-            found, more = self._search(Search(limit=MOST))
+            found, more = self._search(Search(limit=MOST_SERIES))
             status |= {"total": len(found), "more": more}
         except Refusal as refusal:
             status["error"] = str(refusal)
@@ -127,7 +134,10 @@ class Pacs(Datastore):
         Raises:
             Refusal: 502, they are not stored; says whether anything is left there.
         """
-        return self._archive.store(folder)
+        with _in_refusals():
+            self._archive.store(sorted(folder.glob("*/*.dcm")))
+        first = pydicom.dcmread(str(folder / "volume" / "0001.dcm"), specific_tags=["SeriesInstanceUID"])
+        return str(first.SeriesInstanceUID)
 
     # -- fetching ------------------------------------------------------------------------------------------------
 
@@ -177,7 +187,8 @@ class Pacs(Datastore):
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _search(self, wanted: Search) -> tuple[list[RemoteSeries], bool]:
-        found, more = self._archive.search(wanted)
+        with _in_refusals():
+            found, more = self._archive.search(wanted)
         for series in found:
             self._remember(series)
         return found, more
@@ -187,7 +198,15 @@ class Pacs(Datastore):
             kept = self._known.get(uid)
         if kept is not None and time.monotonic() - kept[0] < _FRESH:
             return kept[1]
-        series = self._archive.find(uid)
+        try:
+            if not is_uid(uid):
+                raise NotInArchiveError(f"{uid[:64]!r} is no UID")
+            with _in_refusals():
+                series = self._archive.find(series=uid)[0]
+        except NotInArchiveError as error:
+            raise not_found(
+                f"image {uid[:64]!r} is unknown to the DICOMweb server, or is no MR series."
+            ) from error
         self._remember(series)
         return series
 
@@ -206,29 +225,15 @@ class Pacs(Datastore):
         return count >= max(series.instances or 0, 1)
 
     def _fetch(self, series: RemoteSeries, folder: Path) -> None:
-        start, count, size = time.monotonic(), 0, 0
+        start = time.monotonic()
         coming = self._cache / f"{_COMING}{uuid.uuid4().hex}"
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
             # Scans of patients: not for other users of the machine.
             self._cache.chmod(0o700)
             coming.mkdir(mode=0o700)
-            for part in self._archive.files(series):
-                size += len(part)
-                if size > self._max_bytes:
-                    raise unusable(
-                        f"series {series.uid}: has more than the {self._max_bytes / 1e9:g} GB that this server takes; "
-                        "see --max-upload."
-                    )
-                (coming / f"{count:05d}.dcm").write_bytes(part)
-                count += 1
-            if not count or (series.instances is not None and count < series.instances):
-                raise Refusal(
-                    502,
-                    f"the DICOMweb server sent {count} of the {series.instances or 'unknown number of'} images of the "
-                    f"series {series.uid}; try again later.",
-                    retry_after=10,
-                )
+            with _in_refusals(), refusing():
+                count = self._archive.fetch(series, coming, max_bytes=self._max_bytes)
             remove_path(folder)
             coming.rename(folder)
         except OSError as error:
@@ -237,13 +242,7 @@ class Pacs(Datastore):
             ) from error
         finally:
             remove_path(coming)
-        _log.info(
-            "series %s: fetched, %d files, %.1f MB, %.1f s",
-            series.uid,
-            count,
-            size / 1e6,
-            time.monotonic() - start,
-        )
+        _log.info("series %s: fetched, %d files, %.1f s", series.uid, count, time.monotonic() - start)
 
     # -- what only a folder can do -------------------------------------------------------------------------------
 
@@ -310,6 +309,25 @@ class Pacs(Datastore):
         raise conflict(
             "the scans are a DICOMweb server's, of which nothing is changed here; serve a folder to tag or keep scans."
         )
+
+
+@contextmanager
+def _in_refusals() -> Iterator[None]:
+    """Turn what goes wrong between two servers into refusals that say which of them it is.
+
+    Raises:
+        Refusal: 502; 504, no answer in time.
+        NotInArchiveError: as it is.
+    """
+    try:
+        yield
+    except NotInArchiveError:
+        raise
+    except ArchiveError as error:
+        sentence = str(error).replace("pacs_login", "--pacs-login")
+        _log.error("%s", sentence)
+        status = 504 if isinstance(error, ArchiveTimeoutError) else 502
+        raise Refusal(status, sentence, retry_after=_RETRY_AFTER) from error
 
 
 def _info(series: RemoteSeries) -> dict[str, Any]:

@@ -240,11 +240,11 @@ def test_a_file_that_is_no_login(tmp_path: Path, line: str) -> None:
         Login(tmp_path / "login")
 
 
-def test_a_server_that_is_slow(result: list[Path]) -> None:
+def test_a_server_that_is_slow() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/dicom-web"
         with pytest.raises(ArchiveError, match=r"does not answer within 0\.5 s"):
-            DicomWeb(address, seconds=0.5).store(result)
+            DicomWeb(address, seconds=0.5).find(series="1.2.3")
 
 
 def test_a_server_of_something_else(tmp_path: Path) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import json
 import os
-import shutil
 import signal
+import socket
 import subprocess
+import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,90 +18,42 @@ import numpy as np
 import pydicom
 import pytest
 import requests
+from orthanc import Orthanc
 
+from srcyc.pacs.web import DicomWeb, Login
 from srcyc.volumes.volume import read_volume
 from srcyc_app.refusals import Refusal
-from srcyc_app.studies.dicomweb import Archive, Login
 from srcyc_app.studies.pacs import Pacs
 
-PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 NAME, PASSWORD = "srcyc", "a-password-that-nobody-says"
 #: Seconds within which a PACS that is down has to be told of.
 SOON = 3.0
 
 
-class Orthanc:
-    """A PACS of the hospital's.
-
-    Attributes:
-        root: address of its DICOMweb.
-    """
-
-    def __init__(self, program: str, folder: Path, port: int) -> None:
-        self._program, self._folder, self.url = program, folder, f"http://127.0.0.1:{port}"
-        self.root = f"{self.url}/dicom-web"
-        config = {
-            "StorageDirectory": str(folder / "db"),
-            "IndexDirectory": str(folder / "db"),
-            "HttpPort": port,
-            "DicomServerEnabled": False,
-            "AuthenticationEnabled": True,
-            "RegisteredUsers": {NAME: PASSWORD},
-            "Plugins": [str(PLUGIN)],
-            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-        }
-        (folder / "orthanc.json").write_text(json.dumps(config))
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with (self._folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [self._program, self._folder / "orthanc.json"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        give_up = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(requests.ConnectionError, requests.Timeout):
-                requests.get(f"{self.url}/system", timeout=10, auth=(NAME, PASSWORD)).raise_for_status()
-                return
-            assert self.process.poll() is None and time.monotonic() < give_up, (
-                self._folder / "log"
-            ).read_text()
-            time.sleep(0.2)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(60)
-
-    def take(self, series: Path, *, patient: str, date: str, description: str, uid: str | None = None) -> str:
-        """Take a series as somebody else's, and give its UID."""
-        for file in sorted(series.iterdir()):
-            data = pydicom.dcmread(file)
-            data.PatientID, data.PatientName, data.StudyDate = patient, f"Doe^{patient}", date
-            data.SeriesDescription = description
-            if uid is not None:
-                data.SeriesInstanceUID, data.StudyInstanceUID = uid, f"{uid}.1"
-                data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = (
-                    f"{uid}.2.{data.InstanceNumber}"
-                )
-            buffer = pydicom.filebase.DicomBytesIO()
-            data.save_as(buffer, write_like_original=False)
-            requests.post(
-                f"{self.url}/instances", data=buffer.getvalue(), timeout=120, auth=(NAME, PASSWORD)
-            ).raise_for_status()
-        return str(data.SeriesInstanceUID)
+def take(
+    orthanc: Orthanc, series: Path, *, patient: str, date: str, description: str, uid: str | None = None
+) -> str:
+    """Have a PACS take a series as somebody else's, and give its UID."""
+    for file in sorted(series.iterdir()):
+        data = pydicom.dcmread(file)
+        data.PatientID, data.PatientName, data.StudyDate = patient, f"Doe^{patient}", date
+        data.SeriesDescription = description
+        if uid is not None:
+            data.SeriesInstanceUID, data.StudyInstanceUID = uid, f"{uid}.1"
+            data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = f"{uid}.2.{data.InstanceNumber}"
+        buffer = pydicom.filebase.DicomBytesIO()
+        data.save_as(buffer, write_like_original=False)
+        requests.post(
+            f"{orthanc.root}/instances", data=buffer.getvalue(), timeout=120, auth=(NAME, PASSWORD)
+        ).raise_for_status()
+    return str(data.SeriesInstanceUID)
 
 
 @pytest.fixture(scope="module")
-def orthanc(new_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    program = shutil.which("Orthanc")
-    if program is None or not PLUGIN.exists():
-        pytest.skip("needs Orthanc with its DICOMweb plug-in (Debian: orthanc-dicomweb)")
-    pacs = Orthanc(program, tmp_path_factory.mktemp("orthanc"), new_port())
-    pacs.start()
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    pacs = Orthanc(
+        tmp_path_factory.mktemp("orthanc"), AuthenticationEnabled=True, RegisteredUsers={NAME: PASSWORD}
+    )
     try:
         yield pacs
     finally:
@@ -112,8 +63,8 @@ def orthanc(new_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def image(orthanc: Orthanc, scans: Any) -> str:
     """UID of an oblique MR series of patient P1."""
-    uid = orthanc.take(scans.series, patient="P1", date="20240131", description="t1 tra")
-    orthanc.take(scans.series, patient="P2", date="20250201", description="T2 TSE sag", uid="1.2.3.4.5")
+    uid = take(orthanc, scans.series, patient="P1", date="20240131", description="t1 tra")
+    take(orthanc, scans.series, patient="P2", date="20250201", description="T2 TSE sag", uid="1.2.3.4.5")
     return uid
 
 
@@ -124,7 +75,7 @@ def server(
     login = tmp_path_factory.mktemp("secret") / "login"
     login.write_text(f"{NAME}:{PASSWORD}\n")
     login.chmod(0o600)
-    return serve("srcyc", orthanc.root, "--pacs-login", str(login), model=tiny_model)
+    return serve("srcyc", orthanc.web, "--pacs-login", str(login), model=tiny_model)
 
 
 def cached(server: Any) -> list[Path]:
@@ -157,7 +108,7 @@ def test_a_series_is_super_resolved_as_from_its_folder(
 def test_a_result_goes_back_into_the_pacs(server: Any, orthanc: Orthanc, image: str, refused: Any) -> None:
     def instances(series: str) -> int:
         found = requests.get(
-            f"{orthanc.root}/instances",
+            f"{orthanc.web}/instances",
             params={"SeriesInstanceUID": series},
             auth=(NAME, PASSWORD),
             timeout=120,
@@ -214,7 +165,7 @@ def test_series_are_listed_and_searched_as_they_are_now(
     assert "P1" in info["description"] and "t1 tra" in info["description"]
     for wrong in ({"date": "yesterday"}, {"patient": "a\\b"}, {"limit": 0}, {"offset": -1}):
         refused(server.get("/datastore/", params={"output": "all", **wrong}), 422)
-    orthanc.take(scans.series, patient="P3", date="20250601", description="new", uid="1.2.3.4.6")
+    take(orthanc, scans.series, patient="P3", date="20250601", description="new", uid="1.2.3.4.6")
     assert found(patient="P3") == ["1.2.3.4.6"]
 
 
@@ -236,7 +187,7 @@ def test_the_password_is_said_nowhere(server: Any, orthanc: Orthanc, image: str,
     ]
     assert not [text for text in said if PASSWORD in text]
     # An address that holds one is not taken: everybody on the machine sees a command line.
-    address = orthanc.root.replace("http://", f"http://{NAME}:{PASSWORD}@")
+    address = orthanc.web.replace("http://", f"http://{NAME}:{PASSWORD}@")
     command = [*server.command()[:4], "--studies", address, "--port", "0", "--model-dir", str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 2 and "--pacs-login" in ended.stderr and PASSWORD not in ended.stderr
@@ -278,6 +229,36 @@ def test_a_pacs_that_is_down_is_said_within_three_seconds(
     assert image in server.get("/datastore/?output=all").json()["objects"]
 
 
+def test_a_name_that_no_name_server_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look-up has no end that could be set, and must not become everybody's wait, nor a thread for each."""
+    answered = threading.Event()
+
+    def look_up(*arguments: Any, **options: Any) -> Any:
+        answered.wait(300)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    archive = DicomWeb("http://pacs.example/dicom-web", seconds=0.2)
+    store = Pacs(archive, tmp_path, expiry=60, max_bytes=1000)
+    threads, start = threading.active_count(), time.monotonic()
+    for _ in range(20):
+        with pytest.raises(Refusal, match="does not answer") as refused:
+            store.list_images()
+        assert refused.value.status_code == 504
+    assert time.monotonic() - start < 60
+    assert threading.active_count() - threads <= 16
+    answered.set()
+
+    def known() -> bool:
+        with pytest.raises(Refusal) as refused:
+            store.list_images()
+        return refused.value.status_code == 502
+
+    end = time.monotonic() + 120
+    while not known():
+        assert time.monotonic() < end
+
+
 def _not_ready(server: Any) -> dict[str, str]:
     reply = server.get("/health/ready")
     return {} if reply.ok else dict(reply.json()["checks"])
@@ -290,7 +271,7 @@ def test_a_series_is_kept_for_a_while_and_only_if_it_is_not_too_large(
     login.write_text(f"{NAME}:{PASSWORD}")
 
     def pacs(max_bytes: int = 10**9) -> Pacs:
-        archive = Archive(orthanc.root, Login(login), {"Modality": "MR"})
+        archive = DicomWeb(orthanc.web, Login(login, anew=True), only={"Modality": "MR"})
         return Pacs(archive, tmp_path / "cache", expiry=3600, max_bytes=max_bytes)
 
     with pytest.raises(Refusal, match="more than") as large:

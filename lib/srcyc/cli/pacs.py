@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srcyc.errors import ConfigError
+from srcyc.pacs.remote import is_uid
 
 if TYPE_CHECKING:
     from srcyc.pacs.web import DicomWeb
-
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 @dataclass
@@ -53,7 +51,7 @@ class Pacs:
                 )
             if not (self.study or series):
                 raise ConfigError("--from-dicomweb: give --study UID, --series UID, or both.")
-            if not all(_UID.fullmatch(uid) for uid in series):
+            if not all(map(is_uid, series)):
                 raise ConfigError("--series: with --from-dicomweb a series is given by its UID.")
         if self.target is None and output is None:
             raise ConfigError("no --output; give a file or a folder, or a DICOMweb server by --to-dicomweb.")

@@ -1,4 +1,4 @@
-"""A DICOMweb server: series fetched from it, and derived ones stored in it, all instances or none."""
+"""A DICOMweb server: series found and fetched, and derived ones stored in it, all instances or none."""
 
 from __future__ import annotations
 
@@ -7,49 +7,50 @@ import contextlib
 import logging
 import os
 import re
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import pydicom
 import requests
-from dicomweb_client.web import DICOMwebClient
+from dicomweb_client.web import DICOMwebClient, _Transaction
 from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
-from srcyc.errors import ArchiveError, ConfigError
+from srcyc.errors import (
+    ArchiveError,
+    ArchiveTimeoutError,
+    ConfigError,
+    NotInArchiveError,
+    SRCycError,
+    VolumeError,
+)
+from srcyc.pacs.remote import FIELDS, RemoteSeries, Search, is_uid
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Where a login may stand, in place of a file.
 LOGIN_VARIABLE = "SRCYC_PACS_LOGIN"
-#: Seconds for a connection, and for an answer: what a server does with one request it does in that time.
+#: Seconds for a connection, and for an answer or more of one: what a server does with one request it does in that time.
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 60.0
+#: Questions that may wait for a server at a time.
+_QUESTIONS = 16
 #: Bytes of the instances of one request.
 _AT_ONCE = 16 * 2**20
 #: How often a server is asked for what it has just said that it stored, and after how many seconds again.
 _LOOKS, _LOOK_SECONDS = 5, 1.0
 _MOST = 100_000
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-
-
-@dataclass(frozen=True)
-class RemoteSeries:
-    """A series of a server.
-
-    Attributes:
-        study: Study Instance UID.
-        uid: Series Instance UID.
-        modality: as told.
-        instances: how many it has; None: not told.
-    """
-
-    study: str
-    uid: str
-    modality: str
-    instances: int | None
+_CODED = re.compile(r"[^A-Za-z0-9._*?-]")
 
 
 class Login(AuthBase):
@@ -58,28 +59,27 @@ class Login(AuthBase):
     Args:
         file: that holds it; None: the variable :data:`LOGIN_VARIABLE` does, if it is set.
         otherwise: the line where there is neither.
+        anew: read the file for every question, so that it can change. (One that is a pipe can be read once.)
 
     Raises:
         ConfigError: there is no such line.
     """
 
-    def __init__(self, file: Path | None = None, *, otherwise: str = "") -> None:
-        self._file = file
+    def __init__(self, file: Path | None = None, *, otherwise: str = "", anew: bool = False) -> None:
+        self._file, self._anew = file, anew
         self._text = os.environ.get(LOGIN_VARIABLE, "").strip() or otherwise
-        self._line = self.read()
+        self._line = self._read()
+        if file is not None and file.is_file() and os.name == "posix" and file.stat().st_mode & 0o077:
+            _log.warning("%s: others of this machine can read it; chmod 600 it.", file)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if line := self.line():
+        if line := self._read() if self._anew else self._line:
             bearer = line.startswith("Bearer ")
             coded = base64.b64encode(line.encode()).decode()
             request.headers["Authorization"] = line if bearer else f"Basic {coded}"
         return request
 
-    def line(self) -> str:
-        """Give the line as it was when this was made: a file may be one that can be read once."""
-        return self._line
-
-    def read(self) -> str:
+    def _read(self) -> str:
         """Read the line as it is now.
 
         Raises:
@@ -102,22 +102,36 @@ class DicomWeb:
     Args:
         url: its root, without a name or a password.
         login: who asks.
-        seconds: for an answer.
+        seconds: within which a question is answered, whatever it is that takes longer: the name that is looked up, the
+            connection, or the answer.
+        only: what a series has to be, such as ``{"Modality": "MR"}``.
+        qido_prefix: of the paths for questions, where they have one; wado_prefix: for fetching.
 
     Raises:
         ConfigError: no such address.
     """
 
-    def __init__(self, url: str, login: AuthBase | None = None, *, seconds: float = ANSWER_SECONDS) -> None:
-        self.url = _checked(url)
+    def __init__(
+        self,
+        url: str,
+        login: AuthBase | None = None,
+        *,
+        seconds: float = ANSWER_SECONDS,
+        only: Mapping[str, Any] | None = None,
+        qido_prefix: str | None = None,
+        wado_prefix: str | None = None,
+    ) -> None:
+        self.url = checked_address(url)
         self._name = urlsplit(self.url).netloc
         self._session = requests.Session()
         self._session.auth = login or Login()
         self._seconds = seconds
+        self._only = dict(only or {})
+        self._room = threading.BoundedSemaphore(_QUESTIONS)
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Ending(seconds))
+            self._session.mount(scheme, _Ending())
         try:
-            self._client = DICOMwebClient(self.url, session=self._session)
+            self._client = _Client(self.url, self._session, qido_prefix or None, wado_prefix or None)
         except ValueError as error:
             raise ConfigError(f"{self.url}: no address of a DICOMweb server.") from error
         # It would come back five times to a server that does not answer, and show a traceback where we have a sentence.
@@ -126,54 +140,104 @@ class DicomWeb:
 
     # -- from it ---------------------------------------------------------------------------------------------
 
+    def search(self, wanted: Search) -> tuple[list[RemoteSeries], bool]:
+        """List series.
+
+        Returns:
+            the series, and whether there are more.
+
+        Raises:
+            ArchiveError: the server cannot be asked.
+        """
+        filters: dict[str, Any] = {}
+        if wanted.date:
+            filters["StudyDate"] = wanted.date
+        if wanted.description:
+            filters["SeriesDescription"] = f"*{_plain(wanted.description)}*"
+        if not wanted.patient:
+            return self._page(filters, wanted)
+        patient = _plain(wanted.patient)
+        found = self._page({**filters, "PatientID": patient}, wanted)
+        if found[0] or wanted.offset:
+            return found
+        return self._page({**filters, "PatientName": patient if "*" in patient else f"*{patient}*"}, wanted)
+
     def find(self, *, study: str | None = None, series: str | None = None) -> list[RemoteSeries]:
         """List the MR series of a study, or the one of a UID.
 
         Raises:
-            ArchiveError: there is none, or the server cannot be asked.
+            NotInArchiveError: there is none.
+            ArchiveError: the server cannot be asked.
             ConfigError: no UIDs.
         """
         for uid in filter(None, (study, series)):
             if not is_uid(uid):
                 raise ConfigError(f"{uid[:70]!r} is no UID", remedy="give the Study or Series Instance UID")
-        filters = {"SeriesInstanceUID": series} if series else {"Modality": "MR"}
-        with self._explained():
-            told = self._client.search_for_series(
-                study_instance_uid=study,
-                fields=[
-                    "StudyInstanceUID",
-                    "SeriesInstanceUID",
-                    "Modality",
-                    "NumberOfSeriesRelatedInstances",
-                ],
-                search_filters=filters,
-            )
-            found = [_series(one, study) for one in told]
+        found, _ = self._series({"SeriesInstanceUID": series} if series else {"Modality": "MR"}, study=study)
         found = [one for one in found if series in (None, one.uid) and study in (None, one.study)]
         if not found:
             what = f"series {series}" if series else f"MR series of the study {study}"
-            raise ArchiveError(f"the DICOMweb server {self._name} has no {what}", remedy="check the UID")
+            raise NotInArchiveError(f"the DICOMweb server {self._name} has no {what}", remedy="check the UID")
         return found
 
-    def fetch(self, series: RemoteSeries, folder: Path) -> int:
-        """Fetch a series, complete or not at all, as files of a folder that exists.
+    def fetch(self, series: RemoteSeries, folder: Path, *, max_bytes: int | None = None) -> int:
+        """Fetch a series, complete or not at all, as files of a folder that exists, as they come.
+
+        Args:
+            series: as it was found.
+            folder: for its files.
+            max_bytes: that it may have.
 
         Returns:
             how many there are.
 
         Raises:
             ArchiveError: the server cannot be asked, or gives fewer instances than it says.
+            VolumeError: it has more than ``max_bytes``.
+            OSError: the disk is full.
         """
-        count = 0
+        count = size = 0
         with self._explained():
-            for count, image in enumerate(self._client.iter_series(series.study, series.uid), 1):
-                pydicom.dcmwrite(str(folder / f"{count:05d}.dcm"), image)
+            for count, part in enumerate(self._client.files(series.study, series.uid), 1):
+                size += len(part)
+                if max_bytes is not None and size > max_bytes:
+                    raise VolumeError(
+                        f"series {series.uid}: has more than the {max_bytes / 1e9:g} GB that are taken",
+                        remedy="take more, or choose another",
+                    )
+                (folder / f"{count:05d}.dcm").write_bytes(part)
         if not count or (series.instances is not None and count < series.instances):
             raise ArchiveError(
                 f"the DICOMweb server {self._name} gave {count} of {series.instances} instances of a series",
                 remedy="try again",
             )
         return count
+
+    def _page(self, filters: Mapping[str, Any], wanted: Search) -> tuple[list[RemoteSeries], bool]:
+        found, count = self._series(filters, limit=wanted.limit + 1, offset=wanted.offset)
+        return found[: wanted.limit], count > wanted.limit
+
+    def _series(
+        self,
+        filters: Mapping[str, Any],
+        study: str | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> tuple[list[RemoteSeries], int]:
+        """Give what the server tells of series, and how many that were."""
+
+        def ask() -> list[RemoteSeries | None]:
+            told = self._client.search_for_series(
+                study,
+                limit=limit,
+                offset=offset,
+                fields=list(FIELDS),
+                search_filters={**self._only, **filters},
+            )
+            return [RemoteSeries.of(one, study) for one in told]
+
+        found = self._ask(ask, self._seconds)
+        return [series for series in found if series is not None], len(found)
 
     # -- to it -----------------------------------------------------------------------------------------------
 
@@ -245,12 +309,11 @@ class DicomWeb:
         return missing
 
     def _there(self, series: set[tuple[str, str]]) -> set[_Instance]:
-        found: set[_Instance] = set()
-        for study, uid in series:
-            with self._explained():
-                told = self._client.search_for_instances(study, uid, fields=["SOPInstanceUID"], limit=_MOST)
-                found |= {_Instance(study, uid, str(one["00080018"]["Value"][0])) for one in told}
-        return found
+        def ask(study: str, uid: str) -> set[_Instance]:
+            told = self._client.search_for_instances(study, uid, fields=["SOPInstanceUID"], limit=_MOST)
+            return {_Instance(study, uid, str(one["00080018"]["Value"][0])) for one in told}
+
+        return {one for place in series for one in self._ask(partial(ask, *place), ANSWER_SECONDS)}
 
     def _withdraw(self, sent: Sequence[_Instance], series: set[tuple[str, str]]) -> list[_Instance] | None:
         """Take instances back that were sent just now; give those that stay, None if that cannot be told."""
@@ -276,15 +339,46 @@ class DicomWeb:
                     if one.get("Type") == "Instance":
                         self._session.delete(f"{root}{one['Path']}")
 
+    # -- asking it -------------------------------------------------------------------------------------------
+
+    def _ask(self, question: Callable[[], T], seconds: float) -> T:
+        """Put a question from a thread of its own: nothing else ends the look-up of a name that no server answers.
+
+        Raises:
+            ArchiveError: no answer.
+        """
+        end = time.monotonic() + seconds
+        answer: Future[T] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(question())
+            except BaseException as error:  # whatever it is, it is the asker's  # noqa: BLE001
+                answer.set_exception(error)
+            finally:
+                self._room.release()
+
+        with self._explained(seconds):
+            # Those that nobody waits for any more end when the system gives up.
+            if not self._room.acquire(timeout=seconds):
+                raise requests.Timeout
+            threading.Thread(target=ask, name="dicomweb", daemon=True).start()
+            try:
+                return answer.result(end - time.monotonic())
+            except NotInTime:
+                raise requests.Timeout from None
+
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explained(self, seconds: float = ANSWER_SECONDS) -> Iterator[None]:
         """Turn what goes wrong between us and the server into sentences, without what it says of patients."""
         who = f"the DICOMweb server {self._name}"
         try:
             yield
+        except SRCycError:
+            raise
         except requests.Timeout as error:
-            raise ArchiveError(
-                f"{who} does not answer within {self._seconds:g} s", remedy="try again when it does"
+            raise ArchiveTimeoutError(
+                f"{who} does not answer within {seconds:g} s", remedy="try again when it does"
             ) from error
         except requests.exceptions.SSLError as error:
             raise ArchiveError(
@@ -294,7 +388,7 @@ class DicomWeb:
             status = error.response.status_code if error.response is not None else 0
             if status in (401, 403):
                 raise ArchiveError(
-                    f"{who} refuses the login", remedy="give one", options=("pacs_login",)
+                    f"{who} refuses the login", remedy="give another by pacs_login", options=("pacs_login",)
                 ) from error
             reason = _reason(error.response)
             raise ArchiveError(
@@ -328,15 +422,29 @@ class _Instance:
 
 
 class _Ending(HTTPAdapter):
-    """Gives every wait an end."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self._seconds = seconds
+    """Gives every wait an end, and every wildcard its plainest spelling."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **more: Any) -> requests.Response:
-        more["timeout"] = more.get("timeout") or (CONNECT_SECONDS, self._seconds)
+        # An address may hold these as they are, and some servers (Orthanc's before 1.11) know them only so.
+        address, mark, query = (request.url or "").partition("?")
+        request.url = address + mark + query.replace("%2A", "*").replace("%3F", "?")
+        more["timeout"] = more.get("timeout") or (CONNECT_SECONDS, ANSWER_SECONDS)
         return super().send(request, *args, **more)
+
+
+class _Client(DICOMwebClient):
+    """dicomweb-client's, which would decode every file; here that is left to whoever reads them."""
+
+    def files(self, study: str, series: str) -> Iterator[bytes]:
+        response = self._http_get(
+            self._get_series_url(_Transaction.RETRIEVE, study, series),
+            headers={"Accept": 'multipart/related; type="application/dicom"'},
+            stream=True,
+        )
+        with response:
+            if not response.headers.get("content-type", "").lower().startswith("multipart/related"):
+                raise ValueError("not multipart/related")
+            yield from self._decode_multipart_message(response, stream=True)
 
 
 def _batches(files: Sequence[Path]) -> Iterator[list[Path]]:
@@ -362,24 +470,17 @@ def _reason(response: requests.Response | None) -> str:
     return f" ({told[:60]})" if isinstance(told, str) and re.fullmatch(r"[A-Za-z ,'()/-]+", told) else ""
 
 
-def _series(told: dict[str, Any], study: str | None) -> RemoteSeries:
-    def text(tag: str) -> str:
-        values = told.get(tag, {}).get("Value") or [""]
-        return str(values[0])
-
-    count = text("00201209")
-    uids = text("0020000D") or study or "", text("0020000E")
-    if not all(map(is_uid, uids)):
-        raise ValueError("no UIDs")
-    return RemoteSeries(*uids, text("00080060"), int(count) if count.isdigit() else None)
+def _plain(text: str) -> str:
+    """Let any letter stand for one that an address cannot hold as it is: not every server decodes it."""
+    return _CODED.sub("?", text)
 
 
-def is_uid(text: str) -> bool:
-    """Tell whether a text is a UID."""
-    return len(text) <= 64 and _UID.fullmatch(text) is not None
+def checked_address(url: str) -> str:
+    """Give the address of a DICOMweb server back.
 
-
-def _checked(url: str) -> str:
+    Raises:
+        ConfigError: none, or one with a login: everybody on the machine sees a command line.
+    """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ConfigError(
@@ -388,6 +489,7 @@ def _checked(url: str) -> str:
     if parts.username is not None or parts.password is not None:
         raise ConfigError(
             f"{parts.scheme}://…@{parts.hostname}: everybody on the machine sees a login in an address",
-            remedy=f"put it into ${LOGIN_VARIABLE} or a file",
+            remedy=f"put it into ${LOGIN_VARIABLE}, or into a file and give that by pacs_login",
+            options=("pacs_login",),
         )
     return urlunsplit(parts).rstrip("/")

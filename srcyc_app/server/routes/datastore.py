@@ -11,7 +11,8 @@ from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.responses import FileResponse, Response
 from monailabel.interfaces.datastore import Datastore
 
-from srcyc_app.refusals import not_found, unusable
+from srcyc.pacs.remote import MOST_SERIES, Search
+from srcyc_app.refusals import not_found, refusing, unusable
 from srcyc_app.server.access import current, require
 from srcyc_app.server.actions import Role
 from srcyc_app.server.audit import note
@@ -20,7 +21,6 @@ from srcyc_app.server.routes.sessions import send_scan
 from srcyc_app.server.services import Served, Services
 from srcyc_app.server.uploads import read_object, save, unpacked
 from srcyc_app.studies.datastore import StudiesFolder
-from srcyc_app.studies.dicomweb import MOST, Search
 from srcyc_app.studies.identifiers import check_image_id, check_tag
 from srcyc_app.studies.placing import is_there
 
@@ -52,7 +52,7 @@ def listing(
     patient: str = "",
     date: str = "",
     description: str = "",
-    limit: Annotated[int | None, Query(ge=1, le=MOST)] = None,
+    limit: Annotated[int | None, Query(ge=1, le=MOST_SERIES)] = None,
     offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
 ) -> Any:
     """Counts; with ``output=all`` every scan with its info, with ``train`` those that have a final label.
@@ -63,7 +63,8 @@ def listing(
     """
     datastore = served.app.datastore()
     if output is Listing.ALL:
-        wanted = Search.of(patient, date, description, limit or 200, offset)
+        with refusing():
+            wanted = Search.of(patient, date, description, limit or 200, offset)
         if isinstance(datastore, StudiesFolder) and not (limit or offset or patient or date or description):
             return datastore.json()
         return datastore.search(wanted)
