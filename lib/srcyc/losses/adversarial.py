@@ -6,7 +6,6 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch.nn.modules.loss import _Loss
 
 from srcyc.errors import ConfigError, InputError
 from srcyc.losses._checks import full_precision
@@ -14,7 +13,7 @@ from srcyc.losses._checks import full_precision
 AdversarialCriterion = Literal["bce", "lsgan", "relativistic"]
 
 
-class AdversarialLoss(_Loss):
+class AdversarialLoss:
     r"""The two sides of the adversarial game, for logits of any shape ``(B, 1, ...)``.
 
     With the discriminator's logits :math:`r` of real and :math:`f` of fake images, :math:`\sigma` the sigmoid
@@ -45,7 +44,6 @@ class AdversarialLoss(_Loss):
     """
 
     def __init__(self, criterion: AdversarialCriterion = "bce") -> None:
-        super().__init__(reduction="mean")
         if criterion not in get_args(AdversarialCriterion):
             choices = ", ".join(get_args(AdversarialCriterion))
             raise ConfigError(
@@ -94,10 +92,6 @@ class AdversarialLoss(_Loss):
             self._distance(fake - real.mean(), is_real=True)
             + self._distance(real - fake.mean(), is_real=False)
         )
-
-    def forward(self, fake_logits: torch.Tensor, real_logits: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the generator's loss, as :meth:`generator`."""
-        return self.generator(fake_logits, real_logits)
 
     def _distance(self, logits: torch.Tensor, *, is_real: bool) -> torch.Tensor:
         target = torch.ones_like(logits) if is_real else torch.zeros_like(logits)

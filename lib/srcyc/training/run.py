@@ -11,7 +11,7 @@ import torch
 from srcyc.config import TrainingConfig
 from srcyc.data.gathering import Sources
 from srcyc.device import resolve_precision
-from srcyc.errors import ConfigError, ModelError, OutputError
+from srcyc.errors import ModelError, OutputError
 from srcyc.models.model_file import PublishedModel, find_model, load_model
 from srcyc.training.distributed import Processes
 from srcyc.training.folder import Plan, RunFolder
@@ -55,15 +55,11 @@ def with_initial_model(config: TrainingConfig) -> tuple[TrainingConfig, Publishe
 
     Raises:
         ModelError: there is no such model, or it is of another schema.
-        ConfigError: a network that does not fit volumes.
     """
     initial = load_model(find_model(config.initial_model)) if config.initial_model else None
     if initial is not None:
         # Fine-tuning keeps the network it starts from, whatever the settings say of a new one.
         config = config.model_copy(update={"g_hr": initial.card.network})
-    for name in ("g_lr", "d_hr", "d_lr"):
-        if getattr(config, name).spatial_dims != 3:
-            raise ConfigError(f"{name}.spatial_dims is 2", remedy="training on volumes needs 3")
     return config, initial
 
 

@@ -28,15 +28,11 @@ class Recorder:
     """Writes down the course of a run.
 
     ``history.csv`` has one row per step reported; a cell is empty where a column was not measured at that step. The
-    file is replaced as a whole, so that it is complete at any moment.
+    file is replaced as a whole, so that it is complete at any moment. Without TensorBoard it is all there is.
 
     Args:
         folder: of the run; exists.
         resume_step: what was recorded after this step is dropped, since the run does it again; 0 begins anew.
-
-    Attributes:
-        tensorboard: folder of the TensorBoard events; None if TensorBoard is not installed, then only
-            ``history.csv`` is written.
 
     Raises:
         OutputError: the folder cannot be written, or its history cannot be read.
@@ -47,7 +43,6 @@ class Recorder:
         history = read_history(folder) if resume_step and self._path.exists() else []
         self._rows = [row for row in history if row["step"] <= resume_step]
         self._events = _Events.opened(folder / TENSORBOARD_NAME, resume_step)
-        self.tensorboard = folder / TENSORBOARD_NAME if self._events else None
 
     def report(self, progress: Progress) -> None:
         """Record a step; a second report of the same step adds to the first.
