@@ -47,6 +47,8 @@ const say = (text) => {
 function complain(error) {
   $("alert").textContent = error ? error.message : "";
   $("alert").hidden = !error;
+  // On a phone it may be far above what was pressed.
+  if (error) $("alert").scrollIntoView({ block: "nearest" });
 }
 
 /** Do something; what goes wrong becomes a sentence in the page. */

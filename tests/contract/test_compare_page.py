@@ -570,6 +570,14 @@ def test_on_a_phone_with_fingers(chromium: Any, server: Any) -> None:
     drag(((x - 20, y), (x - 60, y)), ((x + 20, y), (x + 60, y)))
     page.wait(lambda: pixels_per_mm() > 2 * unmagnified, "magnify")
     np.testing.assert_array_equal(page.at(), place)
+    # What is wrong is seen, however far below the form is; help begins with its beginning.
+    page.page.locator("#run-box summary").first.click()
+    page.page.get_by_label("Target spacing").fill("nonsense")
+    page.page.get_by_role("button", name="Run").click()
+    page.see("#alert", re.compile("nonsense"))
+    playwright.expect(page.page.locator("#alert")).to_be_in_viewport(ratio=1)
+    page.page.locator("#help-open").click()
+    playwright.expect(page.page.locator("#help-title")).to_be_in_viewport()
     context.close()
 
 
