@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from srcyc.errors import ConfigError
-from srcyc.networks.layers import Convolution, check_dims
+from srcyc.networks.layers import Convolution
 from srcyc.networks.learned_acquisition import Degradation, LearnedAcquisition
 from srcyc.physics.acquisition import Acquisition
 from srcyc.physics.resampling import resample
@@ -21,8 +21,6 @@ Skip = Literal["area", "profile", "learned", "none"]
 class DegradationNetConfig(Schema):
     """Arguments of :class:`DegradationNet`."""
 
-    spatial_dims: Literal[2, 3] = 3
-    in_channels: int = Field(default=1, ge=1)
     features: int = Field(default=16, ge=0)
     blocks: int = Field(default=4, ge=0)
     head_kernel: Literal[3, 5, 7] = 5
@@ -33,17 +31,17 @@ class DegradationNetConfig(Schema):
 class _Block(nn.Module):
     """conv - LeakyReLU - conv with a shortcut, optionally instance-normalised."""
 
-    def __init__(self, spatial_dims: int, features: int, *, norm: bool) -> None:
+    def __init__(self, features: int, *, norm: bool) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for last in (False, True):
-            convolution = Convolution(spatial_dims, features, features, 3, weight_norm=False)
+            convolution = Convolution(3, features, features, 3, weight_norm=False)
             layers.append(convolution)
             if last:
                 # Keeps untrained features from doubling their variance in every block.
                 convolution.scale_weight(0.1)
             if norm:
-                layers.append((nn.InstanceNorm2d, nn.InstanceNorm3d)[spatial_dims - 2](features, affine=True))
+                layers.append(nn.InstanceNorm3d(features, affine=True))
             if not last:
                 layers.append(nn.LeakyReLU(0.2))
         self.body = nn.Sequential(*layers)
@@ -59,8 +57,6 @@ class DegradationNet(nn.Module):
     the scan's own real factor. With the global skip the untrained network already is a plausible degradation.
 
     Args:
-        spatial_dims: 2 or 3.
-        in_channels: image channels.
         features: feature channels; 0: nothing but the skip.
         blocks: residual blocks at LR.
         head_kernel: edge length of the first convolution (7 in the paper).
@@ -73,8 +69,6 @@ class DegradationNet(nn.Module):
 
     def __init__(
         self,
-        spatial_dims: int = 3,
-        in_channels: int = 1,
         features: int = 64,
         blocks: int = 6,
         *,
@@ -83,7 +77,6 @@ class DegradationNet(nn.Module):
         norm: bool = False,
     ) -> None:
         super().__init__()
-        self.spatial_dims = check_dims(spatial_dims)
         self.skip = skip
         if features == 0 and skip == "none":
             raise ConfigError("a G_LR without features and without a skip has nothing", remedy="choose one")
@@ -91,25 +84,21 @@ class DegradationNet(nn.Module):
         self.body: nn.Sequential | None = None
         if features:
             self.head = nn.Sequential(
-                Convolution(spatial_dims, in_channels, features, head_kernel, weight_norm=False),
+                Convolution(3, 1, features, head_kernel, weight_norm=False),
                 nn.LeakyReLU(0.2),
             )
             self.body = nn.Sequential(
-                *(_Block(spatial_dims, features, norm=norm) for _ in range(blocks)),
-                Convolution(spatial_dims, features, features, 3, weight_norm=False),
+                *(_Block(features, norm=norm) for _ in range(blocks)),
+                Convolution(3, features, features, 3, weight_norm=False),
                 nn.LeakyReLU(0.2),
-                Convolution(spatial_dims, features, in_channels, head_kernel, weight_norm=False),
+                Convolution(3, features, 1, head_kernel, weight_norm=False),
             )
             if skip != "none":
                 tail: Convolution = self.body[-1]  # type: ignore[assignment]
                 tail.scale_weight(0.0 if skip == "learned" else 0.01)
         learns = skip == "learned"
         self.acquisition = LearnedAcquisition() if learns else None
-        self.noise_head = (
-            Convolution(spatial_dims, in_channels, features, 3, weight_norm=False)
-            if learns and features
-            else None
-        )
+        self.noise_head = Convolution(3, 1, features, 3, weight_norm=False) if learns and features else None
 
     @classmethod
     def from_config(cls, config: DegradationNetConfig) -> DegradationNet:
@@ -132,14 +121,14 @@ class DegradationNet(nn.Module):
         """HR -> fake LR.
 
         Args:
-            hr: ``(B, C, *spatial)``, normalised intensity, thick axis last.
+            hr: ``(B, 1, I, J, K)``, normalised intensity, thick axis last.
             size: LR voxels per axis over the same field of view; equal to the input's at factor 1.
             thickness_ratio: slice thickness over slice spacing, for the skip's slice profile.
-            noise: a standard normal field ``(B, C, *size)`` for the skip ``"learned"``, of which the others make
+            noise: a standard normal field ``(B, 1, *size)`` for the skip ``"learned"``, of which the others make
                 nothing; None: without noise.
 
         Returns:
-            ``(B, C, *size)``.
+            ``(B, 1, *size)``.
 
         Raises:
             ConfigError: a size without a voxel for every axis, or (skips with a profile) above the input's.

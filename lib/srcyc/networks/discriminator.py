@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from srcyc.errors import ConfigError
-from srcyc.networks.layers import check_dims
 from srcyc.schema import Schema
 
 
 class DiscriminatorConfig(Schema):
     """Arguments of :class:`PatchDiscriminator`."""
 
-    spatial_dims: Literal[2, 3] = 3
-    in_channels: int = Field(default=1, ge=1)
     features: int = Field(default=16, ge=1)
     layers: int = Field(default=3, ge=1)
     stride_thick: bool = True
@@ -38,8 +34,6 @@ class PatchDiscriminator(nn.Module):
     slices: MONAI's kernel-4 PatchDiscriminator has no valid output there.
 
     Args:
-        spatial_dims: 2 or 3.
-        in_channels: image channels.
         features: channels of the first layer, doubled at each of the next.
         layers: strided layers; fewer mean smaller patches (D_LR gets fewer than D_HR).
         stride_thick: whether the last (thick) axis is strided too.
@@ -48,8 +42,6 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(
         self,
-        spatial_dims: int = 3,
-        in_channels: int = 1,
         features: int = 64,
         layers: int = 3,
         *,
@@ -57,22 +49,19 @@ class PatchDiscriminator(nn.Module):
         norm: str = "instance",
     ) -> None:
         super().__init__()
-        check_dims(spatial_dims)
         if norm not in ("instance", "none"):
             raise ConfigError(f"norm is {norm!r}", remedy="discriminators have 'instance' or 'none'")
-        stride = (*(2,) * (spatial_dims - 1), 2 if stride_thick else 1)
-        conv: Callable[..., nn.Module] = (nn.Conv2d, nn.Conv3d)[spatial_dims - 2]
-        instance_norm = (nn.InstanceNorm2d, nn.InstanceNorm3d)[spatial_dims - 2]
+        stride = (2, 2, 2 if stride_thick else 1)
         body: list[nn.Module] = []
-        width = in_channels
+        width = 1
         for index in range(layers + 1):
             out = features * 2 ** min(index, 3)
-            body.append(conv(width, out, 3, stride=stride if index < layers else 1, padding=1))
+            body.append(nn.Conv3d(width, out, 3, stride=stride if index < layers else 1, padding=1))
             if norm == "instance" and index > 0:
-                body.append(instance_norm(out, affine=True))
+                body.append(nn.InstanceNorm3d(out, affine=True))
             body.append(nn.LeakyReLU(0.2))
             width = out
-        body.append(conv(width, 1, 3, padding=1))
+        body.append(nn.Conv3d(width, 1, 3, padding=1))
         self.body = nn.Sequential(*body)
 
     @classmethod
@@ -81,5 +70,5 @@ class PatchDiscriminator(nn.Module):
         return cls(**config.model_dump())
 
     def forward(self, image: Tensor) -> Tensor:
-        """``(B, C, *spatial)`` -> logits ``(B, 1, *patches)``."""
+        """``(B, 1, I, J, K)`` -> logits ``(B, 1, *patches)``."""
         return self.body(image)  # type: ignore[no-any-return]

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm as parametrize_weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from srcyc.errors import ConfigError
 from srcyc.networks.streaming import Stream, windowed
 
 _CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -20,13 +19,6 @@ _TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 #: The layout that convolutions are fastest in, by the number of a batch's axes.
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _CONVOLVE = {2: F.conv2d, 3: F.conv3d}
-
-
-def check_dims(spatial_dims: int) -> int:
-    """Return 2 or 3, or raise :class:`ConfigError`."""
-    if spatial_dims not in (2, 3):
-        raise ConfigError(f"spatial_dims is {spatial_dims}", remedy="networks are 2D or 3D")
-    return spatial_dims
 
 
 def pad(x: Tensor, width: int | Sequence[int], mode: str) -> Tensor:
@@ -93,7 +85,7 @@ class Convolution(nn.Module):
         condition_features: int = 0,
     ) -> None:
         super().__init__()
-        self.spatial_dims = check_dims(spatial_dims)
+        self.spatial_dims = spatial_dims
         self.radius = kernel_size // 2
         self.transposed = transposed
         layers = _TRANSPOSED if transposed else _CONVOLUTIONS

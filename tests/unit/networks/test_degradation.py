@@ -10,39 +10,37 @@ from srcyc.networks import DegradationNet, DegradationNetConfig
 from srcyc.physics.acquisition import Acquisition
 from srcyc.physics.resampling import resample
 
-SHAPES = {2: (16, 24), 3: (12, 11, 24)}
+SHAPE = (12, 11, 24)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def make(dims: int, seed: int = 0, **options: object) -> DegradationNet:
+def make(seed: int = 0, **options: object) -> DegradationNet:
     torch.manual_seed(seed)
-    return DegradationNet(dims, 1, 8, 2, head_kernel=5, **options)  # type: ignore[arg-type]
+    return DegradationNet(8, 2, head_kernel=5, **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("slices", [24, 8, 5, 3])
 @pytest.mark.parametrize("skip", ["profile", "area", "none"])
 @pytest.mark.parametrize("norm", [False, True])
-def test_any_factor(dims: int, slices: int, skip: str, norm: bool) -> None:
-    size = (*SHAPES[dims][:-1], slices)
-    output = make(dims, skip=skip, norm=norm)(random(2, 1, *SHAPES[dims]), size=size)
+def test_any_factor(slices: int, skip: str, norm: bool) -> None:
+    size = (*SHAPE[:-1], slices)
+    output = make(skip=skip, norm=norm)(random(2, 1, *SHAPE), size=size)
     assert output.shape == (2, 1, *size)
     assert torch.isfinite(output).all()
 
 
-@pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("slices", [24, 8, 5])
-def test_untrained_it_is_the_skip(dims: int, slices: int) -> None:
-    hr = random(1, 1, *SHAPES[dims])
-    size = (*SHAPES[dims][:-1], slices)
-    area = make(dims, skip="area")(hr, size=size)
+def test_untrained_it_is_the_skip(slices: int) -> None:
+    hr = random(1, 1, *SHAPE)
+    size = (*SHAPE[:-1], slices)
+    area = make(skip="area")(hr, size=size)
     torch.testing.assert_close(area, resample(hr, size, "area"), rtol=0, atol=0.03)
     for ratio in (1.0, 0.6):
-        profile = make(dims, skip="profile")(hr, size=size, thickness_ratio=ratio)
-        expected = Acquisition(SHAPES[dims], size, ratio).apply(hr)
+        profile = make(skip="profile")(hr, size=size, thickness_ratio=ratio)
+        expected = Acquisition(SHAPE, size, ratio).apply(hr)
         torch.testing.assert_close(profile, expected, rtol=0, atol=0.03)
 
 
@@ -50,15 +48,15 @@ def test_untrained_it_is_the_skip(dims: int, slices: int) -> None:
 @pytest.mark.parametrize("features", [4, 32])
 def test_untrained_it_is_the_skip_at_any_size(features: int, blocks: int) -> None:
     torch.manual_seed(0)
-    network, hr = DegradationNet(2, 1, features, blocks), random(1, 1, 16, 24)
-    output = network(hr, size=(16, 6))
-    torch.testing.assert_close(output, resample(hr, (16, 6), "area"), rtol=0, atol=0.05)
+    network, hr = DegradationNet(features, blocks), random(1, 1, 9, 16, 24)
+    output = network(hr, size=(9, 16, 6))
+    torch.testing.assert_close(output, resample(hr, (9, 16, 6), "area"), rtol=0, atol=0.05)
 
 
 def test_the_skips_differ() -> None:
     hr, size = random(1, 1, 12, 11, 24), (12, 11, 5)
     area, profile, gap = (
-        make(3, skip=skip)(hr, size=size, thickness_ratio=ratio)
+        make(skip=skip)(hr, size=size, thickness_ratio=ratio)
         for skip, ratio in (("area", 1.0), ("profile", 1.0), ("profile", 0.5))
     )
     assert (area - profile).abs().max() > 0.02
@@ -68,36 +66,35 @@ def test_the_skips_differ() -> None:
 @pytest.mark.parametrize("skip", ["profile", "area"])
 def test_factor_one_gives_nearly_the_image_itself(skip: str) -> None:
     lr = random(1, 1, 12, 11, 7)
-    output = make(3, skip=skip)(lr, size=(12, 11, 7), thickness_ratio=0.8)
+    output = make(skip=skip)(lr, size=(12, 11, 7), thickness_ratio=0.8)
     torch.testing.assert_close(output, lr, rtol=0, atol=0.03)
 
 
 def test_without_the_skip_it_has_all_to_learn() -> None:
     hr = random(1, 1, 12, 11, 24)
-    output = make(3, skip="none")(hr, size=(12, 11, 6))
+    output = make(skip="none")(hr, size=(12, 11, 6))
     assert (output - resample(hr, (12, 11, 6), "area")).abs().max() > 0.2
 
 
 def test_the_learned_part_is_added_to_the_skip() -> None:
     """The same weights with and without the skip differ by the skip alone."""
     hr, size = random(1, 1, 12, 11, 24), (12, 11, 7)
-    added, bare = make(3, skip="area"), make(3, skip="none")
+    added, bare = make(skip="area"), make(skip="none")
     bare.load_state_dict(added.state_dict())
     torch.testing.assert_close(added(hr, size=size) - bare(hr, size=size), resample(hr, size, "area"))
 
 
-@pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("norm", [False, True])
-def test_every_parameter_learns(dims: int, norm: bool) -> None:
-    network = make(dims, norm=norm)
-    output = network(random(2, 1, *SHAPES[dims]), size=(*SHAPES[dims][:-1], 7))
+def test_every_parameter_learns(norm: bool) -> None:
+    network = make(norm=norm)
+    output = network(random(2, 1, *SHAPE), size=(*SHAPE[:-1], 7))
     (output * random(*output.shape, seed=1)).sum().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 def test_the_head_sees_the_full_resolution() -> None:
     """A pattern that the area mean cannot see reaches the result through the head's features."""
-    network = make(3, skip="none")
+    network = make(skip="none")
     flat = torch.full((1, 1, 12, 11, 24), 0.5)
     stripes = flat + 0.5 * (-1.0) ** torch.arange(24)
     size = (12, 11, 6)
@@ -106,23 +103,22 @@ def test_the_head_sees_the_full_resolution() -> None:
 
 
 def test_few_slices_and_wide_kernels() -> None:
-    network = DegradationNet(3, 1, 4, 1, head_kernel=7)
+    network = DegradationNet(4, 1, head_kernel=7)
     assert network(random(1, 1, 9, 8, 12), size=(9, 8, 2)).shape == (1, 1, 9, 8, 2)
 
 
 def test_state_dict_round_trip_and_seed() -> None:
-    source, copy, same = make(2, seed=1), make(2, seed=2), make(2, seed=1)
-    hr, size = random(1, 1, 16, 24), (16, 9)
+    source, copy, same = make(1), make(2), make(1)
+    hr, size = random(1, 1, *SHAPE), (12, 11, 9)
     assert torch.equal(source(hr, size=size), same(hr, size=size))
     assert not torch.equal(source(hr, size=size), copy(hr, size=size))
     copy.load_state_dict(source.state_dict())
     assert torch.equal(source(hr, size=size), copy(hr, size=size))
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-def test_bfloat16_autocast_is_finite_and_close(dims: int) -> None:
-    network, hr = make(dims, skip="profile", norm=True), random(2, 1, *SHAPES[dims])
-    size = (*SHAPES[dims][:-1], 7)
+def test_bfloat16_autocast_is_finite_and_close() -> None:
+    network, hr = make(skip="profile", norm=True), random(2, 1, *SHAPE)
+    size = (*SHAPE[:-1], 7)
     exact = network(hr, size=size)
     with torch.autocast("cpu", torch.bfloat16):
         output = network(hr, size=size)
@@ -135,12 +131,10 @@ def test_impossible_sizes_are_refused() -> None:
     hr = random(1, 1, 12, 11, 24)
     for skip in ("area", "profile", "none"):
         with pytest.raises(ConfigError, match="one value per axis"):
-            make(3, skip=skip)(hr, size=(12, 24))
+            make(skip=skip)(hr, size=(12, 24))
     with pytest.raises(ConfigError, match="cannot be finer"):
-        make(3, skip="profile")(hr, size=(12, 11, 25))
+        make(skip="profile")(hr, size=(12, 11, 25))
 
 
-def test_dimensions_are_checked() -> None:
-    with pytest.raises(ConfigError, match="spatial_dims is 1"):
-        DegradationNet(1)
+def test_the_default_has_the_profile_as_its_skip() -> None:
     assert DegradationNet.from_config(DegradationNetConfig()).skip == "profile"

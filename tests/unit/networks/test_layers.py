@@ -8,12 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from srcyc.errors import ConfigError
 from srcyc.networks.layers import (
     CHANNELS_LAST,
     Convolution,
     PReLU,
-    check_dims,
     convolve,
     pad,
     pad_planes,
@@ -146,12 +144,6 @@ def test_zero_padding_pads_with_zeros() -> None:
     np.testing.assert_array_equal(
         pad(x, 2, "constant").numpy(), np.pad(x.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)))
     )
-
-
-def test_dimensions_other_than_2_and_3_are_refused() -> None:
-    assert [check_dims(2), check_dims(3)] == [2, 3]
-    with pytest.raises(ConfigError, match="spatial_dims is 1"):
-        check_dims(1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -68,7 +68,7 @@ def test_at_factor_one_nothing_happens() -> None:
 
 
 def test_every_parameter_is_reached() -> None:
-    network = DegradationNet(3, 1, 4, 1, head_kernel=3, skip="learned")
+    network = DegradationNet(4, 1, head_kernel=3, skip="learned")
     with torch.no_grad():
         next(network.body[-1].parameters()).normal_(0, 0.1)
     output = network(random(2, 1, *FINE), size=SIZE, noise=normal(2, 1, *SIZE))
@@ -78,7 +78,7 @@ def test_every_parameter_is_reached() -> None:
 
 def test_the_residual_is_zero_at_the_start_and_sees_the_noise() -> None:
     network, hr, field = (
-        DegradationNet(3, 1, 4, 1, skip="learned"),
+        DegradationNet(4, 1, skip="learned"),
         random(1, 1, *FINE),
         normal(1, 1, *SIZE),
     )
