@@ -170,6 +170,21 @@ def enhance_in_slabs(
     return delta
 
 
+@torch.inference_mode()
+def take_back(image: Tensor, delta: Tensor, axis: AxisAcquisition, share: float) -> None:
+    """Take a share of delta out of a super-resolved scan, in place: x - share M delta, (1 - share) delta.
+
+    Args:
+        image: x, ``(I, J, K)``, as :func:`enhance_in_slabs` made it.
+        delta: what it gave, ``(I, J, S)``.
+        axis: operator along the slice axis.
+        share: 0 to 1.
+    """
+    for row, change in zip(image, delta, strict=True):
+        row -= share * apply_along(change, axis.upscaling, -1)
+    delta *= 1 - share
+
+
 def _rounded(value: int, step: int) -> int:
     return -(-value // step) * step
 

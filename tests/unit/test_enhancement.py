@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from srcyc.enhancement import enhance, enhance_in_slabs
+from srcyc.enhancement import enhance, enhance_in_slabs, take_back
 from srcyc.networks import Estimate, Generator, Sampling, SliceResDNet, SRResDNet
 from srcyc.physics.acquisition import AxisAcquisition
 from srcyc.physics.resampling import apply_along, area_matrix
@@ -216,6 +216,19 @@ def test_a_scan_without_empty_space_and_a_flat_one_are_computed_whole() -> None:
         torch.testing.assert_close(
             in_slabs(network, y, axis)[0], whole(network, y, axis)[0], rtol=0, atol=1e-5
         )
+
+
+def test_a_share_of_the_correction_can_be_taken_back() -> None:
+    network, y, axis = generator(), random(1, 1, 8, 10, 6)[0, 0], AxisAcquisition.of(24, 6, 0.8)
+    results = []
+    for corrected in (True, False):
+        image = torch.empty(8, 10, 24)
+        results.append((image, enhance_in_slabs(network, y, axis, image, slab=8, correct_slices=corrected)))
+    (image, delta), (without, _) = results
+    expected = 0.25 * image + 0.75 * without, 0.25 * delta
+    assert (image - without).abs().max() > 0.01
+    take_back(image, delta, axis, 0.75)
+    torch.testing.assert_close((image, delta), expected, atol=1e-5, rtol=0)
 
 
 def test_progress_rises_to_one_and_the_scan_stays_as_it_is() -> None:

@@ -28,8 +28,6 @@ _SSIM_SIGMA, _SSIM_RADIUS = 1.5, 5
 #: Voxels along each axis that :func:`ssim` needs.
 SSIM_WINDOW = 2 * _SSIM_RADIUS + 1
 _CLOSING_RADIUS = 2
-#: Normalised intensity above which slices are compared for their gain.
-_GAIN_HEAD = 0.15
 _TAPER = 0.25
 #: Alignment is judged on detail finer than a Gaussian of this standard deviation, voxels.
 _DETAIL = 4.0
@@ -180,32 +178,6 @@ def ssim(image: Image, truth: Image, mask: Mask, peak: float) -> float:
         full=True,
     )
     return float(similarity[mask[box]].mean(dtype=np.float64))
-
-
-def slice_gain(slices: Image, scaling: IntensityScaling) -> float | None:
-    """Measure by how much neighbouring slices differ in brightness, which shows as bands across a result.
-
-    g_i = median over the head of (2 c_i - c_(i-1) - c_(i+1)) / 2 c_i for the slices c_i; the root mean square of g_i
-    over the middle half of the slices. The head is where all three slices are above 0.15 of the range. Of a result x,
-    the slices are A x. About 1 % is anatomy.
-
-    Args:
-        slices: ``(I, J, S)``, slice axis last, any intensity unit.
-        scaling: the scan's own, for the scan and for all results compared with it.
-
-    Returns:
-        per cent; None if there is no slice with two neighbours and a head in it.
-    """
-    c = scaling.normalise(slices).astype(np.float64)
-    count = c.shape[2]
-    gains = []
-    for i in range(max(1, count // 4), min(count - 1, count - count // 4)):
-        before, own, after = (c[..., n] for n in (i - 1, i, i + 1))
-        head = np.minimum(np.minimum(before, own), after) > _GAIN_HEAD
-        if head.any():
-            own = own[head]
-            gains.append(float(np.median((2 * own - before[head] - after[head]) / (2 * own))))
-    return 100 * math.sqrt(float(np.mean(np.square(gains)))) if gains else None
 
 
 class Foresight(NamedTuple):

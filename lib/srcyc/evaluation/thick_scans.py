@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from srcyc.evaluation.benchmark import CLASSICAL, CUBIC
-from srcyc.evaluation.metrics import Image, slice_gain
+from srcyc.evaluation.metrics import Image
 from srcyc.evaluation.regions import Kept, Regions
 from srcyc.inference.super_resolver import SuperResolution
 from srcyc.physics.acquisition import Acquisition
 from srcyc.physics.resampling import resample
+from srcyc.physics.slice_gain import slice_gain
 from srcyc.physics.thickness import SliceThickness
 from srcyc.volumes.intensity import foreground_mask, robust_scaling
 from srcyc.volumes.volume import Volume
@@ -34,7 +35,7 @@ class ThickScore:
 
     Attributes:
         method: name; :data:`SCAN` is the scan as it came.
-        slice_gain: slice-to-slice gain of A x, per cent (:func:`srcyc.evaluation.metrics.slice_gain`); None if it
+        slice_gain: slice-to-slice gain of A x, per cent (:func:`srcyc.physics.slice_gain.slice_gain`); None if it
             cannot be told.
         correction: ``||delta|| / ||y||``, by how much the slices were corrected.
         seconds: wall clock.
@@ -112,7 +113,7 @@ def examine(
     def score(method: str, slices: Tensor, **more: Any) -> ThickScore:
         image = slices.numpy()
         kept = None if marked is None else marked.kept(image, scan.data[0])
-        return ThickScore(method, slice_gain(np.moveaxis(image, axis, -1), scaling), kept=kept, **more)
+        return ThickScore(method, slice_gain(scaling.normalise(np.moveaxis(image, axis, -1))), kept=kept, **more)
 
     y = _tensor(scan)
     start = time.perf_counter()

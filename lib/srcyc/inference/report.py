@@ -65,6 +65,8 @@ class ConsistencyReport(Schema):
         applied: whether only what A does not see was added.
         slices_corrected: whether the slices were corrected by delta first.
         correction: ``||delta|| / ||y||``: by how much they were.
+        correction_share: of what the network wanted to correct: less than 1 where the whole would have made
+            neighbouring slices differ more (:func:`srcyc.physics.slice_gain.correction_share`).
         residual: ``||A x - (y + delta)|| / ||y + delta||``: what is left, rounding if the above was applied.
     """
 
@@ -72,6 +74,7 @@ class ConsistencyReport(Schema):
     slices_corrected: bool
     correction: float
     residual: float
+    correction_share: float = 1.0
 
 
 class AnyReport(Schema):

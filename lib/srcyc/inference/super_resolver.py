@@ -18,7 +18,7 @@ from torch import Tensor
 
 from srcyc._version import __version__
 from srcyc.device import peak_memory, precision_name, resolve_device, resolve_precision
-from srcyc.enhancement import Progress, enhance_in_slabs
+from srcyc.enhancement import Progress, enhance_in_slabs, take_back
 from srcyc.errors import ConfigError, ModelError, SRCycError, VolumeError
 from srcyc.inference.options import InferenceOptions
 from srcyc.inference.preprocessing import correct_bias_field, denoise
@@ -34,6 +34,7 @@ from srcyc.models.model_file import DEFAULT_MODEL, ModelCard, PublishedModel, fi
 from srcyc.networks import Generator
 from srcyc.physics.acquisition import Acquisition, AxisAcquisition, relative_residual
 from srcyc.physics.noise import estimate_noise
+from srcyc.physics.slice_gain import correction_share
 from srcyc.physics.slice_profile import ProfileEstimate, estimate_profile
 from srcyc.physics.thickness import Estimate, SliceThickness, slice_thickness
 from srcyc.volumes.geometry import Grid, target_grid
@@ -270,8 +271,8 @@ class SuperResolver:
         sliced = plan.in_plane.upscale(y)
         slab = self._slab(plan)
 
-        def enhanced(flip: tuple[int, ...], done: int) -> tuple[Tensor, Tensor]:
-            share = (_NETWORK_ENDS - _NETWORK_STARTS) / (len(_FLIPS) if options.uncertainty else 1)
+        def enhanced(flip: tuple[int, ...], done: int) -> tuple[Tensor, Tensor, float]:
+            each = (_NETWORK_ENDS - _NETWORK_STARTS) / (len(_FLIPS) if options.uncertainty else 1)
             image = torch.empty(plan.fine_shape)
             delta = enhance_in_slabs(
                 self._network,
@@ -282,11 +283,14 @@ class SuperResolver:
                 project=options.consistency,
                 correct_slices=options.correct_slices,
                 flip=flip,
-                progress=lambda part: tell(_NETWORK_STARTS + share * (done + part)),
+                progress=lambda part: tell(_NETWORK_STARTS + each * (done + part)),
             )
-            return image, delta
+            share = correction_share(working.image, plan.in_plane.apply(delta).numpy())
+            if share < 1:
+                take_back(image, delta, plan.axis, 1 - share)
+            return image, delta, share
 
-        x, delta = enhanced(_FLIPS[0], 0)
+        x, delta, share = enhanced(_FLIPS[0], 0)
         if not bool(torch.isfinite(torch.linalg.vector_norm(x, dtype=torch.float64))):
             raise SRCycError("the network's output is not finite", remedy="run it with precision fp32")
         spread = None
@@ -300,6 +304,7 @@ class SuperResolver:
             slices_corrected=options.correct_slices,
             correction=relative_residual(y + changed, y),
             residual=relative_residual(again, y + changed),
+            correction_share=share,
         )
         tell(0.98)
         # In place: what IntensityScaling.invert does, without its two copies.

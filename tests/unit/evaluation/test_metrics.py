@@ -15,11 +15,9 @@ from srcyc.evaluation.metrics import (
     evaluation_mask,
     foresight,
     psnr,
-    slice_gain,
     ssim,
 )
 from srcyc.physics.resampling import resample
-from srcyc.volumes.intensity import IntensityScaling, robust_scaling
 
 
 @pytest.fixture(scope="module")
@@ -106,36 +104,6 @@ def test_a_constant_truth_is_refused_by_quality():
     flat = np.full((12, 12, 12), 3.0, np.float32)
     with pytest.raises(DataError, match="constant"):
         Truth(flat).quality(flat)
-
-
-def test_slice_gain_is_zero_for_a_ramp_and_the_injected_odd_even_gain_else():
-    slices = np.broadcast_to(np.linspace(0.5, 0.8, 20), (6, 7, 20)).astype(np.float32)
-    unit = IntensityScaling(0.0, 1.0)
-    assert slice_gain(slices, unit) == pytest.approx(0.0, abs=1e-4)
-    flat = np.full((6, 7, 20), 0.6, np.float32)
-    # (2(1 + g) - 2(1 - g)) / 2(1 + g) = 2g / (1 + g), and -2g / (1 - g) for the slice after it.
-    flat *= np.where(np.arange(20) % 2, 1.03, 0.97).astype(np.float32)
-    expected = 100 * math.sqrt(((0.06 / 1.03) ** 2 + (0.06 / 0.97) ** 2) / 2)
-    assert slice_gain(flat, unit) == pytest.approx(expected, rel=1e-4)
-
-
-def test_slice_gain_is_of_the_head_in_the_middle_half_in_any_unit(head):
-    scan = np.ascontiguousarray(head[:, :, ::3])
-    spoiled = scan.copy()
-    spoiled[..., 5] *= 1.1
-    clean, worse = (slice_gain(x, robust_scaling(scan)) for x in (scan, spoiled))
-    assert worse > clean
-    raw = 700 * spoiled - 50
-    assert slice_gain(raw, robust_scaling(700 * scan - 50)) == pytest.approx(worse, rel=1e-3)
-    outside = scan.copy()
-    outside[..., 0] *= 1.1
-    assert slice_gain(outside, robust_scaling(scan)) == clean
-
-
-def test_slice_gain_of_two_slices_or_of_air_is_none():
-    unit = IntensityScaling(0.0, 1.0)
-    assert slice_gain(np.ones((4, 4, 2), np.float32), unit) is None
-    assert slice_gain(np.full((4, 4, 9), 0.1, np.float32), unit) is None
 
 
 def test_the_mask_holds_the_head_without_holes_and_leaves_out_air(head):

@@ -193,6 +193,15 @@ def test_with_the_correction_off_the_scan_is_reproduced(resolver, scan):
     assert np.linalg.norm(acquired(corrected) - scan.data) > np.linalg.norm(acquired(held) - scan.data)
 
 
+def test_slices_that_agree_are_not_corrected_into_disagreement(resolver, scan):
+    alike = dataclasses.replace(scan, data=np.repeat(scan.data[..., 3:4], 7, -1))
+    held, left = resolver(alike, correct_slices=False), resolver(alike, correction_map=True)
+    told = left.report.consistency
+    assert (told.slices_corrected, told.correction_share, told.correction) == (True, 0.0, 0.0)
+    assert not left.correction.data.any()
+    np.testing.assert_allclose(left.volume.data, held.volume.data, atol=1e-3)
+
+
 def test_without_consistency_the_network_may_say_what_it_likes(resolver, scan):
     held, free = (resolver(scan, correct_slices=False, consistency=on) for on in (True, False))
     assert not free.report.consistency.applied
@@ -478,7 +487,8 @@ def test_the_report_tells_all(published, phantom, tmp_path):
     assert (dumped["device"], dumped["precision"]) == ("cpu", "fp32")
     assert 0 < dumped["sigma"] < 0.1
     assert dumped["thickness"] == {"millimetres": 3.0, "ratio": 1.0, "source": "read"}
-    assert dumped["consistency"].keys() == {"applied", "slices_corrected", "correction", "residual"}
+    told = {"applied", "slices_corrected", "correction", "residual", "correction_share"}
+    assert dumped["consistency"].keys() == told
     assert dumped["thick_axis"] == 2
     assert dumped["peak_memory"] is None or dumped["peak_memory"] > 1e6
     assert dumped["seconds"] > 0
