@@ -27,38 +27,9 @@ _ASIDE = ("derivatives", "sourcedata", "code", "stimuli")
 _ANATOMY = "anat"
 #: The order in which the standard has entities.
 _ORDER = (
-    *(
-        "sub",
-        "ses",
-        "sample",
-        "task",
-        "tracksys",
-        "acq",
-        "nuc",
-        "voi",
-        "ce",
-        "trc",
-        "stain",
-        "rec",
-        "dir",
-        "run",
-    ),
-    *(
-        "mod",
-        "echo",
-        "flip",
-        "inv",
-        "mt",
-        "part",
-        "proc",
-        "hemi",
-        "space",
-        "split",
-        "recording",
-        "chunk",
-        "seg",
-    ),
-    *("res", "den", "label", "desc"),
+    *("sub", "ses", "sample", "task", "tracksys", "acq", "nuc", "voi", "ce", "trc", "stain", "rec", "dir"),
+    *("run", "mod", "echo", "flip", "inv", "mt", "part", "proc", "hemi", "space", "split", "recording"),
+    *("chunk", "seg", "res", "den", "label", "desc"),
 )
 _NAME = re.compile(r"sub-[0-9A-Za-z+]+(_[a-z]+-[0-9A-Za-z+]+)*_[0-9A-Za-z]+")
 #: Pictures, what is told about the group; and what validators before 2.0, which know no derivatives, take for a
@@ -87,7 +58,7 @@ class BidsPlace(Place):
     def map(self, name: str) -> Path:
         """One of the maps, told apart by `desc`, or the labels: a discrete segmentation."""
         stem = volume_stem(self.volume)
-        entities, suffix = _parsed(stem)
+        entities, suffix = parsed(stem)
         if name == LABELS:
             return self.beside_named(_spelled(entities, "dseg"))
         return self.beside_named(_spelled(entities | {"desc": name}, suffix))
@@ -143,7 +114,7 @@ def place_of(scan: Path, root: Path, out: Path) -> BidsPlace:
             options=("bids",),
         )
     inner = Path(os.path.abspath(scan)).relative_to(os.path.abspath(root))
-    entities, suffix = _parsed(volume_stem(scan))
+    entities, suffix = parsed(volume_stem(scan))
     entities[_ENTITY] = entities.get(_ENTITY, "") + _LABEL
     stripped = known(scan.with_name(f"{volume_stem(scan)}.json")).get("SkullStripped") is True
     return BidsPlace(out / inner.parent / f"{_spelled(entities, suffix)}.nii.gz", inner.as_posix(), stripped)
@@ -194,7 +165,8 @@ def describe_dataset(out: Path, root: Path) -> Path:
     return write_json(path, document)
 
 
-def _parsed(stem: str) -> tuple[dict[str, str], str]:
+def parsed(stem: str) -> tuple[dict[str, str], str]:
+    """Split the stem of a file's name into its entities and its suffix."""
     *pairs, suffix = stem.split("_")
     return dict(pair.split("-", 1) for pair in pairs), suffix
 

@@ -125,8 +125,7 @@ def read_filters(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _entities(path: Path) -> dict[str, str]:
-    *pairs, suffix = volume_stem(path).split("_")
-    entities = dict(pair.split("-", 1) for pair in pairs)
+    entities, suffix = bids.parsed(volume_stem(path))
     return {**entities, "suffix": suffix, "datatype": "anat"}
 
 
@@ -145,9 +144,9 @@ def _fits(entities: Mapping[str, str], query: Mapping[str, Any]) -> bool:
 def _not_thick(path: Path, least_factor: float) -> str | None:
     """Say why a scan needs no super-resolution, None if it does; of one that cannot be read, its reader will say it."""
     try:
-        spacing = sorted(read_grid(path).spacing)
+        spacing = read_grid(path).spacing
     except (InputError, OSError):
         return None
-    if spacing[2] >= 0.97 * least_factor * spacing[0]:
+    if max(spacing) >= 0.97 * least_factor * min(spacing):
         return None
-    return f"thin slices ({' x '.join(f'{mm:.3g}' for mm in read_grid(path).spacing)} mm)"
+    return f"thin slices ({' x '.join(f'{mm:.3g}' for mm in spacing)} mm)"
