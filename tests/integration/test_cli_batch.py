@@ -66,7 +66,7 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _data_set(tmp_path_factory.mktemp("bids") / "heads", 2, more=True)
 
 
-def test_the_thick_scans_of_a_data_set_are_done_once(srcyc, heads, tiny_model, tmp_path):
+def test_the_thick_scans_of_a_data_set_are_done_once(srcyc, heads, tiny_model, how, tmp_path):
     out = tmp_path / "out"
     call = ("bids", heads, out, "participant", "--model", tiny_model, "--json")
     ran = srcyc(*call)
@@ -83,6 +83,14 @@ def test_the_thick_scans_of_a_data_set_are_done_once(srcyc, heads, tiny_model, t
     made = _results(out)
     assert "sub-002/ses-2/anat/sub-002_ses-2_rec-SR_T2w.nii.gz" in made
     assert (out / "sub-001" / "anat" / "sub-001_acq-ax_rec-SR_FLAIR.png").is_file()
+    # Two at a time, yet in order, and as if each had been done alone.
+    assert [one["input"] for one in ran.json["results"]] == sorted(
+        one["input"] for one in ran.json["results"]
+    )
+    for name in made:
+        work = Work(heads / name.replace("_rec-SR", ""), Place(tmp_path / "alone" / name))
+        assert do(work, how).status == "written"
+    assert _results(tmp_path / "alone") == made
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")}
     again = srcyc(*call).json["results"]
     assert sorted(one["status"] for one in again) == ["refused", *["skipped"] * 4]
@@ -215,6 +223,11 @@ def test_the_commands_of_the_guide_work(srcyc, heads, tiny_model, tmp_path, monk
     # Clusters, and stacks, have tests of their own.
     alone = [line for line in lines if "--n-procs" not in line and "combine" not in line]
     assert len(alone) >= 6
+    # The job array's last line, as its only task.
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "1")
+    (task,) = re.findall(r"^#!/bin/bash\n(?:.*\n)*?(srcyc .*)$", guide, re.MULTILINE)
+    alone.append(os.path.expandvars(task).replace("/data/", f"{tmp_path}/"))
     for line in alone:
         ran = srcyc(*shlex.split(line)[1:], "--model", tiny_model, *["--no-preview"] * ("bids" in line))
         assert ran.code == 0, (line, ran.err)

@@ -218,14 +218,18 @@ def test_an_interruption_leaves_nothing_behind(srcyc, thick_file, tiny_model, tm
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_a_terminated_run_leaves_nothing_behind(srcyc, thick_file, tiny_model, tmp_path, monkeypatch):
-    def terminated(*args, **kwargs):
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_terminated_run_leaves_nothing_behind(srcyc, thick_file, tiny_model, tmp_path, monkeypatch, count):
+    scans = [shutil.copy(thick_file, tmp_path / f"{number}.nii.gz") for number in range(count)]
+
+    def terminated(self, volume, options, *, progress):
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
+        while True:  # a thread of its own, with several scans, hears of it by the way
+            progress(0.5)
 
     monkeypatch.setattr(SuperResolver, "__call__", terminated)
-    assert srcyc("infer", thick_file, "-o", tmp_path / "out", "--model", tiny_model).code == 143
-    assert _names(tmp_path) == ["scan.nii.gz"]
+    assert srcyc("infer", *scans, "-o", tmp_path / "out", "--model", tiny_model).code == 143
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

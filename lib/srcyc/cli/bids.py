@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,7 @@ from srcyc.errors import ConfigError, OutputError
 from srcyc.inference.options import InferenceOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from srcyc.inference.batch import Done, How, Work
 
@@ -176,13 +177,13 @@ def _run(
 
     if dask is not None and dask != LOCAL and n_procs > 1:
         raise ConfigError("--n-procs: the cluster at --dask has its own workers; leave one of the two out.")
-    results: Iterator[Done]
+    results: Generator[Done, None, None]
     if not works or (dask is None and n_procs == 1):
         results = in_turn(works, how)
     else:
         results = on_dask(works, how, dask or LOCAL, n_procs if n_procs > 1 else None)
     done: list[Done] = []
-    with console.progress(f"{len(works)} scans") as progress:
+    with closing(results), console.progress(f"{len(works)} scans") as progress:
         for one in results:
             done.append(one)
             note(out, one, _inner(one.work, root))

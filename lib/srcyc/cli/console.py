@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +26,9 @@ EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 DEBUG_VARIABLE = "SRCYC_DEBUG"
 
 _WIDEST = 1000
+
+#: A line waits until the bar of another thread is gone, which it would tear.
+_bar = threading.RLock()
 
 #: Told the fraction done, 0 to 1.
 Progressed = Callable[[float], None]
@@ -46,15 +50,18 @@ class Console:
 
     def say(self, text: str = "") -> None:
         """Tell the user something."""
-        self._out.print(text)
+        with _bar:
+            self._out.print(text)
 
     def warn(self, text: str) -> None:
         """Tell the user something to beware of."""
-        self._err.print(f"warning: {text}", style="yellow")
+        with _bar:
+            self._err.print(f"warning: {text}", style="yellow")
 
     def error(self, sentence: str) -> None:
         """Tell the user what is wrong."""
-        self._err.print(sentence, style="red")
+        with _bar:
+            self._err.print(sentence, style="red")
 
     def table(self, table: Table) -> None:
         """Print a table in its full width: a number cut short is worse than a long line."""
@@ -79,7 +86,7 @@ class Console:
             yield lambda fraction: None
             return
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self._err, transient=True) as bar:
+        with _bar, Progress(*columns, console=self._err, transient=True) as bar:
             task = bar.add_task(label, total=1.0)
             yield lambda fraction: bar.update(task, completed=min(max(fraction, 0.0), 1.0))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -36,6 +36,7 @@ from srcyc.cli.plan import (
 from srcyc.errors import ConfigError, InputError, LabelMapError, SRCycError
 from srcyc.inference.finished import Asked
 from srcyc.inference.options import InferenceOptions
+from srcyc.inference.overlap import Check, computing, in_order, read, writing
 
 if TYPE_CHECKING:
     from srcyc.inference.results import Place
@@ -296,7 +297,7 @@ def _loader(
 
 
 class _Batch:
-    """Scans one after the other; the model is loaded when the first readable scan needs it."""
+    """Scans in their order; the model is loaded when the first readable scan needs it."""
 
     def __init__(
         self, console: Console, request: Request, model: str | None, load: Callable[[], SuperResolver]
@@ -357,51 +358,68 @@ class _Batch:
         try:
             for folder in folders:
                 created += prepare_folder(folder)
-            for number, job in enumerate(jobs, 1):
-                label = f"[{number}/{len(jobs)}] {job.source}" if len(jobs) > 1 else str(job.source)
-                outcome = self._one(job, label, found=job.source in sources.roots)
-                if outcome is not None:
-                    outcomes.append(outcome)
+            counts = (
+                [f"[{number}/{len(jobs)}] " for number in range(1, len(jobs) + 1)] if len(jobs) > 1 else [""]
+            )
+            labelled = [(job, f"{count}{job.source}") for job, count in zip(jobs, counts, strict=True)]
+            with closing(in_order(lambda one, check: self._one(*one, check), labelled)) as results:
+                for (job, label), result in zip(labelled, results, strict=True):
+                    outcome = self._told(job, label, result, found=job.source in sources.roots)
+                    if outcome is not None:
+                        outcomes.append(outcome)
         finally:
             remove_empty(created)
         return outcomes or [self._problem(str(given), _no_scan(given)) for given in inputs]
 
-    def _one(self, job: Job, label: str, *, found: bool) -> Outcome | None:
-        """Do one job; None for what was found in a folder and is no scan."""
+    def _one(self, job: Job, label: str, check: Check) -> Outcome | Exception:
+        """Do one job, in any thread, and tell nothing but how far it is; what is wrong is given, not raised."""
         if job.problem is not None:
-            return self._problem(str(job.source), job.problem)
+            return job.problem
         if job.done:
             message = f"{job.output} exists already; give --overwrite to make it again."
-            self._console.say(f"{label}: skipped, {message}")
-            outcome = Outcome(str(job.source), Status.SKIPPED, str(job.output), message=message)
-            return self._stored(job, outcome)
+            return Outcome(str(job.source), Status.SKIPPED, str(job.output), message=message)
         try:
-            return self._stored(job, self._super_resolve(job, label))
-        except _ModelUnusable as error:
-            raise error.cause from error.cause.__cause__
-        except LabelMapError as error:
-            if not found:
-                return self._problem(str(job.source), error)
-            self._leave_out(job.source, error.fact.removeprefix(f"{job.source}: "))
-            return None
+            return self._super_resolve(job, label, check)
         except Exception as error:  # noqa: BLE001 - one bad input does not stop the rest
-            return self._problem(str(job.source), error)
+            return error
 
-    def _super_resolve(self, job: Job, label: str) -> Outcome:
+    def _told(self, job: Job, label: str, result: Outcome | Exception, *, found: bool) -> Outcome | None:
+        """Tell what became of a job, and store it where it is wanted; None for what in a folder is no scan."""
+        if isinstance(result, _ModelUnusable):
+            raise result.cause from result.cause.__cause__
+        if found and isinstance(result, LabelMapError):
+            self._leave_out(job.source, result.fact.removeprefix(f"{job.source}: "))
+            return None
+        if isinstance(result, Exception):
+            return self._problem(str(job.source), result)
+        if result.status is Status.SKIPPED:
+            self._console.say(f"{label}: skipped, {result.message}")
+        else:
+            for warning in result.report["warnings"]:
+                self._console.warn(f"{job.source}: {warning}")
+            self._console.say(f"{job.output}: {result.message}; {about_slices(result.report)}")
+        return self._stored(job, result)
+
+    def _super_resolve(self, job: Job, label: str, check: Check) -> Outcome:
         from srcyc.inference.results import INPUT_TYPE, LABELS, Dicom, write_result
         from srcyc.volumes.dicom.source import DicomSource
-        from srcyc.volumes.volume import read_volume
 
-        start = time.perf_counter()
-        scan = read_volume(job.source, fill_gaps=self._request.fill_gaps)
         request = self._request
+        scan = read(job.source, fill_gaps=request.fill_gaps)
         # What no series can be derived from is refused before anything is computed.
         dicom = (
             Dicom(DicomSource.of(scan), request.stable, request.multi_frame) if job.place.is_series else None
         )
-        resolver = self._ready()
-        with self._console.progress(label) as progress:
-            result = resolver(scan, request.options, progress=progress)
+        with computing(check):
+            resolver = self._ready()
+            with self._console.progress(label) as progress:
+
+                def tell(share: float) -> None:
+                    check()
+                    progress(share)
+
+                result = resolver(scan, request.options, progress=tell)
+        with writing(check):
             written = write_result(
                 result,
                 scan,
@@ -412,11 +430,7 @@ class _Batch:
                 also=self._preview(job, scan) if request.preview else None,
                 dicom=dicom,
             )
-        for warning in written.sidecar["warnings"]:
-            self._console.warn(f"{job.source}: {warning}")
-        seconds = time.perf_counter() - start
-        message = f"{_millimetres(scan)} -> {_millimetres(result.volume)}, {seconds:.1f} s"
-        self._console.say(f"{job.output}: {message}; {about_slices(written.sidecar)}")
+        spacings = f"{_millimetres(scan)} -> {_millimetres(result.volume)}"
         return Outcome(
             str(job.source),
             Status.WRITTEN,
@@ -425,7 +439,7 @@ class _Batch:
             str(job.place.preview) if request.preview else None,
             {name: str(path) for name, path in written.maps.items()},
             None if self._labels is None else str(job.place.map(LABELS)),
-            message,
+            f"{spacings}, {result.report.seconds:.1f} s",
             written.sidecar,
         )
 

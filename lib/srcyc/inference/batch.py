@@ -8,7 +8,7 @@ complete or not at all. Dask (the extra `batch`) is imported where a cluster is 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from srcyc.errors import InputError, SRCycError
 from srcyc.files import remove_unfinished
 from srcyc.inference.finished import Asked, is_finished
 from srcyc.inference.options import InferenceOptions
+from srcyc.inference.overlap import AT_A_TIME, Check, computing, in_order, never, read, writing
 from srcyc.memory import available_memory
 
 if TYPE_CHECKING:
@@ -90,8 +91,11 @@ class Done:
     warnings: tuple[str, ...] = ()
 
 
-def do(work: Work, how: How) -> Done:
-    """Super-resolve one scan, unless it is done; what is wrong with it is told, never raised."""
+def do(work: Work, how: How, check: Check = never) -> Done:
+    """Super-resolve one scan, unless it is done; what is wrong with it is told, never raised.
+
+    Threads may do scans at the same time: see :mod:`srcyc.inference.overlap`.
+    """
     try:
         if is_finished(work.place, [work.source], Asked(how.digest, how.options)):
             return Done(work, "skipped", tries=0)
@@ -103,7 +107,7 @@ def do(work: Work, how: How) -> Done:
     reason = ""
     for number in range(1, TRIES + 1):
         try:
-            return replace(_super_resolve(work, how), tries=number)
+            return replace(_super_resolve(work, how, check), tries=number)
         except InputError as error:  # the next try would find the same
             return Done(work, "refused", str(error), number)
         except Exception as error:  # noqa: BLE001 - one bad scan does not stop the rest
@@ -111,16 +115,19 @@ def do(work: Work, how: How) -> Done:
     return Done(work, "failed", reason, TRIES)
 
 
-def _super_resolve(work: Work, how: How) -> Done:
+def _super_resolve(work: Work, how: How, check: Check) -> Done:
     from srcyc.inference.results import write_result
-    from srcyc.volumes.volume import read_volume
 
-    scan = read_volume(work.source)
-    result = _resolver(how.model, how.device, how.precision, how.max_memory)(scan, how.options)
-    folder = work.place.volume.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(folder, work.place.volume.name)
-    written = write_result(result, scan, work.place, also=_preview(work, scan, how) if how.preview else None)
+    scan = read(work.source)
+    with computing(check):
+        resolver = _resolver(how.model, how.device, how.precision, how.max_memory)
+        result = resolver(scan, how.options, progress=lambda share: check())
+    with writing(check):
+        folder = work.place.volume.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(folder, work.place.volume.name)
+        also = _preview(work, scan, how) if how.preview else None
+        written = write_result(result, scan, work.place, also=also)
     return Done(work, "written", warnings=tuple(written.sidecar["warnings"]))
 
 
@@ -162,8 +169,10 @@ def shard(works: Sequence[_Item], text: str) -> list[_Item]:
 def resources(workers: int, cores: int | None = None, memory: int | None = None) -> tuple[int, int | None]:
     """Say how many threads and how many bytes each of several workers on this machine gets: an equal share.
 
+    It is for the two scans that a worker has in hand.
+
     Args:
-        workers: of one scan at a time each.
+        workers: that compute one scan at a time each.
         cores: there are; None: those that this process may use.
         memory: bytes there are; None: what is free.
     """
@@ -174,13 +183,14 @@ def resources(workers: int, cores: int | None = None, memory: int | None = None)
     return max(1, cores // workers), None if memory is None else int(_MEMORY_SHARE * memory / workers)
 
 
-def in_turn(works: Sequence[Work], how: How) -> Iterator[Done]:
-    """Do scans one after the other in this process."""
-    for work in works:
-        yield do(work, how)
+def in_turn(works: Sequence[Work], how: How) -> Generator[Done, None, None]:
+    """Do scans in this process, one computed at a time, and give them in their order."""
+    return in_order(lambda work, check: do(work, how, check), works)
 
 
-def on_dask(works: Sequence[Work], how: How, address: str, workers: int | None = None) -> Iterator[Done]:
+def on_dask(
+    works: Sequence[Work], how: How, address: str, workers: int | None = None
+) -> Generator[Done, None, None]:
     """Do scans by a Dask cluster, in the order in which they get done.
 
     A scan whose worker dies is taken over by another one, and given up after its third worker.
@@ -202,7 +212,12 @@ def on_dask(works: Sequence[Work], how: How, address: str, workers: int | None =
         raise InputError(
             f"Dask cannot be imported ({error})", remedy="install srcyc[batch]", options=("dask",)
         ) from error
-    settings = {"distributed.scheduler.allowed-failures": TRIES - 1, "distributed.admin.tick.limit": "1h"}
+    settings = {
+        "distributed.scheduler.allowed-failures": TRIES - 1,
+        # What only waits at a worker is not blamed for its death.
+        "distributed.scheduler.worker-saturation": 1.0,
+        "distributed.admin.tick.limit": "1h",
+    }
     with dask.config.set(settings):
         if address == LOCAL:
             count = workers or _natural_count()
@@ -211,7 +226,7 @@ def on_dask(works: Sequence[Work], how: How, address: str, workers: int | None =
             with dask.config.set({"distributed.nanny.pre-spawn-environ": environment}):
                 cluster: Any = LocalCluster(
                     n_workers=count,
-                    threads_per_worker=1,
+                    threads_per_worker=AT_A_TIME,
                     processes=True,
                     memory_limit=memory or "auto",
                     dashboard_address=None,
