@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import shutil
 import socket
@@ -157,13 +158,15 @@ def test_it_asks_before_anything_is_installed(in_slicer: Any, tmp_path: Path) ->
     in_slicer.is_ready()
 
 
-def test_an_installation_can_be_cancelled(
+@pytest.mark.slow
+def test_from_a_bare_slicer_to_the_result(
     in_slicer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also while pip says nothing, as it does for minutes: here somebody listens who never answers."""
+    """Cancelled once, also while pip says nothing, as it does for minutes: there somebody listens who never answers."""
     ui, python = in_slicer.ui, lean_python.make_python(tmp_path)
     lean_python.launch(python, Path(in_slicer.session.folder) / "bin" / "PythonSlicer")
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
         monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
         in_slicer.click(ui.applyButton)
         assert "torch" in in_slicer.dialog()
@@ -176,6 +179,14 @@ def test_an_installation_can_be_cancelled(
     assert "Cancelled" in ui.statusLabel.text
     in_slicer.is_ready()
     assert workers() == []
+
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(lean_python.make_wheels(tmp_path / "wheels")))
+    in_slicer.click(ui.applyButton)
+    assert "torch" in in_slicer.dialog()
+    in_slicer.wait(in_slicer.results, "install, and compute")
+    assert ui.reportLabel.text
+    in_slicer.is_ready()
 
 
 def test_where_it_is_computed_is_kept_between_starts(in_slicer: Any, srcyc_server: Any) -> None:
