@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from srcyc.documents import json_text, read_json, write_json
-from srcyc.errors import ModelError, OutputError, SRCycError
-from srcyc.files import sha256, written
+from srcyc.errors import ModelError, SRCycError
+from srcyc.files import copied, sha256
 from srcyc.models.model_file import SUFFIX
 
 _FILE = "active.json"
 #: Copies of what was chosen, each in a folder of the name of its SHA-256.
 _COPIES = "activated"
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -99,18 +98,8 @@ class Activations:
         """
         digest = sha256(file)
         made = Activation(name, digest, datetime.now().astimezone().isoformat(timespec="seconds"), by)
-        copy = self.copy_of(made)
-        try:
-            if not copy.exists():
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                with file.open("rb") as source, written(copy) as stream:
-                    while block := source.read(_BLOCK):
-                        stream.write(block)
-        except OSError as error:
-            raise OutputError(
-                f"{copy.parent}: the model in use cannot be kept there ({error.strerror})",
-                remedy="free some space",
-            ) from error
+        if not (copy := self.copy_of(made)).exists():
+            copied(file, copy)
         history = [asdict(entry) for entry in (*self.history, made)]
         write_json(self._folder / _FILE, {"history": history})
         return made

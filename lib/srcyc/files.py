@@ -17,6 +17,7 @@ from srcyc.errors import OutputError, SRCycError, extra
 
 #: The lock of a folder that one process at a time has.
 LOCK = ".lock"
+_BLOCK = 2**20
 
 
 @contextlib.contextmanager
@@ -101,6 +102,17 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
+def copied(source: Path, path: Path) -> Path:
+    """Copy a file, complete or not at all.
+
+    Raises:
+        OutputError: see :func:`written`; or the source cannot be read.
+    """
+    with written(path) as stream, source.open("rb") as content:
+        shutil.copyfileobj(content, stream, _BLOCK)
+    return path
+
+
 @contextlib.contextmanager
 def staging(folder: Path, name: str = "") -> Iterator[Path]:
     """Give a hidden folder inside ``folder`` (so on the same disk) that is removed in the end.
@@ -111,6 +123,7 @@ def staging(folder: Path, name: str = "") -> Iterator[Path]:
         OutputError: it cannot be created.
     """
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(
             dir=folder, prefix=_staging_prefix(name), ignore_cleanup_errors=True
         )
@@ -167,7 +180,7 @@ def sha256(path: Path, files: Sequence[Path] = ()) -> str:
     for file in files or (sorted(path.iterdir()) if path.is_dir() else [path]):
         if file.is_file():
             with file.open("rb") as stream:
-                while block := stream.read(2**20):
+                while block := stream.read(_BLOCK):
                     digest.update(block)
     return digest.hexdigest()
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.resources
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from srcyc._version import __version__
 from srcyc.documents import write_json
 from srcyc.errors import OutputError, SRCycError
-from srcyc.files import staging, write_text
+from srcyc.files import copied, publish, staging, write_text
 from srcyc.models.card import ModelCard, gains
 from srcyc.models.card_page import card_page
 from srcyc.models.model_file import PublishedModel
@@ -62,21 +61,14 @@ def export_bundle(model: PublishedModel, folder: str | os.PathLike[str]) -> Path
     configuration = (
         importlib.resources.files("srcyc.models").joinpath("bundle_inference.json").read_text("utf-8")
     )
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with staging(folder.parent) as place:
-            bundle = place / folder.name
-            write_text(bundle / "configs" / "inference.json", configuration)
-            write_json(bundle / "configs" / "metadata.json", metadata)
-            write_text(bundle / "docs" / "README.md", card_page(model) + _HOW_TO_RUN)
-            write_text(bundle / "LICENSE", _licence(model.card))
-            (bundle / "models").mkdir()
-            shutil.copyfile(model.path, bundle / "models" / "model.safetensors")
-            os.rename(bundle, folder)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be written ({error.strerror or error})", remedy="choose another place"
-        ) from error
+    with staging(folder.parent) as place:
+        bundle = place / folder.name
+        write_text(bundle / "configs" / "inference.json", configuration)
+        write_json(bundle / "configs" / "metadata.json", metadata)
+        write_text(bundle / "docs" / "README.md", card_page(model) + _HOW_TO_RUN)
+        write_text(bundle / "LICENSE", _licence(model.card))
+        copied(model.path, bundle / "models" / "model.safetensors")
+        publish([bundle], folder.parent)
     return folder
 
 

@@ -97,15 +97,8 @@ def publish_model(
     }
     _check_layout({name: _Layout.of(value) for name, value in weights.items()}, card.network, path)
     _check_numbers(weights, path)
-    content = save(weights, metadata={_CARD_KEY: card.model_dump_json()})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error})", remedy="choose another place"
-        ) from error
     with written(path) as stream:
-        stream.write(content)
+        stream.write(save(weights, metadata={_CARD_KEY: card.model_dump_json()}))
     return path
 
 
