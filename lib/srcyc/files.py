@@ -135,7 +135,7 @@ def staging(folder: Path, name: str = "") -> Iterator[Path]:
 
 def _staging_prefix(name: str) -> str:
     """Give how the names of folders begin in which something of a name is made."""
-    return f".srcyc-{hashlib.sha256(name.encode()).hexdigest()[:12]}-" if name else ".srcyc-"
+    return f".srcyc-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}-" if name else ".srcyc-"
 
 
 def publish(staged: Sequence[Path], folder: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -314,3 +316,17 @@ def test_labels_that_are_none_are_refused(srcyc, tiny_model, tmp_path, wrong):
     assert ran.code == 2
     assert labels.name in ran.err
     assert not (tmp_path / "out.nii").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_utf8(srcyc, tiny_model, tmp_path):
+    """Of a disk of the nineties: results have the name too, and the sidecar tells it so that it can be found again."""
+    path = tmp_path / os.fsdecode(b"sc\xe4n.nii")
+    nifti(tmp_path / "scan.nii").rename(path)
+    ran = srcyc("infer", path, "-o", tmp_path / "out", "--model", tiny_model, "--preview", "--json")
+    assert ran.code == 0, ran.err
+    made = {file.suffix: file for file in (tmp_path / "out").iterdir()}
+    assert len(made) == 3
+    sidecar = json.loads(made[".json"].read_bytes())
+    assert (sidecar["input"]["name"], sidecar["output"][:3]) == (path.name, path.name[:3])
+    assert ran.json["results"][0]["input"] == str(path)

@@ -227,7 +227,8 @@ def _draw(
         notes.append(f"|error|: black 0, white {_ERROR_FULL:.0%} of the data range.")
     notes.append("Not for diagnostic use.")
     height = axes.get_ylim()[1]
-    axes.text(0.1, height - 0.28, headline, color=_INK, fontsize=13, weight="bold", va="center")
+    readable = headline.encode("utf-8", "replace").decode()  # names of files may be no UTF-8
+    axes.text(0.1, height - 0.28, readable, color=_INK, fontsize=13, weight="bold", va="center")
     axes.text(0.1, 0.18, "  ".join(notes), color=_FAINT, fontsize=9, va="center")
     return save_figure(figure, path)
 
