@@ -128,7 +128,7 @@ def staging(folder: Path, name: str = "") -> Iterator[Path]:
             dir=folder, prefix=_staging_prefix(name), ignore_cleanup_errors=True
         )
     except OSError as error:
-        raise _not_written(folder, error) from error
+        raise _not_written(folder / name, error) from error
     with temporary as path:
         yield Path(path)
 
@@ -147,6 +147,8 @@ def publish(staged: Sequence[Path], folder: Path) -> None:
     new: list[Path] = []
     try:
         for path in staged:
+            if path.is_file():
+                _synchronise(path)
             final = folder / path.name
             if not final.exists():
                 new.append(final)
@@ -158,6 +160,12 @@ def publish(staged: Sequence[Path], folder: Path) -> None:
             else:
                 final.unlink(missing_ok=True)
         raise _not_written(folder, error) from error
+
+
+def _synchronise(path: Path) -> None:
+    """Push a file to the disk: some file systems report that they are full only then."""
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
 
 
 def _move(staged: Path, final: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from srcyc.errors import InputError, OutputError, VolumeError
+from srcyc.errors import OutputError, VolumeError
+from srcyc.files import publish, staging
 from srcyc.volumes.dicom import (
     DicomSeries,
     is_dicom_file,
@@ -195,36 +195,30 @@ def write_volume(
     voxels = _typed(data, dtype if scaling is None else scaling.dtype, path)
     require_writable(path, voxels.dtype, scaling)
     finals = [path.with_suffix(".raw"), path] if suffix == ".mhd" else [path]
-    try:
+    with staging(path.parent, path.name) as folder:
         _refuse_existing(finals, overwrite)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".srcyc-{uuid.uuid4().hex}{suffix}")  # hidden: no reader picks it up
-        temporaries = [temporary.with_suffix(".raw"), temporary] if suffix == ".mhd" else [temporary]
-        with _removed(temporaries):
+        staged = folder / f"{volume_stem(path)}{suffix}"
+        try:
             encode(
                 voxels,
                 volume.affine,
-                temporary,
+                staged,
                 orientation=volume.orientation,
                 scaling=scaling,
                 origin=origin,
             )
-            if suffix == ".mhd":
-                _rename_data_file(temporary, finals[0].name)
-            for part in temporaries:
-                _synchronise(part)
-            _refuse_existing(finals, overwrite)
-            for part, final in zip(temporaries, finals, strict=True):
-                os.replace(part, final)
-    except InputError:
-        raise
-    except (OSError, RuntimeError) as error:
-        reason = (
-            error.strerror if isinstance(error, OSError) and error.strerror else "disk full or not writable"
-        )
-        raise OutputError(
-            f"{path}: cannot be written ({reason})", remedy="free some space or choose another folder"
-        ) from error
+            # Its last line: without it the header is cut off, of which ITK says nothing.
+            if suffix == ".mhd" and "ElementDataFile" not in staged.read_text(encoding="utf-8"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except (OSError, RuntimeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            raise OutputError(
+                f"{path}: cannot be written ({reason or 'disk full or not writable'})",
+                remedy="free some space or choose another folder",
+            ) from error
+        staged.rename(folder / path.name)
+        _refuse_existing(finals, overwrite)
+        publish([folder / final.name for final in finals], path.parent)
     return path
 
 
@@ -393,31 +387,3 @@ def _refuse_existing(finals: list[Path], overwrite: bool) -> None:
             raise OutputError(f"{final}: is a folder", remedy="give a file name")
         if final.exists() and not overwrite:
             raise OutputError(f"{final}: already exists", remedy="choose another name or allow overwriting")
-
-
-def _rename_data_file(header: Path, name: str) -> None:
-    """Let a MetaImage header name the data file that it will lie beside."""
-    lines = header.read_text(encoding="utf-8").splitlines()
-    key = "ElementDataFile"
-    if not any(line.startswith(key) for line in lines):  # written last: without it the header is cut off
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    header.write_text(
-        "\n".join(f"{key} = {name}" if s.startswith(key) else s for s in lines) + "\n", encoding="utf-8"
-    )
-
-
-def _synchronise(path: Path) -> None:
-    """Push a file to the disk: some file systems report that they are full only then."""
-    with path.open("rb+") as stream:
-        os.fsync(stream.fileno())
-
-
-@contextlib.contextmanager
-def _removed(paths: list[Path]) -> Iterator[None]:
-    """Remove the paths that are still there in the end."""
-    try:
-        yield
-    finally:
-        for path in paths:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
