@@ -421,6 +421,7 @@ def test_blending_fades_from_one_to_the_other(page: Page) -> None:
 
     shown = {share: seen(share) for share in (0.0, 0.5, 1.0)}
     assert steps(shown[0.0]) <= 8 < steps(shown[1.0])
+    assert agreement(shown[0.0], shown[1.0]) > SAME
     # In between, both: the screen adds them up, voxel by voxel of each.
     np.testing.assert_allclose(shown[0.5], (shown[0.0] + shown[1.0]) / 2, atol=2)
     assert np.abs(shown[1.0] - shown[0.0]).mean() > 2

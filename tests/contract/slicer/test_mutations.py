@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -233,16 +234,20 @@ def _cancel(panel: Any, larger: Path) -> None:
         remove(folder, **options)
 
     shutil.rmtree = watched  # type: ignore[assignment]
+    # As on Windows, where a process ends some time after it was told to.
+    remote = sys.modules["SRCycLib.remote"]
+    kill = remote.kill
+    remote.kill = lambda pid: threading.Timer(0.3, kill, (pid,)).start()
     try:
         time.sleep(0.6)
         # As one deep in a library: it does not see by itself that nobody waits.
         worker.suspend()
         panel.click(panel.ui.applyButton)
-        psutil.wait_procs([worker], timeout=2.0)
+        psutil.wait_procs([worker], timeout=10.0)
         ended = has_ended(worker)
         panel.leaves_nothing()
     finally:
-        shutil.rmtree = remove
+        shutil.rmtree, remote.kill = remove, kill
         with contextlib.suppress(psutil.Error):
             worker.kill()
     assert ended and not any(alive)
