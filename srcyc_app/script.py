@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,6 +106,7 @@ def _run(app: AppCore, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _infer(app: AppCore, request: dict[str, Any], image: str, output: Path) -> dict[str, Any]:
     from srcyc.errors import OutputError
+    from srcyc.files import copied
     from srcyc.volumes.image_files import volume_suffix
 
     suffix = volume_suffix(output)
@@ -116,14 +116,11 @@ def _infer(app: AppCore, request: dict[str, Any], image: str, output: Path) -> d
         raise OutputError(f"{output}: already exists; choose another name.")
     result = app.infer({**request, "image": image, "result_extension": suffix})
     params = result["params"]
+    made = Path(result["file"])
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(result["file"], output)
-    except OSError as error:
-        Path(result["file"]).unlink(missing_ok=True)
-        raise OutputError(
-            f"{output}: cannot be written ({error.strerror or error}); choose another place."
-        ) from error
+        copied(made, output)
+    finally:
+        made.unlink(missing_ok=True)
     return {**params, "output": str(output)}
 
 

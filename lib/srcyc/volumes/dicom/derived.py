@@ -110,7 +110,7 @@ def write_dicom_series(
         )
     planes = _Planes.of(volume, source, folder, whole=whole)
     identity = _Identity.of(source, planes, origin, stable=stable, multi_frame=multi_frame)
-    with disable_value_validation(), quietly(), staging(_made(folder.parent)) as room:
+    with disable_value_validation(), quietly(), staging(folder.parent, folder.name) as room:
         images = room / folder.name
         images.mkdir()
         common = _common(source, planes, origin, identity)
@@ -525,13 +525,3 @@ def _write(image: Dataset, file: Path, folder: Path) -> None:
             f"{folder}: cannot be written ({error.strerror or error})",
             remedy="free some space or choose another folder",
         ) from error
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be made ({error.strerror or error})", remedy="choose another folder"
-        ) from error
-    return folder
