@@ -21,7 +21,7 @@ from srcyc.models.model_file import SUFFIX
 
 _FILE = "active.json"
 #: Copies of what was chosen, each in a folder of the name of its SHA-256.
-_COPIES = "activated"
+COPIES = "activated"
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Activations:
 
     def copy_of(self, activation: Activation) -> Path:
         """Give the place of the model as it was when it was chosen."""
-        return self._folder / _COPIES / activation.sha256 / f"{activation.name}{SUFFIX}"
+        return self._folder / COPIES / activation.sha256 / f"{activation.name}{SUFFIX}"
 
     def choose(self, name: str, file: Path, by: str | None) -> Activation:
         """Take a model into use; a copy of it is kept, so that it stays whatever becomes of the file.

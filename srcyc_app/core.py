@@ -20,7 +20,9 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from srcyc._version import __version__
 from srcyc.errors import ConfigError, OutputError
+from srcyc.files import remove_unfinished
 from srcyc.pacs.web import DicomWeb, Login
+from srcyc_app.activation import COPIES
 from srcyc_app.infers.batch import BatchSuperResolution
 from srcyc_app.infers.options import Options
 from srcyc_app.infers.super_resolution import Result, SuperResolutionTask
@@ -40,6 +42,8 @@ _log = logging.getLogger(__name__)
 #: Both the inference task and the trainer bear this name.
 NAME = "srcyc"
 
+#: Seconds after which a model file that is still being written is nobody's: a training may be publishing one.
+_ABANDONED = 3600
 #: What Python calls the temporary files into which the stock server puts uploads: not to be guessed.
 _UPLOADED = re.compile(r"tmp[a-z0-9_]{8}(\..*)?")
 
@@ -181,6 +185,8 @@ class AppCore:
         self._server_mode = mode
         if mode:
             close_import_paths(self._client_folders())
+            for folder in (self.model_dir, *(self.model_dir / COPIES).glob("*")):
+                remove_unfinished(folder, age=_ABANDONED)
             try:
                 self.shelf.settle()
             except OutputError as error:

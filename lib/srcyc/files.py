@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -44,16 +45,18 @@ def written(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: Path, name: str | None = None) -> None:
+def remove_unfinished(folder: Path, name: str | None = None, *, age: float = 0.0) -> None:
     """Remove what processes that were killed left in a folder: files being written, and folders to be published.
 
     Args:
         folder: nobody else is working in it, or at least
         name: on what has this name.
+        age: seconds for which a file has to have been left alone, where somebody may be working in it.
     """
     for path in folder.glob(f".{'*' if name is None else glob.escape(name)}.{'[0-9a-f]' * 8}.part"):
         with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+            if not age or time.time() - path.stat().st_mtime > age:
+                path.unlink(missing_ok=True)
     for path in folder.glob(f"{_staging_prefix(name or '')}*") if name else ():
         shutil.rmtree(path, ignore_errors=True)
 

@@ -377,10 +377,11 @@ class StudiesFolder(LabelledFolder):
                 with self._changing() as model:
                     old = model.objects.get(image_id)
                     self._require_free(model, image_id, name, overwrite)
-                    put(copied, place)
+                    there = self._path(image_id, old) if old is not None else place
+                    put(copied, place, there if there.exists() else None)
                     appeared = old is None
-                    if old is not None and self._path(image_id, old) != place:
-                        self._remove(self._path(image_id, old))
+                    if there != place:
+                        self._remove(there)
                     info = {**info, "ts": int(time.time()), "name": name, "seen": mark_of(place)[0]}
                     labels = old.labels if old is not None else {}
                     model.objects[image_id] = ImageLabelModel(

@@ -15,7 +15,7 @@ import psutil
 
 from srcyc.errors import OutputError
 from srcyc.volumes.dicom import is_dicom_file, is_series_address
-from srcyc.volumes.image_files import detached_data
+from srcyc.volumes.image_files import detached_data, volume_suffix
 from srcyc_app.studies.archives import refuse_programs
 
 #: Hidden, so that no reader picks it up; the process is named so that another one can tell whether it still writes.
@@ -55,27 +55,35 @@ def brought(source: Path, folder: Path, suffix: str) -> Iterator[Path]:
         remove_path(coming)
 
 
-def put(coming: Path, place: Path) -> None:
+def put(coming: Path, place: Path, old: Path | None = None) -> None:
     """Let what was brought appear under its name, whole, in the place of what is there.
+
+    Args:
+        coming: was brought.
+        place: under which it appears.
+        old: what it replaces, if that has another name; the two differ in their suffixes only.
 
     Raises:
         OSError: not writable.
     """
-    if not (coming.is_dir() and place.is_dir()):
+    old = old or place
+    if old == place and not (coming.is_dir() and place.is_dir()):
         os.replace(coming, place)
         return
-    aside = place.with_name(f"{_OLD}{os.getpid()}-{place.name}")
+    aside = old.with_name(f"{_OLD}{os.getpid()}-{old.name}")
     remove_path(aside)
-    os.replace(place, aside)
+    os.replace(old, aside)
     os.replace(coming, place)
-    _leave(aside, place)
+    _leave(aside, old)
 
 
 def _leave(old: Path, place: Path) -> None:
-    """Remove the series that was in a folder; what else was in it stays there."""
-    if not old.is_symlink():
+    """Remove a scan that was put aside; what else was in a series' folder stays there."""
+    _remove_data_of(old)
+    if old.is_dir() and not old.is_symlink():
         for path in old.iterdir():
             if not _is_of_series(path) and not (place / path.name).exists():
+                place.mkdir(exist_ok=True)
                 os.replace(path, place / path.name)
     remove_path(old)
 
@@ -124,10 +132,15 @@ def clear_leftovers(folder: Path) -> None:
         match = _OLD_NAME.fullmatch(path.name)
         if match and not psutil.pid_exists(int(match[1])):
             place = folder / match[2]
-            if place.exists():
+            # What replaces it is called as it was, but for the suffix.
+            if any(_stem(entry) == _stem(place.name) for entry in os.listdir(folder)):
                 _leave(path, place)
             else:
                 path.rename(place)
+
+
+def _stem(name: str) -> str:
+    return name[: len(name) - len(volume_suffix(Path(name)) or "")]
 
 
 def _is_of_series(path: Path) -> bool:

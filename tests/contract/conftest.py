@@ -207,6 +207,7 @@ class Server:
         environment: more environment variables.
         real: started as a user does; otherwise a fork of a process that has imported everything, which takes a second
             instead of ten.
+        dies: at which change of a folder a fork is killed, once it has got a SIGUSR1: `forks.die_at_change`.
     """
 
     kind: str
@@ -217,6 +218,7 @@ class Server:
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | Fork | None = None
     real: bool = False
+    dies: tuple[str, int] | None = None
 
     def __post_init__(self) -> None:
         self.mark = uuid.uuid4().hex
@@ -286,6 +288,7 @@ class Server:
                 environment=environment,
                 output=self.log_file,
                 nursery=self.kind == "srcyc",
+                dies=self.dies or (),
             )
             return self.process
         with self.log_file.open("ab") as log:

@@ -141,13 +141,16 @@ def command(arguments: Sequence[str], *, pictures: bool = True, dies: tuple[Any,
     return main(arguments)
 
 
-def program(words: Sequence[str], folder: str, *, nursery: bool = False) -> NoReturn:
+def program(
+    words: Sequence[str], folder: str, *, nursery: bool = False, dies: tuple[Any, ...] = ()
+) -> NoReturn:
     """Be what `python -m` runs, on Linux.
 
     Args:
         words: the module and its arguments.
         folder: working directory.
         nursery: whether the processes that a server of ours begins for its trainings and batches are forks too.
+        dies: at which change of a folder, as :func:`die_at_change` takes it.
     """
     # What libraries have registered would wait for threads of the process that has imported everything.
     atexit._clear()
@@ -159,6 +162,8 @@ def program(words: Sequence[str], folder: str, *, nursery: bool = False) -> NoRe
     sys.path.insert(0, folder)
     if nursery:
         _Nursery.found()
+    if dies:
+        die_at_change(*dies)
     _run(words)
 
 
@@ -451,3 +456,32 @@ def die_at(fault: str, name: str, number: int = 1) -> None:
 
     assert fault in FAULTS, fault
     files.os = Os()  # type: ignore[attr-defined]
+
+
+def die_at_change(folder: str, number: int) -> None:
+    """Let this process be killed instead of making the ``number``-th change below a folder after a SIGUSR1.
+
+    Changes are all by which names appear, move and go, and what says that a file is complete.
+    """
+    left: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda *_: left.append(number))
+
+    def is_below(place: Any, directory: Any) -> bool:
+        if isinstance(place, int):
+            place = os.readlink(f"/proc/self/fd/{place}")
+        elif isinstance(directory, int):
+            place = os.path.join(os.readlink(f"/proc/self/fd/{directory}"), os.fspath(place))
+        return os.path.abspath(os.fspath(place)).startswith(folder)
+
+    def replaced(change: Callable[..., Any]) -> Callable[..., Any]:
+        def changing(place: Any, *more: Any, **options: Any) -> Any:
+            if left and is_below(place, options.get("dir_fd")):
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return change(place, *more, **options)
+
+        return changing
+
+    for name in ("replace", "rename", "unlink", "remove", "rmdir", "mkdir", "fsync"):
+        setattr(os, name, replaced(getattr(os, name)))
