@@ -43,7 +43,7 @@ export function showResults(box, results) {
   const entries = results.map(({ key, name, kept, hasMap, report, spacing: mm }) =>
     entry("result", key, {
       name,
-      tag: kept ? "kept" : "not kept",
+      tag: kept ? "kept" : report?.stored_as ? "in the PACS" : "not kept",
       more: [report?.model?.name, spacing(mm ?? report?.result?.spacing ?? null), hasMap ? "uncertainty map" : ""]
         .filter(Boolean)
         .join(", "),

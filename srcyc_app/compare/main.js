@@ -210,7 +210,9 @@ function setCover() {
 async function arrived(scan, { buffer, report, map }) {
   say("Showing the result …");
   if (report.stored_as) await refresh();
-  const key = report.stored_as ?? results.add(scan, buffer, report, map);
+  // A PACS does not say which of its series is a result of which.
+  const listed = report.stored_as && results.find(scan.id, report.stored_as);
+  const key = listed ? listed.key : results.add(scan, buffer, report, map);
   if (scan.id !== state.scan) {
     say(`The result of ${nameOf(scan)} is there: choose ${nameOf(scan)} to see it.`);
     return;

@@ -675,6 +675,27 @@ def test_a_run_is_watched_shown_and_kept_on_request(page: Page) -> None:
     page.complaints[:] = [text for text in page.complaints if "404" not in text]
 
 
+def test_a_result_that_went_to_a_pacs_is_shown(page: Page) -> None:
+    """A PACS lists it as one of its series: what it was made from, it does not say."""
+
+    def as_a_pacs_lists(route: Any) -> None:
+        reply = route.fetch()
+        listing = reply.json()
+        for known in listing["objects"].values():
+            known["image"]["info"].pop("made_from", None)
+        route.fulfill(response=reply, json=listing)
+
+    page.page.route(re.compile("/datastore/[?]output=all"), as_a_pacs_lists)
+    page.open(scan="marker", has_result=False)
+    page.see("#result-veil", re.compile("press Run"))
+    page.page.get_by_label("Keep the result in the studies folder").check()
+    page.page.get_by_role("button", name="Run").click()
+    page.see("#status", "Kept as marker_sr.")
+    page.compared()
+    assert "in the PACS" in page.text("#results")
+    page.complaints[:] = [text for text in page.complaints if "404" not in text]
+
+
 def test_a_scan_is_sent_and_its_result_and_picture_are_saved(page: Page, scans: Any, tmp_path: Path) -> None:
     page.open(scan="head")
     # What the server keeps comes as the file that it keeps.
