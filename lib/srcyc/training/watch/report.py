@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from srcyc.config import TrainingConfig
-from srcyc.errors import OutputError
 from srcyc.evaluation.figure import Panel, comparison_figure, save_figure
 from srcyc.evaluation.metrics import Truth
 from srcyc.files import write_text
@@ -102,12 +101,6 @@ def write_report(
         OutputError: the folder cannot be written, or the history is missing or damaged.
     """
     report = folder / REPORT_NAME
-    try:
-        report.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{report}: cannot be created ({error.strerror or error})", remedy="choose another folder"
-        ) from error
     history = read_history(folder)
     best = _best(history, config.validation.key_metric)
     files = []
