@@ -206,6 +206,10 @@ class Apart:
         return reply["value"]
 
 
+class ReaderError(SRCycError):
+    """No file can be read, whatever it holds: the installation or the machine is to blame."""
+
+
 def reading(most_voxels: int) -> Reading:
     """Give the way to read files of strangers on this system."""
     return Apart(most_voxels) if hasattr(os, "fork") and hasattr(socket, "send_fds") else InPlace()
@@ -229,12 +233,21 @@ class _Process:
             self._start()
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Have a request met; None if the process that did it ended without a word."""
-        begun, reply = self._ask(request)
-        if not begun:
-            # The one that forks was killed before it could.
-            _, reply = self._ask(request)
-        return reply
+        """Have a request met; None if the process that did it ended without a word.
+
+        Raises:
+            ReaderError: none could be begun.
+        """
+        # The second time, because the one that forks may have been killed before it could.
+        for _ in range(2):
+            with contextlib.suppress(OSError):
+                begun, reply = self._ask(request)
+                if begun:
+                    return reply
+        raise ReaderError(
+            f"the process that reads files does not run ({_why_not()})",
+            remedy="mend the installation, or give the machine more memory",
+        )
 
     def _ask(self, request: Mapping[str, Any]) -> tuple[bool, dict[str, Any] | None]:
         """Give whether somebody took the request on, and the reply."""
@@ -300,6 +313,17 @@ class _Process:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(5)
         self._process = self._control = None
+
+
+def _why_not() -> str:
+    """Tell what Python says when it loads what that process does."""
+    command = [sys.executable, "-c", f"import {__name__}"]
+    try:
+        tried = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        return type(error).__name__
+    lines = tried.stderr.strip().splitlines()
+    return lines[-1][:200] if tried.returncode and lines else f"exit code {tried.returncode}"
 
 
 _PROCESS = _Process()

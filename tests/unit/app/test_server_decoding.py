@@ -20,7 +20,7 @@ from srcyc.errors import ModelError, OutputError, SRCycError, VolumeError
 from srcyc.volumes.image_files import Orientation, Scaling
 from srcyc.volumes.volume import Volume, read_volume, write_volume
 from srcyc_app.studies import decoding
-from srcyc_app.studies.decoding import Apart, InPlace, reading
+from srcyc_app.studies.decoding import Apart, InPlace, ReaderError, reading
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot fork")
 
@@ -181,7 +181,7 @@ def end(process: decoding._Process) -> None:
     child = process._process
     process._forget()
     assert child is not None
-    assert child.wait(20) == 0
+    assert child.wait(120) == 0
 
 
 def test_it_ends_with_its_server(files: dict[str, Path]) -> None:
@@ -208,6 +208,21 @@ def test_a_model_is_loaded_there_too(apart: Apart, tmp_path: Path) -> None:
         stream.truncate(decoding.LARGEST_MODEL + 1)
     with pytest.raises(ModelError, match="MB"):
         apart.model(tmp_path / "large.safetensors")
+
+
+def test_an_installation_that_is_broken_is_not_the_file_s_fault(
+    apart: Apart, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "nibabel.py").write_text("raise ImportError('a library of another version')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = decoding._Process()
+    monkeypatch.setattr(decoding, "_PROCESS", process)
+    with pytest.raises(ReaderError, match="another version") as caught:
+        apart.grid(files[".nii"])
+    assert "memory or time" not in str(caught.value) and str(files[".nii"]) not in str(caught.value)
+    monkeypatch.delenv("PYTHONPATH")
+    assert apart.grid(files[".nii"]).shape, "mended"
+    end(process)
 
 
 def test_where_python_cannot_fork_files_are_read_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
