@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import time
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from srcyc.data.patches import Batch
 from srcyc.device import precision_name
+from srcyc.documents import json_line, json_object
 from srcyc.errors import DataError, StoppedError
 from srcyc.models.model_file import publish_model
 from srcyc.networks import Generator
@@ -101,7 +101,7 @@ class Loop:
         if saved is None:
             warn(f"{folder}: no checkpoint was written yet, so the run begins at its first step.")
             return
-        check_same_config(json.loads(saved["config"]), self.config, folder)
+        check_same_config(json_object(saved["config"]), self.config, folder)
         if changed := sorted(set(saved["scans"]) ^ set(self.material.names)):
             raise DataError(
                 f"{folder}: this run was trained on other scans ({changed[0]} is one that differs)",
@@ -127,7 +127,7 @@ class Loop:
         if not self.processes.is_first:
             return None
         state = {
-            "config": json.dumps(self.config.model_dump(mode="json")),
+            "config": json_line(self.config.model_dump(mode="json")),
             "scans": self.material.names,
             "precision": self._precision,
             "networks": {name: network.state_dict() for name, network in self.networks.named()},
