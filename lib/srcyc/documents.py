@@ -1,7 +1,8 @@
 """JSON: the one way it is written, shown and read.
 
 Python's own encoder writes numbers that JSON does not have (NaN, Infinity), its decoder takes them; both go through
-here instead, where they are null. orjson does the same, but refuses file names that are no UTF-8.
+here instead, where they are null. orjson does the same, but refuses file names that are no UTF-8. What processes of
+ours tell one another, and what a client sends before it is checked, does not go through here: it is taken exactly.
 """
 
 from __future__ import annotations
