@@ -208,6 +208,7 @@ class Server:
         real: started as a user does; otherwise a fork of a process that has imported everything, which takes a second
             instead of ten.
         dies: at which change of a folder a fork is killed, once it has got a SIGUSR1: `forks.die_at_change`.
+        memory: bytes of data that each process of a fork may have.
     """
 
     kind: str
@@ -219,6 +220,7 @@ class Server:
     process: subprocess.Popen[bytes] | Fork | None = None
     real: bool = False
     dies: tuple[str, int] | None = None
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         self.mark = uuid.uuid4().hex
@@ -289,6 +291,7 @@ class Server:
                 output=self.log_file,
                 nursery=self.kind == "srcyc",
                 dies=self.dies or (),
+                memory=self.memory,
             )
             return self.process
         with self.log_file.open("ab") as log:
@@ -510,10 +513,12 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
         environment: Mapping[str, str] | None = None,
         wait: bool = True,
         real: bool = False,
+        memory: int | None = None,
     ) -> Server:
         if sys.platform == "win32":
             pytest.skip("looks at processes in ways that Windows does not offer")
-        server = Server(kind, studies, tmp_path_factory.mktemp(kind), arguments, environment or {}, real=real)
+        folder = tmp_path_factory.mktemp(kind)
+        server = Server(kind, studies, folder, arguments, environment or {}, real=real, memory=memory)
         for path in (model, *more_models):
             if path is not None:
                 shutil.copy(path, server.model_dir)
@@ -534,12 +539,17 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
 IDS = ("head", "oblique", "signed", "series", "thin", "marker", "steep")
 
 
-def _shared(kind: str, serve: Callable[..., Server], studies: Path, model: Path) -> Server:
+_STUDIES = ("nifti", "nrrd", "mha", "series", "thin", "marker", "steep")
+
+
+def _shared(
+    kind: str, serve: Callable[..., Server], studies: Path, model: Path, memory: int | None = None
+) -> Server:
     # Little enough that a test can exceed it.
     arguments: tuple[str, ...] = ("--max-upload", "0.05", "--trusted-proxy", "127.0.0.1")
     if kind == "stock":
         arguments = ("--conf", "packaged_models", "false", "--conf", "max_upload_gb", "0.05")
-    server = serve(kind, studies, *arguments, model=model)
+    server = serve(kind, studies, *arguments, model=model, memory=memory)
     # MONAI Label takes an id that is a path seen from the server's working directory for that path.
     shutil.copy(studies / "head.nii.gz", server.cwd / "outside.nii.gz")
     server.wait_for(lambda: set(IDS) <= set(server.client.datastore()["objects"]), "notice the scans")
@@ -547,17 +557,26 @@ def _shared(kind: str, serve: Callable[..., Server], studies: Path, model: Path)
 
 
 @pytest.fixture(scope="session")
+def limited_server(
+    serve: Callable[..., Server], studies_of: Callable[..., Path], tiny_model: Path
+) -> Callable[[str], Server]:
+    """Give one more of each kind, with 2 GB of memory: ``limited_server("stock") -> Server``."""
+    start = functools.cache(
+        lambda kind: _shared(kind, serve, studies_of(*_STUDIES), tiny_model, memory=2_000_000_000)
+    )
+    return lambda kind: start(kind)
+
+
+@pytest.fixture(scope="session")
 def srcyc_server(serve: Callable[..., Server], studies_of: Callable[..., Path], tiny_model: Path) -> Server:
     """``srcyc serve`` with the scans of every format; tests leave it as they found it."""
-    names = ("nifti", "nrrd", "mha", "series", "thin", "marker", "steep")
-    return _shared("srcyc", serve, studies_of(*names), tiny_model)
+    return _shared("srcyc", serve, studies_of(*_STUDIES), tiny_model)
 
 
 @pytest.fixture(scope="session")
 def stock_server(serve: Callable[..., Server], studies_of: Callable[..., Path], tiny_model: Path) -> Server:
     """MONAI Label's own server with the same, without the models that come with SRCyc."""
-    names = ("nifti", "nrrd", "mha", "series", "thin", "marker", "steep")
-    return _shared("stock", serve, studies_of(*names), tiny_model)
+    return _shared("stock", serve, studies_of(*_STUDIES), tiny_model)
 
 
 @pytest.fixture(params=["srcyc", "stock"])

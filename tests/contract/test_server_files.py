@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hostile_files import HARMLESS, HOSTILE, SERIES
 
@@ -15,7 +17,7 @@ from factories import make_head, save_model, save_series
 
 pytestmark = pytest.mark.slow
 
-#: Bytes of data that every process of the servers may have: `prlimit --data`.
+#: Bytes of data that every process of the servers may have.
 MEMORY = 2_000_000_000
 #: Bytes by which a server may grow whatever it is sent.
 GROWTH = 500_000_000
@@ -28,25 +30,16 @@ def limited(
     serve: Callable[..., Any], studies_of: Callable[..., Path], tiny_model: Path
 ) -> Callable[[str], Any]:
     """Give one server of each kind, with little memory."""
-    servers: dict[str, Any] = {}
 
+    @functools.cache
     def start(kind: str) -> Any:
-        if kind not in servers:
-            prlimit = shutil.which("prlimit")
-            if prlimit is None:
-                pytest.skip("needs prlimit of util-linux")
-            options = ("--allow-model-files", "--max-upload", "0.05")
-            if kind == "stock":
-                options = ("--conf", "packaged_models", "false", "--conf", "max_upload_gb", "0.05")
-            server = serve(kind, studies_of("nifti"), *options, model=tiny_model, wait=False)
-            server.end()
-            command = [prlimit, f"--data={MEMORY}", *server.command()]
-            server.command = lambda: command
-            server.start()
-            server.wait_for(lambda: "head" in server.client.datastore()["objects"], "notice the scan")
-            assert server.infer("head", output="json", weights="tiny", device="cpu").status_code == 200
-            servers[kind] = server
-        return servers[kind]
+        options = ("--allow-model-files", "--max-upload", "0.05")
+        if kind == "stock":
+            options = ("--conf", "packaged_models", "false", "--conf", "max_upload_gb", "0.05")
+        server = serve(kind, studies_of("nifti"), *options, model=tiny_model, memory=MEMORY)
+        server.wait_for(lambda: "head" in server.client.datastore()["objects"], "notice the scan")
+        assert server.infer("head", output="json", weights="tiny", device="cpu").status_code == 200
+        return server
 
     return start
 
@@ -162,7 +155,8 @@ def test_a_model_that_claims_to_be_large(
 
 @pytest.mark.parametrize("server", ["srcyc", "stock"], indirect=True)
 def test_it_still_serves(server: Any) -> None:
-    """The last one: after all of that, as in the beginning."""
+    """The last one: after all of that, as in the beginning, and with as little memory."""
+    assert psutil.Process(server.running.pid).rlimit(psutil.RLIMIT_DATA) == (MEMORY, MEMORY)
     assert server.infer("head", output="json", weights="tiny", device="cpu").status_code == 200
     at = server.log.find("Traceback")
     assert at < 0 or server.kind == "stock", server.log[at - 300 : at + 4000]

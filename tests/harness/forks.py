@@ -142,7 +142,12 @@ def command(arguments: Sequence[str], *, pictures: bool = True, dies: tuple[Any,
 
 
 def program(
-    words: Sequence[str], folder: str, *, nursery: bool = False, dies: tuple[Any, ...] = ()
+    words: Sequence[str],
+    folder: str,
+    *,
+    nursery: bool = False,
+    dies: tuple[Any, ...] = (),
+    memory: int | None = None,
 ) -> NoReturn:
     """Be what `python -m` runs, on Linux.
 
@@ -151,6 +156,7 @@ def program(
         folder: working directory.
         nursery: whether the processes that a server of ours begins for its trainings and batches are forks too.
         dies: at which change of a folder, as :func:`die_at_change` takes it.
+        memory: bytes of data that it, and each process of its, may have.
     """
     # What libraries have registered would wait for threads of the process that has imported everything.
     atexit._clear()
@@ -164,6 +170,10 @@ def program(
         _Nursery.found()
     if dies:
         die_at_change(*dies)
+    if memory is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     _run(words)
 
 
