@@ -113,7 +113,9 @@ def examine(
     def score(method: str, slices: Tensor, **more: Any) -> ThickScore:
         image = slices.numpy()
         kept = None if marked is None else marked.kept(image, scan.data[0])
-        return ThickScore(method, slice_gain(scaling.normalise(np.moveaxis(image, axis, -1))), kept=kept, **more)
+        return ThickScore(
+            method, slice_gain(scaling.normalise(np.moveaxis(image, axis, -1))), kept=kept, **more
+        )
 
     y = _tensor(scan)
     start = time.perf_counter()

@@ -167,7 +167,9 @@ def test_private_files_are_nobody_else_s(tmp_path: Path, scan: Volume, result: S
 
 def test_a_place_that_is_none_is_named(tmp_path: Path, scan: Volume, result: SuperResolution) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(OutputError, match=r"thin\.nii: cannot be written .*; free some space or choose another"):
+    with pytest.raises(
+        OutputError, match=r"thin\.nii: cannot be written .*; free some space or choose another"
+    ):
         write_result(result, scan, tmp_path / "file" / "thin.nii")
 
 
