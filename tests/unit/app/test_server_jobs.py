@@ -210,26 +210,26 @@ POLITE = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (print("saved"), sys.exit(1)))
 print("ready", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 #: Does not care for SIGTERM, and has a child of its own.
 STUBBORN = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 print("child", child.pid, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
 @pytest.fixture
-def background(tmp_path: Path) -> Iterator[Background]:
-    """Runs Python code instead of MONAI Label."""
+def background(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Background]:
+    """Runs Python code instead of MONAI Label, and waits for its end for long, or as the test says."""
     background = Background(
         "train",
         tmp_path,
         command=lambda method, request: [sys.executable, "-c", request["code"]],
-        patience=0.5,
+        patience=getattr(request, "param", PATIENCE),
     )
     yield background
     background.close()
@@ -295,6 +295,7 @@ def test_a_task_may_begin_while_the_stopped_one_still_saves(background):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+@pytest.mark.parametrize("background", [0.5], indirect=True)
 def test_who_does_not_end_is_killed_with_its_children(background):
     background.start({"code": STUBBORN})
     wait_until(lambda: newest(background).get("details"))
