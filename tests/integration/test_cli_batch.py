@@ -236,7 +236,7 @@ def test_the_commands_of_the_guide_work(srcyc, heads, tiny_model, tmp_path, monk
 # -- on a cluster ----------------------------------------------------------------------------------------------------
 
 
-def _start(root: Path, out: Path, model: Path) -> subprocess.Popen[str]:
+def _start(root: Path, out: Path, model: Path, **environment: str) -> subprocess.Popen[str]:
     """Two workers of one thread each, in processes of their own."""
     command = ["bids", str(root), str(out), "participant", "--model", str(model), "--no-preview", "--json"]
     return subprocess.Popen(
@@ -244,7 +244,7 @@ def _start(root: Path, out: Path, model: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
 
 
@@ -308,3 +308,30 @@ def test_killed_workers_and_schedulers_lose_nothing_and_do_nothing_twice(tiny_mo
         assert do(Work(scan, place_of(scan, root, alone)), how).status == "written"
     assert len(_results(out)) == people
     assert _results(out) == _results(alone)
+
+
+#: Read by every Python: a worker that opens the scan dies.
+_POISON = """
+import multiprocessing, os, sys
+def hook(event, arguments):
+    if event == "open" and "sub-003_T2w" in str(arguments[0]) and "Worker" in multiprocessing.current_process().name:
+        os._exit(9)
+sys.addaudithook(hook)
+"""
+
+
+@pytest.mark.exhaustive
+def test_a_scan_that_workers_die_of_is_given_up_and_takes_no_other_with_it(tiny_model, tmp_path):
+    pytest.importorskip("distributed", reason="needs srcyc[batch]")
+    root, out = _data_set(tmp_path / "heads", 10), tmp_path / "out"
+    (tmp_path / "sitecustomize.py").write_text(_POISON)
+    process = _start(root, out, tiny_model, PYTHONPATH=str(tmp_path))
+    told, _ = process.communicate(timeout=_PATIENCE)
+    assert process.returncode == 1
+    results = {Path(one["input"]).name: one for one in json.loads(told)["results"]}
+    poisoned = results.pop("sub-003_T2w.nii.gz")
+    assert (poisoned["status"], poisoned["tries"]) == ("failed", TRIES)
+    assert "worker died" in poisoned["message"]
+    # One whose worker died just after it was written is found there by the next.
+    assert {one["status"] for one in results.values()} <= {"written", "skipped"}
+    assert len(_results(out)) == len(results) == 9

@@ -8,7 +8,7 @@ complete or not at all. Dask (the extra `batch`) is imported where a cluster is 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -98,6 +98,8 @@ def do(work: Work, how: How, check: Check = never) -> Done:
     """
     try:
         if is_finished(work.place, [work.source], Asked(how.digest, how.options)):
+            # Whoever made it may have been killed with nothing left to do but to tidy up.
+            remove_unfinished(work.place.volume.parent, work.place.volume.name)
             return Done(work, "skipped", tries=0)
     except InputError as error:
         if not how.overwrite:
@@ -193,7 +195,9 @@ def on_dask(
 ) -> Generator[Done, None, None]:
     """Do scans by a Dask cluster, in the order in which they get done.
 
-    A scan whose worker dies is taken over by another one, and given up after its third worker.
+    Scans whose worker dies are taken over by another one when all others are done. Which of the two in its hands it
+    died of nobody can tell: those that lose a second worker too get the third one alone, and are given up if they lose
+    that.
 
     Args:
         works: paths are the same for all workers.
@@ -207,14 +211,14 @@ def on_dask(
     """
     try:
         import dask
-        from distributed import Client, KilledWorker, LocalCluster, as_completed
+        from distributed import Client, LocalCluster
     except ImportError as error:
         raise InputError(
             f"Dask cannot be imported ({error})", remedy="install srcyc[batch]", options=("dask",)
         ) from error
     settings = {
-        "distributed.scheduler.allowed-failures": TRIES - 1,
-        # What only waits at a worker is not blamed for its death.
+        "distributed.scheduler.allowed-failures": 0,
+        # What only waits at a worker is not lost with it.
         "distributed.scheduler.worker-saturation": 1.0,
         "distributed.admin.tick.limit": "1h",
     }
@@ -242,25 +246,50 @@ def on_dask(
                 options=("dask",),
             ) from error
         try:
-            futures = {client.submit(_as_worker, work, how, pure=False): work for work in works}
-            for future in as_completed(list(futures)):
-                work = futures.pop(future)
-                try:
-                    yield future.result()
-                except KilledWorker:
-                    yield Done(work, "failed", f"{work.source}: its worker died {TRIES} times.", TRIES)
-                except Exception as error:
-                    if future.status in ("cancelled", "lost"):
-                        raise SRCycError(
-                            f"the scheduler {address} is gone",
-                            remedy="give the same command again, it goes on where it was",
-                        ) from error
-                    yield Done(work, "failed", f"{work.source}: {error}")
-                future.release()
+            left = list(works)
+            for number in range(1, TRIES + 1):
+                lost: list[Work] = []
+                groups = [[work] for work in left] if number == TRIES else [left]
+                for group in groups if left else ():
+                    for work, done in _by_workers(client, group, how, address):
+                        if done is None:
+                            lost.append(work)
+                        else:
+                            yield done
+                left = lost
+            for work in left:
+                yield Done(work, "failed", f"{work.source}: its worker died {TRIES} times.", TRIES)
         finally:
             client.close()
             if address == LOCAL:
                 cluster.close()
+
+
+def _by_workers(
+    client: Any, works: Sequence[Work], how: How, address: str
+) -> Iterator[tuple[Work, Done | None]]:
+    """Do scans by the workers of a cluster; None for one whose worker died.
+
+    Raises:
+        SRCycError: the scheduler is gone.
+    """
+    from distributed import KilledWorker, as_completed
+
+    futures = {client.submit(_as_worker, work, how, pure=False): work for work in works}
+    for future in as_completed(list(futures)):
+        work = futures.pop(future)
+        try:
+            yield work, future.result()
+        except KilledWorker:
+            yield work, None
+        except Exception as error:
+            if future.status in ("cancelled", "lost"):
+                raise SRCycError(
+                    f"the scheduler {address} is gone",
+                    remedy="give the same command again, it goes on where it was",
+                ) from error
+            yield work, Done(work, "failed", f"{work.source}: {error}")
+        future.release()
 
 
 def _as_worker(work: Work, how: How) -> Done:
