@@ -389,7 +389,10 @@ def _check_place(job: Job, *, keep: Asked | None, companions: Sequence[Path]) ->
         raise OutputError(f"{output}: is the input itself; give another name as --output.")
     if keep is None or not (job.source.exists() or is_series_address(job.source)):
         return False
-    if is_finished(job.place, [job.source], keep):
+    # Of a file that no sidecar of ours speaks of nothing is known: it is kept, as any output that exists.
+    if (output.exists() and not read_sidecar(job.place.sidecar)) or is_finished(
+        job.place, [job.source], keep
+    ):
         return True
     # A sidecar without its volume is what a killed run leaves behind.
     if read_sidecar(job.place.sidecar).get("output") == output.name:
