@@ -77,6 +77,8 @@ def _why_another(place: Place, scans: Sequence[Path], asked: Asked) -> str | Non
     if weights.get("sha256") != asked.model:
         return f"was made by other weights, of the model {weights.get('name')!r}"
     made = _entry(told, "options")
+    if not made:  # made before sidecars said them
+        return None
     wanted = dict.fromkeys(made, False) | asked.options.model_dump(mode="json") | dict(asked.more)
     made = dict.fromkeys(asked.more, False) | made
     other = [

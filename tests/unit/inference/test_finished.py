@@ -50,7 +50,6 @@ def _options(**made: Any) -> dict[str, Any]:
         ({}, Asked("m", InferenceOptions(uncertainty=True)), "uncertainty False, not True"),
         ({}, Asked("m", InferenceOptions(), {"keep_type": True}), "keep_type False, not True"),
         (_options(keep_type=True), Asked("m", InferenceOptions()), "keep_type True, not False"),
-        ({"options": None}, Asked("m", InferenceOptions()), "unknown"),
         ({"software": "another"}, Asked("m", InferenceOptions()), "not made by srcyc"),
         ({"output": "b_sr.nii.gz"}, Asked("m", InferenceOptions()), "not made by srcyc"),
         ({"model": "m"}, Asked("m", InferenceOptions()), "weights"),
@@ -87,3 +86,10 @@ def test_without_its_volume_or_its_scan_nothing_is_finished(tmp_path):
         is_finished(place, [scan], Asked("m", InferenceOptions()))
     place.volume.unlink()
     assert not is_finished(place, [scan], Asked("m", InferenceOptions()))
+
+
+def test_one_that_does_not_say_its_options_is_of_the_right_scan_and_model(tmp_path):
+    place, scan = _made(tmp_path, options=None)
+    assert is_finished(place, [scan], Asked("m", InferenceOptions()))
+    with pytest.raises(OutputError, match="weights"):
+        is_finished(place, [scan], Asked("other", InferenceOptions()))
