@@ -260,23 +260,28 @@ def test_where_slicers_extension_pytorch_is_its_tool_chooses_the_pytorch(
     assert desk.versions() == before
 
 
+_STANDS_STILL = """
+import sys, time
+def hook(event, arguments):
+    if event == "open" and "torch-" in str(arguments[0]) and "INSTALLER" in str(arguments[0]) and arguments[2] & 3:
+        open({there!r}, "w").close()
+        time.sleep(600)
+sys.addaudithook(hook)
+"""
+
+
 @pytest.mark.slow
-def test_an_installation_is_cancelled_and_mended(
-    desk: Desk, wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_installation_is_cancelled_and_mended(desk: Desk, wheels: Path, tmp_path: Path) -> None:
     """In the midst of PyTorch's files, when pip takes it for installed already: the next one does not."""
-    slow = tmp_path / "slow"
-    shutil.copytree(wheels, slow, symlinks=True)
-    (torch,) = slow.glob("torch-*.whl")
-    version = torch.name.split("-")[1]
-    torch.unlink()
-    many = {f"torch/{number}.txt": "" for number in range(12_000)}
-    lean_python.make_wheel(slow, "torch", version, (), many)
-    monkeypatch.setenv("PIP_FIND_LINKS", str(slow))
+    (torch,) = wheels.glob("torch-*.whl")
+    site, there = lean_python.site_packages(desk.folder), tmp_path / "there"
+    metadata = site / f"torch-{torch.name.split('-')[1]}.dist-info" / "METADATA"
+    # Read by every Python of it: pip stands still where it would write that PyTorch is whole.
+    (site / "stands_still.pth").write_text("import stands_still\n")
+    (site / "stands_still.py").write_text(_STANDS_STILL.format(there=str(there)))
     needs, told = desk.check(), []
     installation = desk.engine.install(needs, desk.say, told.append, told.append)
-    metadata = lean_python.site_packages(desk.folder) / f"torch-{version}.dist-info" / "METADATA"
-    until(desk, metadata.exists)
+    until(desk, there.exists)
     (pip,) = (p for p in _workers() if p.name() not in ("sh", "PythonSlicer"))
     second = a_second()
     begun = time.monotonic()
@@ -284,12 +289,12 @@ def test_an_installation_is_cancelled_and_mended(
     temporary = Path(desk.session.app.temporaryPath)
     until(desk, lambda: has_ended(pip) and not list(temporary.iterdir()))
     assert time.monotonic() - begun < second
-    assert metadata.exists() and not metadata.with_name("INSTALLER").exists(), "it was over already"
+    assert metadata.exists() and not metadata.with_name("INSTALLER").exists()
     assert told == []
 
+    (site / "stands_still.pth").unlink()
     now = desk.check()
     assert "torch" in " ".join(now.missing)
-    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
     assert desk.install(now).complete
     assert desk.check().complete
     assert metadata.with_name("INSTALLER").is_file()
