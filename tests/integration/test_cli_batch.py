@@ -265,9 +265,9 @@ def _workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
     ]
 
 
-# Exhaustive until it is known why about one run in ten finds one finished scan "written" anew instead of "skipped".
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("people", [12, 200], ids=["twelve", "two hundred"])
+@pytest.mark.parametrize(
+    "people", [12, pytest.param(200, marks=pytest.mark.exhaustive)], ids=["twelve", "two hundred"]
+)
 def test_killed_workers_and_schedulers_lose_nothing_and_do_nothing_twice(tiny_model, how, tmp_path, people):
     pytest.importorskip("distributed", reason="needs srcyc[batch]")
     root, out = _data_set(tmp_path / "heads", people), tmp_path / "out"
@@ -286,12 +286,8 @@ def test_killed_workers_and_schedulers_lose_nothing_and_do_nothing_twice(tiny_mo
             worker.kill()
         first.communicate()
     psutil.wait_procs(left, timeout=_PATIENCE)
-    # What has its sidecar is finished; it comes last.
-    before = {
-        path: path.stat().st_mtime_ns
-        for path in out.rglob("sub-*.nii.gz")
-        if path.with_name(path.name.replace(".nii.gz", ".json")).is_file()
-    }
+    # A volume at its place is finished: it goes there last.
+    before = {out / name: (out / name).stat().st_mtime_ns for name in _results(out)}
     assert 0 < len(before) < people
 
     second = _start(root, out, tiny_model)
