@@ -56,8 +56,9 @@ _FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
 _CHANGED = 1e-4
 #: Share of the work that is done when the network starts, and when it is through.
 _NETWORK_STARTS, _NETWORK_ENDS = 0.05, 0.95
-#: Bytes that a slab's features may take, so that all layers find them in the processor's cache; and on a GPU.
-_CACHE_BYTES, _GPU_BYTES = 8 * 2**20, 512 * 2**20
+#: A slab's features, so that all layers find them in the processor's cache; and on a GPU. Not bytes: half as many rows
+#: in fp32 can be too few for PyTorch, which leaves a small image's convolution to code that takes four times as long.
+_CACHE_FEATURES, _GPU_FEATURES = 4 * 2**20, 256 * 2**20
 #: Bytes of whole-volume buffers per voxel of the result: the image, its copy in the file's order, and conversions.
 _VOLUME_BYTES = 12
 #: The same per voxel of the scan on the result's in-plane grid: scan, its copy, delta, and the result acquired again.
@@ -325,15 +326,16 @@ class SuperResolver:
             ConfigError: ``max_memory`` is too small even for the smallest slabs.
         """
         network, (n, columns, fine), slices = self._network, plan.fine_shape, plan.scan_shape[2]
-        features = network.features_per_row(columns, fine, slices) * self.dtype.itemsize
-        target = _CACHE_BYTES if self.device.type == "cpu" else _GPU_BYTES
+        features = network.features_per_row(columns, fine, slices)
+        target = _CACHE_FEATURES if self.device.type == "cpu" else _GPU_FEATURES
         slab = min(n, max(network.row_step, self._tile or target // features))
         if self._max_memory is None:
             return slab
         planes = sum(network.planes(fine, slices)) + 3 * fine
-        per_row = _LAYER_BUFFERS * features + 4 * columns * planes
+        bytes_per_row = features * self.dtype.itemsize
+        per_row = _LAYER_BUFFERS * bytes_per_row + 4 * columns * planes
         # What layers and shortcuts remember, and the first slab, which also fills them all.
-        held = network.reach * (3 * features + per_row)
+        held = network.reach * (3 * bytes_per_row + per_row)
         fixed = n * columns * (_VOLUME_BYTES * fine + _SCAN_BYTES * slices) + held
         affordable = (self._max_memory - fixed) // per_row
         if affordable < network.row_step:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from srcyc.networks import winograd
 from srcyc.networks.generator import (
     Estimate,
     EstimateStream,
@@ -67,8 +68,10 @@ class Convolution(nn.Conv3d):
 
     def stream(self) -> Stream:
         """Give the layer for an image that comes slab by slab."""
+        weight, bias = self.weight, self.bias
+        quick = winograd.convolution(weight, bias) if bias is not None and winograd.pays(weight) else None
         return windowed(
-            lambda window: self._over(window, (0, _RADIUS, _RADIUS)),
+            quick or (lambda window: self._over(window, (0, _RADIUS, _RADIUS))),
             _RADIUS,
             lambda window, before, after: pad_planes(window, before, after, "constant"),
         )
