@@ -21,6 +21,7 @@ from documented import command
 
 from factories import OBLIQUE_AXES, free_port, make_affine, make_head, save_series
 from srcyc.cli import main
+from srcyc.cli.console import EXIT_TERMINATED
 from srcyc.errors import ConfigError, OutputError
 from srcyc.pacs.network import Peer
 from srcyc.pacs.queue import Entry, Queue, Status
@@ -136,10 +137,15 @@ class Station:
         return bool(entries) and all(entry.status() is not None for entry in entries)
 
     def close(self) -> None:
-        for process in (self.receiver, self.pacs):
-            if process is not None:
-                process.kill()
-                process.wait()
+        """End what still runs; the receiver as a service manager ends it: it lets go of its queue and says no more."""
+        if self.pacs is not None:
+            self.pacs.kill()
+            self.pacs.wait()
+        if self.receiver is not None:
+            self.receiver.terminate()
+            assert self.receiver.wait(PATIENCE) == EXIT_TERMINATED, self.log
+            assert "Traceback" not in self.log
+            Queue(self.queue).close()
 
 
 @pytest.fixture(scope="module")
