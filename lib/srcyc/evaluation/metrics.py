@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,19 @@ class Quality:
     psnr: float
     ssim: float | None
     lpips: float | None = None
+
+
+def beside_baselines(own: Quality, cubic: Quality, classical: Quality) -> dict[str, Any]:
+    """Give a result's scores and their gains over the baselines, by the names of :class:`srcyc.models.card.Scores`."""
+    found: dict[str, Any] = {}
+    for metric in ("psnr", "ssim", "lpips"):
+        value = found[metric] = getattr(own, metric)
+        for name, quality in (("cubic", cubic), ("classical", classical)):
+            known = getattr(quality, metric)
+            # Equal scores, perfect ones too, differ by 0.
+            gain = None if value is None or known is None else 0.0 if value == known else value - known
+            found[f"{metric}_over_{name}"] = gain
+    return found
 
 
 @dataclass(frozen=True, eq=False)

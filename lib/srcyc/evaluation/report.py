@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 from srcyc._version import __version__
 from srcyc.documents import write_json
 from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, Comparison
-from srcyc.evaluation.metrics import ALIGNMENT_TOLERANCE, Foresight
+from srcyc.evaluation.metrics import ALIGNMENT_TOLERANCE, Foresight, beside_baselines
 from srcyc.evaluation.regions import LARGE, Kept
 from srcyc.evaluation.thick_scans import SCAN, Examination
 from srcyc.files import write_text
@@ -133,7 +133,6 @@ class ThickRow(Schema):
 def rows_of(comparison: Comparison, *, scan: str) -> list[Row]:
     """Give one row per method."""
     by_method = {score.method: score.quality for score in comparison.scores}
-    cubic, classical = by_method[CUBIC], by_method[CLASSICAL]
     simulation = comparison.simulation
     return [
         Row(
@@ -149,15 +148,7 @@ def rows_of(comparison: Comparison, *, scan: str) -> list[Row]:
             blur=simulation.spoiling.blur,
             box=simulation.spoiling.box,
             method=score.method,
-            psnr=score.quality.psnr,
-            psnr_over_cubic=_over(score.quality.psnr, cubic.psnr),
-            psnr_over_classical=_over(score.quality.psnr, classical.psnr),
-            ssim=score.quality.ssim,
-            ssim_over_cubic=_difference(score.quality.ssim, cubic.ssim),
-            ssim_over_classical=_difference(score.quality.ssim, classical.ssim),
-            lpips=score.quality.lpips,
-            lpips_over_cubic=_difference(score.quality.lpips, cubic.lpips),
-            lpips_over_classical=_difference(score.quality.lpips, classical.lpips),
+            **beside_baselines(score.quality, by_method[CUBIC], by_method[CLASSICAL]),
             consistency=score.consistency,
             shift_i=score.alignment.shift[0],
             shift_j=score.alignment.shift[1],
@@ -318,25 +309,14 @@ def _table(rows: Sequence[Schema]) -> str:
     return table.getvalue()
 
 
-def _kept(kept: Kept | None) -> dict[str, float | None]:
+def _kept(kept: Kept | None) -> dict[str, Any]:
     return {} if kept is None else {"kept": kept.large, "kept_small": kept.small}
 
 
-def _foresight(foresight: Foresight | None) -> dict[str, float]:
-    return (
-        {}
-        if foresight is None
-        else {"uncertainty_rank": foresight.rank, "uncertainty_share": foresight.share}
-    )
-
-
-def _over(value: float, baseline: float) -> float:
-    """Difference in dB; equal scores, perfect ones too, differ by 0."""
-    return 0.0 if value == baseline else value - baseline
-
-
-def _difference(value: float | None, baseline: float | None) -> float | None:
-    return None if value is None or baseline is None else value - baseline
+def _foresight(foresight: Foresight | None) -> dict[str, Any]:
+    if foresight is None:
+        return {}
+    return {"uncertainty_rank": foresight.rank, "uncertainty_share": foresight.share}
 
 
 def _rounded(value: Any) -> Any:

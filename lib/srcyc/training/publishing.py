@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from srcyc._version import __version__
-from srcyc.evaluation.metrics import Quality
+from srcyc.evaluation.metrics import Quality, beside_baselines
 from srcyc.models.card import ModelCard, Origin, ScanScore, Training, ValidationScore, contrast_of
 from srcyc.models.model_file import load_model, publish_model
 from srcyc.training.folder import Plan
@@ -87,27 +87,15 @@ def held_back_scores(
         cubic: that of cubic B-spline interpolation.
         classical: that of the classical inverse.
     """
-
-    def over(value: float | None, baseline: float | None) -> float | None:
-        return None if value is None or baseline is None else round(value - baseline, 4)
-
     return tuple(
         ScanScore(
             scan=volume_stem(Path(case.scan.name)),
             contrast=contrast_of(case.scan.name),
             thickness=round(case.factor * case.scan.spacing[case.along], 2),
             axis=case.along,  # type: ignore[arg-type]
-            psnr=round(mine.psnr, 4),
-            psnr_over_cubic=round(mine.psnr - spline.psnr, 4),
-            psnr_over_classical=round(mine.psnr - inverse.psnr, 4),
-            ssim=over(mine.ssim, 0.0),
-            ssim_over_cubic=over(mine.ssim, spline.ssim),
-            ssim_over_classical=over(mine.ssim, inverse.ssim),
-            lpips=over(mine.lpips, 0.0),
-            lpips_over_cubic=over(mine.lpips, spline.lpips),
-            lpips_over_classical=over(mine.lpips, inverse.lpips),
+            **{name: value and round(value, 4) for name, value in beside_baselines(*qualities).items()},
         )
-        for case, mine, spline, inverse in zip(cases, own, cubic, classical, strict=True)
+        for case, *qualities in zip(cases, own, cubic, classical, strict=True)
     )
 
 
