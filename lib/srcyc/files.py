@@ -32,17 +32,40 @@ def written(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _not_written(path, error) from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
     finally:
+        remove(temporary)
+
+
+@contextlib.contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turn what the system complains of inside the block into one sentence that names the place.
+
+    Raises:
+        OutputError: it cannot be written, or the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{place}: cannot be written ({error.strerror or error})",
+            remedy="free some space or choose another folder",
+        ) from error
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there and can be."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path, name: str | None = None, *, age: float = 0.0) -> None:
@@ -51,14 +74,15 @@ def remove_unfinished(folder: Path, name: str | None = None, *, age: float = 0.0
     Args:
         folder: nobody else is working in it, or at least
         name: on what has this name.
-        age: seconds for which a file has to have been left alone, where somebody may be working in it.
+        age: seconds for which it has to have been left alone, where somebody may be working in it.
     """
-    for path in folder.glob(f".{'*' if name is None else glob.escape(name)}.{'[0-9a-f]' * 8}.part"):
+    found = list(folder.glob(f".{'*' if name is None else glob.escape(name)}.{'[0-9a-f]' * 8}.part"))
+    if name or age:
+        found += folder.glob(f"{_staging_prefix(name or '')}{'[a-z0-9_]' * 8}")
+    for path in found:
         with contextlib.suppress(OSError):
             if not age or time.time() - path.stat().st_mtime > age:
-                path.unlink(missing_ok=True)
-    for path in folder.glob(f"{_staging_prefix(name or '')}*") if name else ():
-        shutil.rmtree(path, ignore_errors=True)
+                remove(path)
 
 
 @contextlib.contextmanager
@@ -77,15 +101,12 @@ def claimed(folder: Path, busy: SRCycError, *, wait: float = 0.0, private: bool 
     with extra("train"):
         from filelock import FileLock, Timeout
     lock = FileLock(folder / LOCK)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if private:
-            folder.chmod(0o700)
-        lock.acquire(timeout=wait)
-    except Timeout:
-        raise busy from None
-    except OSError as error:
-        raise _not_written(folder, error) from error
+    with writing(folder):
+        _make(folder, private)
+        try:
+            lock.acquire(timeout=wait)
+        except Timeout:
+            raise busy from None
     try:
         for place in (folder, *(path for path in (*folder.glob("*"), *folder.glob("*/*")) if path.is_dir())):
             remove_unfinished(place)
@@ -117,23 +138,30 @@ def copied(source: Path, path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def staging(folder: Path, name: str = "") -> Iterator[Path]:
-    """Give a hidden folder inside ``folder`` (so on the same disk) that is removed in the end.
+def staging(folder: Path, name: str = "", *, private: bool = False) -> Iterator[Path]:
+    """Give a hidden folder inside ``folder`` (so on the same disk) that is removed in the end, unless it was renamed.
 
-    With the name of what is made in it, it can be told from others when its process was killed.
+    Args:
+        folder: is made.
+        name: of what is made in it, by which it can be told from others when its process was killed.
+        private: only this user may look into ``folder``.
 
     Raises:
         OutputError: it cannot be created.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder / name):
+        _make(folder, private)
         temporary = tempfile.TemporaryDirectory(
             dir=folder, prefix=_staging_prefix(name), ignore_cleanup_errors=True
         )
-    except OSError as error:
-        raise _not_written(folder / name, error) from error
     with temporary as path:
         yield Path(path)
+
+
+def _make(folder: Path, private: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if private:
+        folder.chmod(0o700)
 
 
 def _staging_prefix(name: str) -> str:
@@ -148,24 +176,22 @@ def publish(staged: Sequence[Path], folder: Path) -> None:
         OutputError: a file cannot be moved; those of the set that were moved before are taken back.
     """
     new: list[Path] = []
-    try:
-        for path in staged:
-            if path.is_file():
-                _synchronise(path)
-            final = folder / path.name
-            if not final.exists():
-                new.append(final)
-            _move(path, final)
-    except OSError as error:
-        for final in new:
-            if final.is_dir():
-                shutil.rmtree(final, ignore_errors=True)
-            else:
-                final.unlink(missing_ok=True)
-        raise _not_written(folder, error) from error
+    with writing(folder):
+        try:
+            for path in staged:
+                if path.is_file():
+                    synchronise(path)
+                final = folder / path.name
+                if not final.exists():
+                    new.append(final)
+                _move(path, final)
+        except OSError:
+            for final in new:
+                remove(final)
+            raise
 
 
-def _synchronise(path: Path) -> None:
+def synchronise(path: Path) -> None:
     """Push a file to the disk: some file systems report that they are full only then."""
     with path.open("rb+") as stream:
         os.fsync(stream.fileno())
@@ -194,10 +220,3 @@ def sha256(path: Path, files: Sequence[Path] = ()) -> str:
                 while block := stream.read(_BLOCK):
                     digest.update(block)
     return digest.hexdigest()
-
-
-def _not_written(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"{path}: cannot be written ({error.strerror or error})",
-        remedy="free some space or choose another folder",
-    )

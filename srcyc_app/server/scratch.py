@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
+from srcyc_app.studies.holders import held, left_behind
 
 _PREFIX = "srcyc-server-"
-_NAME = re.compile(re.escape(_PREFIX) + r"(\d+)-(\d+)-.*")
-#: Seconds by which the same process's start may seem to move when the clock is set.
-_TOLERANCE = 10
 
 
 class Scratch:
@@ -28,8 +24,7 @@ class Scratch:
 
     def __init__(self) -> None:
         remove_leftovers(Path(tempfile.gettempdir()))
-        start = int(psutil.Process().create_time())
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-{start}-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=held(_PREFIX)))
 
     def new(self) -> Path:
         """Make a folder in it; whoever asked removes it."""
@@ -55,25 +50,14 @@ class Scratch:
 
 def remove_leftovers(place: Path) -> None:
     """Remove what servers of this user that were killed left behind; those that live keep theirs."""
-    for path in place.glob(f"{_PREFIX}*"):
-        match = _NAME.fullmatch(path.name)
-        if match and _is_ours(path) and not _lives(int(match[1]), int(match[2])):
-            shutil.rmtree(path, ignore_errors=True)
+    for path, _ in left_behind(place, _PREFIX):
+        # Another server that starts may have removed it meanwhile.
+        with suppress(OSError):
+            if _is_ours(path):
+                shutil.rmtree(path)
 
 
 def _is_ours(path: Path) -> bool:
     """The temporary folder is everybody's: a link, or another user's folder, is left alone."""
-    try:
-        status = path.lstat()
-    except OSError:
-        return False
+    status = path.lstat()
     return stat.S_ISDIR(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
-
-
-def _lives(pid: int, start: int) -> bool:
-    try:
-        return abs(psutil.Process(pid).create_time() - start) < _TOLERANCE
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.Error:
-        return True

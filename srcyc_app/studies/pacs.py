@@ -8,7 +8,6 @@ import logging
 import os
 import threading
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,12 +17,12 @@ from typing import Any, NoReturn
 import pydicom
 from monailabel.interfaces.datastore import Datastore
 
-from srcyc.errors import ArchiveError, ArchiveTimeoutError, NotInArchiveError, OutputError
+from srcyc.errors import ArchiveError, ArchiveTimeoutError, NotInArchiveError
+from srcyc.files import remove, remove_unfinished, staging, writing
 from srcyc.pacs.remote import MOST_SERIES, RemoteSeries, Search, is_uid
 from srcyc.pacs.web import DicomWeb
 from srcyc_app.refusals import Refusal, conflict, not_found, refusing
 from srcyc_app.studies.archives import pack_folder
-from srcyc_app.studies.placing import remove_path
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +36,6 @@ _FRESH = 10.0
 _COUNTED = 3.0
 #: Answers that are kept.
 _KEPT = 1000
-_COMING = ".coming-"
 #: Seconds after which a fetch that never ended is cleared away.
 _ABANDONED = 3600
 
@@ -175,12 +173,12 @@ class Pacs(Datastore):
             entries = list(self._cache.iterdir())
         except OSError:
             return 0
+        remove_unfinished(self._cache, age=_ABANDONED)
         count = 0
         for path in entries:
-            patience = _ABANDONED if path.name.startswith(_COMING) else self._expiry
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime > patience:
-                    remove_path(path)
+                if not path.name.startswith(".") and time.time() - path.stat().st_mtime > self._expiry:
+                    remove(path)
                     count += 1
         return count
 
@@ -226,22 +224,12 @@ class Pacs(Datastore):
 
     def _fetch(self, series: RemoteSeries, folder: Path) -> None:
         start = time.monotonic()
-        coming = self._cache / f"{_COMING}{uuid.uuid4().hex}"
-        try:
-            self._cache.mkdir(parents=True, exist_ok=True)
-            # Scans of patients: not for other users of the machine.
-            self._cache.chmod(0o700)
-            coming.mkdir(mode=0o700)
+        # Scans of patients: not for other users of the machine.
+        with writing(self._cache), staging(self._cache, private=True) as coming:
             with _in_refusals(), refusing():
                 count = self._archive.fetch(series, coming, max_bytes=self._max_bytes)
-            remove_path(folder)
+            remove(folder)
             coming.rename(folder)
-        except OSError as error:
-            raise OutputError(
-                f"{self._cache}: the series cannot be kept ({error.strerror}); free some space on the server."
-            ) from error
-        finally:
-            remove_path(coming)
         _log.info("series %s: fetched, %d files, %.1f s", series.uid, count, time.monotonic() - start)
 
     # -- what only a folder can do -------------------------------------------------------------------------------

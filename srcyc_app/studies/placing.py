@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
-
-from srcyc.errors import OutputError
+from srcyc.files import remove, synchronise, writing
 from srcyc.volumes.dicom import is_dicom_file, is_series_address
 from srcyc.volumes.image_files import detached_data, volume_suffix
 from srcyc_app.studies.archives import refuse_programs
+from srcyc_app.studies.holders import held, left_behind
 
-#: Hidden, so that no reader picks it up; the process is named so that another one can tell whether it still writes.
+#: Hidden, so that no reader picks it up.
 _COMING = ".srcyc-coming-"
-_COMING_NAME = re.compile(re.escape(_COMING) + r"(\d+)-.*")
 #: A series that is being replaced.
 _OLD = ".srcyc-old-"
-_OLD_NAME = re.compile(re.escape(_OLD) + r"(\d+)-(.+)", re.DOTALL)
 _SERIES_SUFFIXES = (".dcm", ".ima", ".dicom")
 
 
@@ -36,9 +32,10 @@ def brought(source: Path, folder: Path, suffix: str) -> Iterator[Path]:
         OutputError: the disk is full, or the folder cannot be written.
     """
     refuse_programs(source)
-    coming = folder / f"{_COMING}{os.getpid()}-{uuid.uuid4().hex[:12]}{suffix}"
+    coming = folder / held(_COMING, f"{uuid.uuid4().hex[:12]}{suffix}")
     try:
-        try:
+        # Where the server keeps its files is none of the client's business.
+        with writing(Path(folder.name)):
             if source.is_dir():
                 coming.mkdir()
                 for path in sorted(source.iterdir()):
@@ -46,13 +43,9 @@ def brought(source: Path, folder: Path, suffix: str) -> Iterator[Path]:
                         _copy(path, coming / path.name)
             else:
                 _copy(source, coming)
-        except OSError as error:
-            raise OutputError(
-                f"{folder.name}: the scan cannot be written there ({error.strerror}); free some space on the server."
-            ) from error
         yield coming
     finally:
-        remove_path(coming)
+        remove(coming)
 
 
 def put(coming: Path, place: Path, old: Path | None = None) -> None:
@@ -70,8 +63,8 @@ def put(coming: Path, place: Path, old: Path | None = None) -> None:
     if old == place and not (coming.is_dir() and place.is_dir()):
         os.replace(coming, place)
         return
-    aside = old.with_name(f"{_OLD}{os.getpid()}-{old.name}")
-    remove_path(aside)
+    aside = old.with_name(held(_OLD, old.name))
+    remove(aside)
     os.replace(old, aside)
     os.replace(coming, place)
     _leave(aside, old)
@@ -85,7 +78,7 @@ def _leave(old: Path, place: Path) -> None:
             if not _is_of_series(path) and not (place / path.name).exists():
                 place.mkdir(exist_ok=True)
                 os.replace(path, place / path.name)
-    remove_path(old)
+    remove(old)
 
 
 def remove_scan(path: Path) -> None:
@@ -113,30 +106,16 @@ def is_there(path: Path) -> bool:
     return path.exists() or (is_series_address(path) and path.parent.is_dir())
 
 
-def remove_path(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, if it is there and can be."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-
-
 def clear_leftovers(folder: Path) -> None:
     """Remove what a process that was killed was bringing, and put back what it had not replaced yet."""
-    for path in folder.glob(f"{_COMING}*"):
-        match = _COMING_NAME.fullmatch(path.name)
-        if match and not psutil.pid_exists(int(match[1])):
-            remove_path(path)
-    for path in folder.glob(f"{_OLD}*"):
-        match = _OLD_NAME.fullmatch(path.name)
-        if match and not psutil.pid_exists(int(match[1])):
-            place = folder / match[2]
-            # What replaces it is called as it was, but for the suffix.
-            if any(_stem(entry) == _stem(place.name) for entry in os.listdir(folder)):
-                _leave(path, place)
-            else:
-                path.rename(place)
+    for path, _ in left_behind(folder, _COMING):
+        remove(path)
+    for path, name in left_behind(folder, _OLD):
+        # What replaces it is called as it was, but for the suffix.
+        if any(_stem(entry) == _stem(name) for entry in os.listdir(folder)):
+            _leave(path, folder / name)
+        else:
+            path.rename(folder / name)
 
 
 def _stem(name: str) -> str:
@@ -149,8 +128,7 @@ def _is_of_series(path: Path) -> bool:
 
 def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
-    with target.open("rb+") as stream:
-        os.fsync(stream.fileno())
+    synchronise(target)
 
 
 def _remove_data_of(path: Path) -> None:

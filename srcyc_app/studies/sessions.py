@@ -15,18 +15,15 @@ from monailabel.utils.sessions import SessionInfo, Sessions
 
 from srcyc.documents import read_json
 from srcyc.errors import OutputError
-from srcyc.files import write_text
+from srcyc.files import remove, remove_unfinished, staging, write_text, writing
 from srcyc.volumes.image_files import volume_suffix
 from srcyc_app.refusals import unusable
 from srcyc_app.studies.archives import refuse_detached, refuse_programs, unpack_zip
 from srcyc_app.studies.identifiers import OWNER, is_plain_component, is_session_id
-from srcyc_app.studies.placing import remove_path
 
 _log = logging.getLogger(__name__)
 
 _META = "meta.info"
-#: A session that is being made has this in front of its id.
-_COMING = ".coming-"
 #: Seconds after which a session that never got ready is no longer waited for.
 _ABANDONED = 3600
 
@@ -94,34 +91,25 @@ class ScanSessions(Sessions):
         source = Path(data_file)
         session_id = session_id or str(uuid.uuid4())
         store = Path(self.store_path)
-        # A name of its own: two with one id must not meet in it.
-        coming = store / f"{_COMING}{uuid.uuid4()}"
         try:
             if not is_session_id(session_id) or (folder := store / session_id).exists():
                 raise unusable(f"session id {session_id[:60]!r}: give a UUID that no session has.")
             if not uncompress or source.is_dir():
                 refuse_programs(source)
-            store.mkdir(parents=True, exist_ok=True)
             # Scans of patients: not for other users of the machine.
-            store.chmod(0o700)
-            coming.mkdir(mode=0o700)
-            image = coming / _kept_name(source, uncompress)
-            if uncompress and source.is_file():
-                unpack_zip(source, image, self._max_bytes)
-            else:
-                self._require_size(source)
-                shutil.move(source, image)
-            refuse_detached(image)
-            info = self._info(session_id, folder, image.name, expiry)
-            info.meta = {} if owner is None else {OWNER: owner}
-            write_text(coming / _META, info.to_str())
-            coming.rename(folder)
-        except OSError as error:
-            raise OutputError(
-                f"{self.store_path}: the scan cannot be kept ({error.strerror}); free some space on the server."
-            ) from error
+            with writing(store), staging(store, private=True) as coming:
+                image = coming / _kept_name(source, uncompress)
+                if uncompress and source.is_file():
+                    unpack_zip(source, image, self._max_bytes)
+                else:
+                    self._require_size(source)
+                    shutil.move(source, image)
+                refuse_detached(image)
+                info = self._info(session_id, folder, image.name, expiry)
+                info.meta = {} if owner is None else {OWNER: owner}
+                write_text(coming / _META, info.to_str())
+                coming.rename(folder)
         finally:
-            remove_path(coming)
             _remove_upload(source)
         with self._lock:
             self[session_id] = info
@@ -132,7 +120,7 @@ class ScanSessions(Sessions):
             return
         with self._lock:
             self.pop(session_id, None)
-            remove_path(Path(self.store_path) / session_id)
+            remove(Path(self.store_path) / session_id)
 
     def remove_expired(self) -> int:
         """Remove the sessions whose time is over, and those that cannot be read; nothing else in the folder.
@@ -145,24 +133,21 @@ class ScanSessions(Sessions):
             entries = list(Path(self.store_path).iterdir())
         except OSError:
             return 0
+        remove_unfinished(Path(self.store_path), age=_ABANDONED)
         now = time.time()
         for path in entries:
+            if not is_session_id(path.name) or not path.is_dir():
+                continue
             with suppress(OSError):
-                if path.name.startswith(_COMING) and is_session_id(path.name[len(_COMING) :]):
-                    over = now - path.stat().st_mtime > _ABANDONED
-                elif is_session_id(path.name) and path.is_dir():
-                    info = self.get_session(path.name, update_ts=False)
-                    # One without a word of itself may be on its way: of a stock server with the same folder.
-                    over = (
-                        now - path.stat().st_mtime > _ABANDONED
-                        if info is None
-                        else 0 < info.expiry < now - info.last_access_ts
-                    )
-                else:
-                    continue
+                info = self.get_session(path.name, update_ts=False)
+                # One without a word of itself may be on its way: of a stock server with the same folder.
+                over = (
+                    now - path.stat().st_mtime > _ABANDONED
+                    if info is None
+                    else 0 < info.expiry < now - info.last_access_ts
+                )
                 if over:
-                    self.pop(path.name, None)
-                    remove_path(path)
+                    self.remove_session(path.name)
                     count += 1
         return count
 
@@ -225,7 +210,7 @@ def _kept_name(source: Path, uncompress: bool) -> str:
 
 def _remove_upload(source: Path) -> None:
     """Remove an upload, and the folder that MONAI Label's server made for it: it leaves both where it refuses one."""
-    remove_path(source)
+    remove(source)
     if source.parent.parent == Path(tempfile.gettempdir()):
         with suppress(OSError):
             source.parent.rmdir()

@@ -13,8 +13,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from srcyc.errors import DataError, OutputError
-from srcyc.files import LOCK, remove_unfinished, write_text
+from srcyc.errors import DataError
+from srcyc.files import LOCK, remove_unfinished, write_text, writing
 from srcyc_app.refusals import conflict
 from srcyc_app.studies.identifiers import is_plain_component
 from srcyc_app.studies.watching import LABELS
@@ -141,14 +141,11 @@ class StateFile:
         if self._read_only:
             yield
             return
-        try:
-            self._file_lock.acquire(timeout=_LOCK_SECONDS)
-        except Timeout as error:
-            raise conflict("the studies folder is locked by another process; try again later.") from error
-        except OSError as error:
-            raise OutputError(
-                f"{self.path.parent}: cannot be written ({error.strerror}); choose a folder that can."
-            ) from error
+        with writing(self.path.parent):
+            try:
+                self._file_lock.acquire(timeout=_LOCK_SECONDS)
+            except Timeout as error:
+                raise conflict("the studies folder is locked by another process; try again later.") from error
         try:
             yield
         finally:

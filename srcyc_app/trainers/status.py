@@ -10,9 +10,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
 from srcyc.documents import as_json, read_json, write_json
+from srcyc_app.studies.holders import runs, this_process
 
 _log = logging.getLogger(__name__)
 
@@ -26,8 +25,6 @@ INTERRUPTED = "interrupted"
 
 #: Rows of the history that are shown.
 _ROWS = 200
-#: Seconds by which two readings of a process's start may differ, as the clock is set.
-_CLOCK = 5.0
 
 Status = dict[str, Any]
 
@@ -53,8 +50,8 @@ class StatusFile:
         Raises:
             OutputError: the disk is full, or the folder cannot be written.
         """
-        process = psutil.Process()
-        who = {"pid": process.pid, "process_started": process.create_time()}
+        pid, started = this_process()
+        who = {"pid": pid, "process_started": started}
         self._values = {**kept, **who, "started": time.time(), "ended": None, **values}
         self.update(state="starting")
 
@@ -198,15 +195,6 @@ def _clock(seconds: float) -> str:
 
 
 def _is_there(status: Mapping[str, Any]) -> bool:
-    """Tell whether the process that wrote a status still runs, and is not another one of the same number."""
+    """Tell whether the process that wrote a status still runs."""
     pid, started = status.get("pid"), _number(status.get("process_started"))
-    if not isinstance(pid, int) or started is None:
-        return False
-    try:
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - started) < _CLOCK
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.AccessDenied:
-        return True
-    except (psutil.NoSuchProcess, ValueError, OverflowError):
-        return False
+    return isinstance(pid, int) and started is not None and runs(pid, started)

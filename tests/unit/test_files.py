@@ -63,6 +63,21 @@ def test_what_was_being_made_of_one_name_is_removed_and_nothing_else(tmp_path: P
     assert file.exists() and place.exists()
 
 
+def test_what_was_being_made_long_ago_is_removed_where_others_work(tmp_path: Path) -> None:
+    with (
+        staging(tmp_path, private=True) as long_ago,
+        staging(tmp_path) as now,
+        staging(tmp_path, "a") as named,
+    ):
+        os.utime(long_ago, (1, 1))
+        remove_unfinished(tmp_path, age=60)
+        assert set(tmp_path.iterdir()) == {now, named}
+        now.rename(tmp_path / "made")
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    if os.name == "posix":
+        assert tmp_path.stat().st_mode & 0o077 == 0
+
+
 def test_a_folder_is_had_by_one_and_what_killed_ones_left_in_it_goes(tmp_path: Path) -> None:
     folder, busy = tmp_path / "new" / "run", OutputError("somebody else is here")
     (folder / "deep" / "er").mkdir(parents=True)

@@ -29,6 +29,7 @@ from srcyc.errors import DataError, InputError
 from srcyc.volumes.volume import Volume, read_volume, write_volume
 from srcyc_app.refusals import Refusal
 from srcyc_app.studies.datastore import StudiesFolder
+from srcyc_app.studies.holders import held
 from srcyc_app.studies.state import STATE_FILE
 from srcyc_app.studies.watching import Poller
 
@@ -916,14 +917,15 @@ def test_kill_9_while_writing_leaves_a_readable_state(studies: Path, opened: Ope
 def test_leftovers_of_a_killed_upload_are_removed(studies: Path, opened: Opener) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    dead = studies / f".srcyc-coming-{gone.pid}-abc.nii"
-    alive = studies / f".srcyc-coming-{os.getppid()}-abc.nii"
-    series = studies / f".srcyc-coming-{gone.pid}-def"
+    dead = studies / f".srcyc-coming-{gone.pid}-1000000000-abc.nii"
+    same_number = studies / f".srcyc-coming-{os.getpid()}-1000000000-abc.nii"
+    alive = studies / held(".srcyc-coming-", "abc.nii")
+    series = studies / f".srcyc-coming-{gone.pid}-1000000000-def"
     series.mkdir()
-    for path in (dead, alive, series / "1.dcm"):
+    for path in (dead, same_number, alive, series / "1.dcm"):
         path.write_bytes(b"x")
     opened()
-    assert (dead.exists(), alive.exists(), series.exists()) == (False, True, False)
+    assert [path.exists() for path in (dead, same_number, alive, series)] == [False, False, True, False]
 
 
 def test_reading_while_writing(studies: Path, incoming: Path, opened: Opener) -> None:

@@ -224,11 +224,11 @@ def test_expired_sessions_go_and_nothing_else(
     info.last_access_ts = int(time.time()) - 101
     foreign = store / "somebody-elses"
     foreign.mkdir()
-    coming = store / f".coming-{uuid.uuid4()}"
-    stuck = store / f".coming-{uuid.uuid4()}"
-    coming.mkdir()
-    stuck.mkdir()
-    os.utime(stuck, (1, 1))
+    coming, stuck, silent = store / ".srcyc-a1_b2c3d", store / ".srcyc-e4_f5g6h", store / str(uuid.uuid4())
+    for path in (coming, stuck, silent):
+        path.mkdir()
+    for path in (stuck, silent):
+        os.utime(path, (1, 1))
     assert sessions.remove_expired() == 2
     assert sessions.get_session(old) is None
     assert {path.name for path in store.iterdir()} == {new, foreign.name, coming.name}
@@ -264,5 +264,5 @@ def test_from_many_threads(sessions: ScanSessions, store: Path, upload: Callable
 
 def test_a_place_that_cannot_be_written(tmp_path: Path, upload: Callable[..., Path]) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="cannot be kept"):
+    with pytest.raises(InputError, match="cannot be written"):
         ScanSessions(str(tmp_path / "file")).add_session(str(upload()))

@@ -125,7 +125,15 @@ def test_a_series_is_replaced_whole_and_what_else_was_there_stays(tmp_path: Path
     # A process that was killed between taking the old one away and bringing the new one.
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    place.rename(tmp_path / f".srcyc-old-{gone.pid}-x")
+    old = tmp_path / f".srcyc-old-{gone.pid}-1000000000-x"
+    place.rename(old)
     clear_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x"]
     assert len(list(place.iterdir())) == 7
+    # Or after that: what else was in the old one still belongs there.
+    place.rename(old)
+    make_series(place, 3, 4, "newer")
+    clear_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x"]
+    assert (place / "notes.txt").exists()
+    assert {pydicom.dcmread(file).SeriesNumber for file in place.glob("*.dcm")} == {3}
