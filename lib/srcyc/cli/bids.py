@@ -101,11 +101,16 @@ def bids(
     goes on where it was stopped. What was made otherwise is refused. Exit code: 0 all done, 2 some scan was refused,
     1 something failed.
     """
+    from srcyc.files import sha256
     from srcyc.inference import bids as layout
+    from srcyc.inference.batch import How
     from srcyc.inference.bids_selection import read_filters, select
+    from srcyc.models.model_file import DEFAULT_MODEL, find_model, load_model
 
     console = Console(json=json)
-    how = _how(model, device, precision, max_memory, InferenceOptions.of(wishes), preview, overwrite)
+    options = InferenceOptions.of(wishes)
+    path = find_model(DEFAULT_MODEL if model is None else model)
+    how = How(path, sha256(path), options, device, precision, max_memory, preview, overwrite)
     filters = None if bids_filter_file is None else read_filters(bids_filter_file)
     if output_dir.resolve() == bids_dir.resolve():
         raise OutputError(
@@ -116,7 +121,7 @@ def bids(
         participants=participant_label or (),
         sessions=session_label or (),
         filters=filters,
-        least_factor=_least_factor(how),
+        least_factor=load_model(path).card.factor_range[0],
     )
     works = _works(found.scans, bids_dir, output_dir)
     prepare_folder(output_dir)
@@ -193,30 +198,6 @@ def _run(
                 console.error(f"{one.message}" + (f" (tried {one.tries} times)" if one.tries > 1 else ""))
             progress(len(done) / len(works))
     return done
-
-
-def _how(
-    model: str | None,
-    device: str,
-    precision: str,
-    max_memory: float | None,
-    options: InferenceOptions,
-    preview: bool,
-    overwrite: bool,
-) -> How:
-    from srcyc.files import sha256
-    from srcyc.inference.batch import How
-    from srcyc.models.model_file import DEFAULT_MODEL, find_model
-
-    path = find_model(DEFAULT_MODEL if model is None else model)
-    return How(path, sha256(path), options, device, precision, max_memory, preview, overwrite)
-
-
-def _least_factor(how: How) -> float:
-    """Give the least factor that the model is for."""
-    from srcyc.models.model_file import load_model
-
-    return load_model(how.model).card.factor_range[0]
 
 
 def _works(scans: list[Path], root: Path, out: Path) -> list[Work]:

@@ -17,7 +17,6 @@ from srcyc.cli.measuring import (
     Lpips,
     Measurement,
     Noise,
-    Pictures,
     Regions,
     Thickness,
     ThickScans,
@@ -137,7 +136,7 @@ def evaluate(
                 "correct_slices": correct_slices,
                 "uncertainty": uncertainty,
             },
-            pictures=Pictures(output) if figures else None,
+            pictures=output if figures else None,
         )
         codes |= run.simulated(thin, cases)
         codes |= run.thick(thick, slice_thickness=slice_thickness)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ from srcyc.cli.options import (
     PacsLogin,
     Precision,
     Shard,
+    load_resolver,
     model_digest,
     with_inference_options,
 )
@@ -87,16 +89,16 @@ class Request:
     """What to do with every scan."""
 
     options: InferenceOptions
+    pacs: Pacs
     keep_type: bool
     preview: bool
-    fill_gaps: bool = False
-    labels: Path | None = None
-    suffix: str | None = None
-    stable: bool = False
-    bids: bool = False
-    pacs: Pacs | None = None
-    shard: str | None = None
-    multi_frame: bool = False
+    fill_gaps: bool
+    labels: Path | None
+    suffix: str | None
+    stable: bool
+    bids: bool
+    shard: str | None
+    multi_frame: bool
 
     def more(self) -> dict[str, bool]:
         """Give what else decides on a result, for its sidecar."""
@@ -217,29 +219,27 @@ def infer(
     Exit code: 0 all written or skipped, 2 some input was refused, 1 something failed.
     """
     console = Console(json=json)
+    pacs = Pacs(from_dicomweb, to_dicomweb, pacs_login, study)
     request = Request(
         InferenceOptions.of(wishes),
-        keep_type,
-        preview,
-        fill_gaps,
-        labels,
-        _suffix(format),
-        stable_uids,
-        bids,
-        None,
-        shard,
+        pacs,
+        keep_type=keep_type,
+        preview=preview,
+        fill_gaps=fill_gaps,
+        labels=labels,
+        suffix=_suffix(format) if to_dicomweb is None else "",
+        stable=stable_uids or to_dicomweb is not None,
+        bids=bids,
+        shard=shard,
+        multi_frame=format == "dicom-enhanced",
     )
     if bids and format not in (None, "nii.gz"):
         raise ConfigError(
             f"--format {format}: a BIDS derivative is nii.gz; leave one of --format and --bids out."
         )
-    pacs = Pacs(from_dicomweb, to_dicomweb, pacs_login, study)
     pacs.check(inputs or [], series or [], output, format)
-    if format == "dicom-enhanced":
-        request = replace(request, multi_frame=True)
-    if to_dicomweb is not None:
-        request = replace(request, suffix="", stable=True, pacs=pacs)
-    batch = _Batch(console, request, model, _loader(model, device, precision, max_memory))
+    load = partial(load_resolver, model, device=device, precision=precision, max_memory=max_memory)
+    batch = _Batch(console, request, model, load)
     with tempfile.TemporaryDirectory(prefix="srcyc-") as room:
         scans, wanted = inputs or [], series or []
         if from_dicomweb is not None:
@@ -283,17 +283,6 @@ def exit_code(outcomes: list[Outcome]) -> int:
     if Status.FAILED in found:
         return EXIT_FAILURE
     return EXIT_BAD_INPUT if Status.REFUSED in found else 0
-
-
-def _loader(
-    model: str | None, device: str, precision: str, max_memory: float | None
-) -> Callable[[], SuperResolver]:
-    def load() -> SuperResolver:
-        from srcyc.cli.options import load_resolver
-
-        return load_resolver(model, device=device, precision=precision, max_memory=max_memory)
-
-    return load
 
 
 class _Batch:
@@ -388,7 +377,9 @@ class _Batch:
         if isinstance(result, _ModelUnusable):
             raise result.cause from result.cause.__cause__
         if found and isinstance(result, LabelMapError):
-            self._leave_out(job.source, result.fact.removeprefix(f"{job.source}: "))
+            from srcyc.volumes.dicom import LeftOut
+
+            self.left_out.append(LeftOut((job.source,), result.fact.removeprefix(f"{job.source}: ")))
             return None
         if isinstance(result, Exception):
             return self._problem(str(job.source), result)
@@ -448,7 +439,7 @@ class _Batch:
         from srcyc.inference.results import MAPS
 
         pacs = self._request.pacs
-        if pacs is None or pacs.target is None:
+        if pacs.target is None:
             return outcome
         folders = [folder for folder in (job.output, *map(job.place.map, MAPS)) if folder.is_dir()]
         try:
@@ -459,11 +450,6 @@ class _Batch:
             )
         self._console.say(f"{job.source.name}: {sent} instances stored in {pacs.target}")
         return replace(outcome, stored=pacs.target)
-
-    def _leave_out(self, path: Path, reason: str) -> None:
-        from srcyc.volumes.dicom import LeftOut
-
-        self.left_out.append(LeftOut((path,), reason))
 
     def _preview(self, job: Job, scan: Volume) -> Callable[[Place, Volume], None]:
         def draw(place: Place, volume: Volume) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,56 +118,9 @@ def _axes(text: str | None) -> Sequence[int | None]:
     if text is None:
         return [None]
     parts = text.split(",")
-    if not parts or any(part.strip() not in ("0", "1", "2") for part in parts):
+    if any(part.strip() not in ("0", "1", "2") for part in parts):
         raise ConfigError(f"--axis {text!r}: give array axes 0, 1 or 2, for example 0 or 0,1.")
     return list(dict.fromkeys(int(part) for part in parts))
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Where pictures go.
-
-    Attributes:
-        folder: an existing one.
-    """
-
-    folder: Path
-
-    def comparison(self, comparison: Comparison, rows: Sequence[Row], methods: Sequence[str]) -> str:
-        """Draw a simulated scan; give the picture's name."""
-        from srcyc.evaluation.figure import Panel, comparison_figure
-
-        simulation, scan = comparison.simulation, rows[0].scan
-        shown = [row for row in rows if row.method in methods]
-        gap = f", gap {simulation.gap:g} mm" if simulation.gap else ""
-        axis = "" if simulation.axis is None else f"_axis{simulation.axis}"
-        path = comparison_figure(
-            self.folder / f"{scan}_{simulation.thickness:g}mm{axis}.png",
-            comparison.truth,
-            [Panel(f"{row.method}\n{_caption(row)}", comparison.images[row.method]) for row in shown],
-            axis=comparison.axis,
-            headline=f"{scan}: brought back from simulated slices of {simulation.thickness:g} mm{gap}; in "
-            "brackets: dB over the classical inverse",
-        )
-        return path.name
-
-    def examination(self, examination: Examination, rows: Sequence[ThickRow]) -> str:
-        """Draw a real scan; give the picture's name."""
-        from srcyc.evaluation.figure import Panel, thick_scan_figure
-
-        scan = rows[0].scan
-        known = {row.method: row for row in rows}
-        path = thick_scan_figure(
-            self.folder / f"{scan}_thick.png",
-            examination.scan,
-            examination.result,
-            [
-                Panel(f"{name}\n{_gain_caption(known.get(name))}", image)
-                for name, image in examination.images.items()
-            ],
-            headline=f"{scan}: {rows[0].thickness:.3g} mm slices, {rows[0].slice_spacing:.3g} mm apart",
-        )
-        return path.name
 
 
 class Measurement:
@@ -180,7 +132,7 @@ class Measurement:
         lpips: measure LPIPS too.
         regions: label map of regions whose contrast is measured too.
         wishes: fields of :class:`~srcyc.inference.options.InferenceOptions` for every call.
-        pictures: draw every scan.
+        pictures: an existing folder: draw every scan there.
     """
 
     def __init__(
@@ -191,7 +143,7 @@ class Measurement:
         lpips: LPIPS | None = None,
         regions: Volume | None = None,
         wishes: dict[str, Any] | None = None,
-        pictures: Pictures | None = None,
+        pictures: Path | None = None,
     ) -> None:
         self._console = console
         self._resolvers = resolvers
@@ -274,8 +226,8 @@ class Measurement:
         self.rows += rows
         self._warn(label, rows)
         if self._pictures:
-            shown = (CUBIC, CLASSICAL, *self._resolvers)
-            self.figures.append(self._pictures.comparison(comparison, rows, shown))
+            shown = [row for row in rows if row.method in (CUBIC, CLASSICAL, *self._resolvers)]
+            self.figures.append(_draw_comparison(self._pictures, comparison, shown))
 
     def _thick(self, scan: Volume, name: str, slice_thickness: float | None) -> None:
         from srcyc.evaluation.report import thick_rows_of
@@ -288,7 +240,7 @@ class Measurement:
         self.thick_rows += rows
         self._warn(name, rows)
         if self._pictures:
-            self.figures.append(self._pictures.examination(examination, rows))
+            self.figures.append(_draw_examination(self._pictures, examination, rows))
 
     def _warn(self, label: str, rows: Sequence[Row] | Sequence[ThickRow]) -> None:
         for warning in dict.fromkeys(text for row in rows for text in row.warnings):
@@ -368,17 +320,51 @@ def _counted(console: Console, label: str, total: int) -> Iterator[Callable[[str
         yield started
 
 
-# -- words ---------------------------------------------------------------------------------------------------
+# -- pictures and words --------------------------------------------------------------------------------------
+
+
+def _draw_comparison(folder: Path, comparison: Comparison, rows: Sequence[Row]) -> str:
+    """Draw a simulated scan; give the picture's name."""
+    from srcyc.evaluation.figure import Panel, comparison_figure
+
+    simulation, scan = comparison.simulation, rows[0].scan
+    gap = f", gap {simulation.gap:g} mm" if simulation.gap else ""
+    axis = "" if simulation.axis is None else f"_axis{simulation.axis}"
+    path = comparison_figure(
+        folder / f"{scan}_{simulation.thickness:g}mm{axis}.png",
+        comparison.truth,
+        [Panel(f"{row.method}\n{_caption(row)}", comparison.images[row.method]) for row in rows],
+        axis=comparison.axis,
+        headline=f"{scan}: brought back from simulated slices of {simulation.thickness:g} mm{gap}; in "
+        "brackets: dB over the classical inverse",
+    )
+    return path.name
+
+
+def _draw_examination(folder: Path, examination: Examination, rows: Sequence[ThickRow]) -> str:
+    """Draw a real scan; give the picture's name."""
+    from srcyc.evaluation.figure import Panel, thick_scan_figure
+
+    scan = rows[0].scan
+    gains = {row.method: row.slice_gain for row in rows}
+    path = thick_scan_figure(
+        folder / f"{scan}_thick.png",
+        examination.scan,
+        examination.result,
+        [
+            Panel(f"{name}\n" + ("" if gain is None else f"slice gain {gain:.1f} %"), image)
+            for name, image in examination.images.items()
+            for gain in [gains.get(name)]
+        ],
+        headline=f"{scan}: {rows[0].thickness:.3g} mm slices, {rows[0].slice_spacing:.3g} mm apart",
+    )
+    return path.name
 
 
 def _caption(row: Row) -> str:
     gain = f" ({row.psnr_over_classical:+.2f})" if row.psnr_over_classical else ""
     ssim = "" if row.ssim is None else f"   SSIM {row.ssim:.3f}"
     return f"PSNR {row.psnr:.2f} dB{gain}{ssim}"
-
-
-def _gain_caption(row: ThickRow | None) -> str:
-    return "" if row is None or row.slice_gain is None else f"slice gain {row.slice_gain:.1f} %"
 
 
 def _table(rows: Sequence[Row]) -> Table:

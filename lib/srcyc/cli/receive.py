@@ -107,7 +107,7 @@ def receive(
     waiting = Queue(queue)
     try:
         listener = Listener(ae_title, host, port, allow or [], waiting.put)
-        receiver = Receiver(waiting, lambda: resolver, options, targets, quiet, keep * _HOUR, listener.coming)
+        receiver = Receiver(waiting, resolver, options, targets, quiet, keep * _HOUR, listener.coming)
         logging.getLogger(__name__).info("%s receives at %s:%d into %s", ae_title, host, listener.port, queue)
         try:
             while True:

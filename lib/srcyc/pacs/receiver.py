@@ -32,7 +32,7 @@ class Receiver:
 
     Attributes:
         queue: what has come.
-        resolver: computes; is called for when it is needed first.
+        resolver: computes.
         options: of each result.
         targets: that every result goes to.
         quiet: seconds without another instance after which a series is complete.
@@ -41,7 +41,7 @@ class Receiver:
     """
 
     queue: Queue
-    resolver: Callable[[], SuperResolver]
+    resolver: SuperResolver
     options: InferenceOptions
     targets: Sequence[Send]
     quiet: float
@@ -95,7 +95,7 @@ class Receiver:
         room = entry.room()
         for number, series in enumerate(listing.series, 1):
             scan = read_volume(entry.scan, series=series)
-            result = self.resolver()(scan, self.options)
+            result = self.resolver(scan, self.options)
             write_result(
                 result, scan, room / str(number), sidecar=False, private=True, dicom=Dicom(stable=True)
             )

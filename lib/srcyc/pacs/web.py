@@ -385,27 +385,22 @@ class DicomWeb:
                 f"the certificate of {who} is not trusted", remedy="name its authority in REQUESTS_CA_BUNDLE"
             ) from error
         except requests.HTTPError as error:
-            status = error.response.status_code if error.response is not None else 0
-            if status in (401, 403):
+            response: Any = error.response  # there: raise_for_status made the error
+            if response.status_code in (401, 403):
                 raise ArchiveError(
                     f"{who} refuses the login", remedy="give another by pacs_login", options=("pacs_login",)
                 ) from error
-            reason = _reason(error.response)
             raise ArchiveError(
-                f"{who} answers {status}{reason}", remedy="see its log, then try again"
+                f"{who} answers {response.status_code}{_reason(response)}",
+                remedy="see its log, then try again",
             ) from error
-        except requests.exceptions.JSONDecodeError as error:
-            raise ArchiveError(
-                f"{who} answers with what is no DICOMweb", remedy="check its address"
-            ) from error
-        except requests.RequestException as error:
-            raise ArchiveError(
-                f"{who} cannot be reached, or hangs up", remedy="see whether it runs"
-            ) from error
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ArchiveError(
-                f"{who} answers with what is no DICOMweb", remedy="check its address"
-            ) from error
+        except (requests.RequestException, ValueError, LookupError, TypeError, AttributeError) as error:
+            told, remedy = "answers with what is no DICOMweb", "check its address"
+            if isinstance(error, requests.RequestException) and not isinstance(
+                error, requests.JSONDecodeError
+            ):
+                told, remedy = "cannot be reached, or hangs up", "see whether it runs"
+            raise ArchiveError(f"{who} {told}", remedy=remedy) from error
 
 
 @dataclass(frozen=True)
@@ -461,10 +456,10 @@ def _batches(files: Sequence[Path]) -> Iterator[list[Path]]:
         yield batch
 
 
-def _reason(response: requests.Response | None) -> str:
+def _reason(response: requests.Response) -> str:
     """Give what Orthanc says by a word of its own (the storage is full), never what may name a patient."""
     try:
-        told = response.json().get("OrthancError") if response is not None else None
+        told = response.json().get("OrthancError")
     except (ValueError, AttributeError):
         return ""
     return f" ({told[:60]})" if isinstance(told, str) and re.fullmatch(r"[A-Za-z ,'()/-]+", told) else ""
