@@ -140,8 +140,6 @@ def flattened(image: Dataset, index: int) -> Dataset:
             for item in where.get(group) or ():
                 _rename(item, theirs, flat, ours)
     _tell_sequence(image, flat)
-    if "ResonantNucleus" in image:
-        flat.ImagedNucleus = str(image.ResonantNucleus)
     return flat
 
 

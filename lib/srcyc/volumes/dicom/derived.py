@@ -239,7 +239,7 @@ def _rescale(
     Where some voxels have no value, the stored 0 is theirs alone.
 
     Raises:
-        OutputError: whole numbers that are too large, or too small a range of others.
+        OutputError: whole numbers that are too large.
     """
     low, high = min(float(data.min(initial=0)), 0.0), max(float(data.max(initial=0)), 0.0)
     if whole and all_known:
@@ -253,10 +253,6 @@ def _rescale(
         return 1.0, 0.0, kind
     # Some steps are left, for what the rounding of the header's texts may cost, and for voxels without a value.
     slope = float(format_number_as_ds((high - low) / (_MOST - 4))) if high > low else 1.0
-    if not slope > 0:
-        raise OutputError(
-            f"{folder}: values of {low:g} to {high:g} are too small to be told", remedy="write another format"
-        )
     below = math.ceil(-low / slope) + (0 if all_known else 1)
     return slope, float(format_number_as_ds(-below * slope)) if below else 0.0, np.dtype(np.uint16)
 

@@ -129,19 +129,17 @@ def _parts(frames: Sequence[Frame], where: Path) -> list[tuple[str, list[Frame]]
 def _directions(frames: Sequence[Frame], where: Path) -> VolumeError:
     """Say which slices do not fit together."""
     first = frames[0]
-    for other in frames[1:]:
-        if not other.lies_as(first):
-            return VolumeError(
-                f"{where}: the slices {first.label} and {other.label} lie in different directions (a localiser?)",
-                remedy="give the folder of one stack of parallel slices",
-            )
-        if not other.sampled_as(first):
-            return VolumeError(
-                f"{where}: the slices {first.label} and {other.label} differ in size or pixel spacing "
-                f"({_sampling(first)} and {_sampling(other)})",
-                remedy="give the folder of one stack",
-            )
-    raise AssertionError("parallel frames of one size")
+    other = next(frame for frame in frames if not (frame.lies_as(first) and frame.sampled_as(first)))
+    if not other.lies_as(first):
+        return VolumeError(
+            f"{where}: the slices {first.label} and {other.label} lie in different directions (a localiser?)",
+            remedy="give the folder of one stack of parallel slices",
+        )
+    return VolumeError(
+        f"{where}: the slices {first.label} and {other.label} differ in size or pixel spacing "
+        f"({_sampling(first)} and {_sampling(other)})",
+        remedy="give the folder of one stack",
+    )
 
 
 def _regular(frames: Sequence[Frame], where: Path) -> bool:

@@ -107,19 +107,18 @@ def _series_of(scan: Volume, source: Path) -> DicomSeries:
     """
     where = _folder_of(source, scan.files)
     listing = list_series(where)
-    alike: Sequence[DicomSeries] = [
+    alike = [
         one
         for one in (*listing.series, *listing.unfit)
-        if one.uid == (scan.series or "") and one.files == scan.files and one.problem is None
+        if one.uid == scan.series and one.files == scan.files and one.problem is None
     ]
-    if len(alike) > 1:
-        alike = [one for one in alike if one.address == source or one.name == source.name]
-    if len(alike) != 1:
-        what = "are not where they were" if not alike else "hold several stacks"
+    found = [one for one in alike if len(alike) == 1 or source in (one.address, one.folder / one.name)]
+    if not found:
+        what = "hold several stacks" if alike else "are not where they were"
         raise OutputError(
             f"{source}: the files of its series {what}", remedy="read the scan again, by its address"
         )
-    return alike[0]
+    return found[0]
 
 
 def _folder_of(source: Path, files: Sequence[Path]) -> Path:

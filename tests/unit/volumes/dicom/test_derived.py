@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from dicom_files import GAP, make_enhanced, make_series, save
 from pydicom.dataset import Dataset
 
 from srcyc.errors import OutputError
-from srcyc.volumes.dicom import made_by_srcyc, write_dicom_series
+from srcyc.volumes.dicom import list_series, made_by_srcyc, write_dicom_series
 from srcyc.volumes.dicom.source import DicomSource
 from srcyc.volumes.image_files import Origin
 from srcyc.volumes.volume import Volume, read_volume
@@ -334,8 +335,6 @@ def test_one_stack_of_a_series_gets_the_headers_of_its_own_slices(tmp_path: Path
     folder = save(tmp_path / "scan", slices)
     with pytest.raises(ValueError, match="2 DICOM series"):
         read_volume(folder)
-    from srcyc.volumes.dicom import list_series
-
     late = list_series(folder).series[1]
     scan = read_volume(late.address)
     headers = DicomSource.of(scan).headers
@@ -366,3 +365,97 @@ def complaints(file: Path) -> set[str]:
     lines = [line for line in done.stderr.splitlines() if line.startswith("Error")]
     assert "MRImage" in done.stderr  # what it took the file for
     return {re.sub(r"(?<=Illegal root for UID).*", "", line) for line in lines}
+
+
+def test_a_place_is_replaced_only_if_all_of_it_can_be_read_as_ours(tmp_path: Path, scan: Volume) -> None:
+    for name in ("a file", "a folder"):
+        place = tmp_path / "other" / name
+        (place.parent if name == "a file" else place).mkdir(parents=True, exist_ok=True)
+        (place if name == "a file" else place / "empty").touch()
+        with pytest.raises(OutputError, match="something else"):
+            write_dicom_series(thin(scan), place, scan, origin=ORIGIN, overwrite=True)
+        assert not made_by_srcyc(place) and place.exists()
+
+
+def test_a_series_holds_one_channel(tmp_path: Path, scan: Volume) -> None:
+    two = Volume(np.repeat(thin(scan).data, 2, axis=0), thin(scan).affine)
+    with pytest.raises(OutputError, match="2 channels"):
+        write_dicom_series(two, tmp_path / "out", scan, origin=ORIGIN)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_no_series(
+    tmp_path: Path, scan: Volume, file_size_limit: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    with file_size_limit(600), pytest.raises(OutputError, match="free some space"):
+        write_dicom_series(thin(scan), tmp_path / "out", scan, origin=ORIGIN)
+    assert [path.name for path in tmp_path.iterdir()] == ["scan"]
+
+
+def test_a_scan_that_says_odd_things_of_itself(tmp_path: Path) -> None:
+    slices = source_slices()
+    for data in slices:
+        del data.WindowCenter, data.WindowWidth
+        data.SeriesNumber = [5, 6]
+        data.TimezoneOffsetFromUTC, data.BodyPartExamined = "-0330", "HEAD"
+    folder = save(tmp_path / "scan", slices)
+    scan = read_volume(folder)
+    empty = Volume(np.zeros_like(thin(scan).data), thin(scan).affine)
+    written = write_dicom_series(empty, tmp_path / "out", scan, origin=ORIGIN)
+    image = pydicom.dcmread(written.files[0])
+    assert (image.SeriesNumber, image.BodyPartExamined) == (1, "HEAD") and "Laterality" not in image
+    assert (image.WindowCenter, image.WindowWidth) == (0, 1)  # of values that are all 0
+    assert str(image.ContributingEquipmentSequence[-1].ContributionDateTime).endswith("-0330")
+    np.testing.assert_array_equal(read_volume(tmp_path / "out").data, 0)
+
+
+def test_an_enhanced_scan_says_how_it_was_acquired_as_a_classic_one_would(tmp_path: Path) -> None:
+    def item(**values: object) -> list[Dataset]:
+        made = Dataset()
+        for key, value in values.items():
+            setattr(made, key, value)
+        return [made]
+
+    image = make_enhanced()
+    image.ResonantNucleus, image.EchoPulseSequence, image.InversionRecovery = "1H", "GRADIENT", "YES"
+    image.EchoPlanarPulseSequence, image.SegmentedKSpaceTraversal = "YES", "SINGLE"
+    image.ContributingEquipmentSequence = item(Manufacturer="ACME")
+    image.ContributingEquipmentSequence[0].add_new(0x00091001, "LO", "Doe^Jane")
+    shared = image.SharedFunctionalGroupsSequence[0]
+    shared.MRTimingAndRelatedParametersSequence = item(
+        RepetitionTime=2500.0, FlipAngle=90.0, EchoTrainLength=7
+    )
+    shared.MRModifierSequence = item(InversionTimes=[120.0, 900.0])
+    shared.MREchoSequence = item(EffectiveEchoTime=99.0)  # the frame's own goes before
+    for number, frame in enumerate(image.PerFrameFunctionalGroupsSequence):
+        frame.MREchoSequence = item(EffectiveEchoTime=20.5)
+        frame.FrameVOILUTSequence = item(WindowCenter=[400.0 + number], WindowWidth=[900.0])
+    scan = read_volume(save(tmp_path / "scan", [image]))
+    found = pydicom.dcmread(write_dicom_series(thin(scan), tmp_path / "out", scan, origin=ORIGIN).files[0])
+    told = [found.EchoTime, found.RepetitionTime, found.FlipAngle, found.EchoTrainLength, found.InversionTime]
+    assert told == [20.5, 2500, 90, 7, 120]
+    assert (found.ImagedNucleus, found.SequenceVariant) == ("1H", "NONE")
+    assert list(found.ScanningSequence) == ["GR", "IR", "EP"]
+    theirs, ours = found.ContributingEquipmentSequence
+    assert (theirs.Manufacturer, ours.Manufacturer) == ("ACME", "SRCyc")
+    assert not any(element.tag.is_private for element in found.iterall())
+
+
+def test_the_files_of_a_scan_have_to_be_there_still(tmp_path: Path, scan: Volume) -> None:
+    next(iter((tmp_path / "scan").iterdir())).unlink()
+    with pytest.raises(OutputError, match="not where they were"):
+        DicomSource.of(scan)
+
+
+def test_two_stacks_of_one_file_are_told_apart_by_their_addresses(tmp_path: Path) -> None:
+    image = make_enhanced((0, 1, 2, 3, 0, 1, 2, 3))
+    for number, frame in enumerate(image.PerFrameFunctionalGroupsSequence):
+        echo = Dataset()
+        echo.EffectiveEchoTime = 20.0 if number < 4 else 80.0
+        frame.MREchoSequence = [echo]
+    (file,) = save(tmp_path / "scan", [image]).iterdir()
+    for one, echo_time in zip(list_series(file).series, (20, 80), strict=True):
+        headers = DicomSource.of(read_volume(one.address)).headers
+        assert {float(header.EchoTime) for header in headers} == {echo_time}
+        with pytest.raises(OutputError, match="several stacks"):
+            DicomSource.of(read_volume(file, series=one))
