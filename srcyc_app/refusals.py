@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from fastapi import HTTPException
 from pydantic import ValidationError
 
-from srcyc.errors import InputError
+from srcyc.errors import InputError, SRCycError
 from srcyc.inference.options import first_problem
 from srcyc.schema import Schema
 
@@ -21,6 +21,15 @@ _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 DISK_FULL = "the server's disk is full; free some space there and try again."
 #: Characters of a value that is shown back.
 _SHOWN = 200
+
+#: What options of the library are called in a request, where they have no parameter of their name.
+_NAMES = {
+    "set": "settings:",
+    "resume": "run: continue",
+    "lr": "the thick-slice scans of the studies",
+    "hr": "the thin-slice scans of the studies",
+    "pacs_login": "--pacs-login",
+}
 
 Wanted = TypeVar("Wanted", bound=Schema)
 
@@ -63,6 +72,11 @@ def unusable(sentence: str) -> Refusal:
     return Refusal(422, sentence)
 
 
+def worded(error: SRCycError) -> str:
+    """Give the sentence of an error in the words of a request."""
+    return error.worded(lambda option: _NAMES.get(option, option))
+
+
 def is_full(error: BaseException | None) -> bool:
     """Tell whether a full disk is behind an error."""
     while error is not None:
@@ -87,10 +101,10 @@ def refusing(path: Path | None = None, shown: str | None = None) -> Iterator[Non
     except InputError as error:
         if is_full(error):
             raise Refusal(507, DISK_FULL) from error
-        fact = error.fact
+        sentence = worded(error)
         if path is not None and shown is not None:
-            fact = fact.replace(str(path), shown)
-        raise unusable(fact if error.remedy is None else f"{fact}; {error.remedy}.") from error
+            sentence = sentence.replace(str(path), shown)
+        raise unusable(sentence) from error
 
 
 def validated(schema: type[Wanted], values: Mapping[str, Any]) -> Wanted:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -22,6 +23,19 @@ class SRCycError(Exception):
         self.fact = fact
         self.remedy = remedy
         self.options = tuple(options)
+
+    def worded(self, name: Callable[[str], str]) -> str:
+        """Put fact and remedy into one sentence in which options are called as a front end calls them.
+
+        Args:
+            name: gives that for the name of an option: ``--target-spacing`` for ``target_spacing``.
+        """
+        fact, remedy = self.fact, self.remedy or ""
+        for option in self.options:
+            # Elsewhere in a fact the word may be part of a path.
+            fact = re.sub(rf"^{re.escape(option)}\b", name(option), fact)
+            remedy = re.sub(rf"(?<![\w-]){re.escape(option)}\b", name(option), remedy)
+        return f"{fact}; {remedy}." if remedy else fact
 
 
 class StoppedError(SRCycError):

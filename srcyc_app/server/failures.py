@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from srcyc.errors import InputError, SRCycError
-from srcyc_app.refusals import DISK_FULL, is_full
+from srcyc_app.refusals import DISK_FULL, is_full, worded
 from srcyc_app.server.audit import note
 from srcyc_app.server.replies import Json
 
@@ -84,9 +84,9 @@ def problem(status: int, sentence: str, headers: Any = None) -> Response:
     return Json({"detail": sentence}, status_code=status, headers=headers)
 
 
-async def _mistaken(request: Request, error: Exception) -> Response:
+async def _mistaken(request: Request, error: Any) -> Response:
     """Say the first of the mistakes that FastAPI found in a request."""
-    first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
+    first = error.errors()[0]
     place = " ".join(str(part) for part in first.get("loc", ()) if not isinstance(part, int)) or "request"
     reason = str(first.get("msg", "not valid"))
     more = first.get("ctx", {}).get("error") if first.get("type") == "json_invalid" else None
@@ -95,28 +95,26 @@ async def _mistaken(request: Request, error: Exception) -> Response:
     return problem(422, f"{place}: {reason}{f' ({more})' if more else ''}.")
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Any) -> Response:
     """Answer a refusal; the framework's own phrases become sentences."""
-    status, detail, headers = 500, str(error), None
-    if isinstance(error, HTTPException):
-        status, detail, headers = error.status_code, str(error.detail), error.headers
+    status, detail = error.status_code, str(error.detail)
     if detail == HTTPStatus(status).phrase:
         detail = {
             404: f"{request.url.path[:100]}: there is no such address here; / lists what there is.",
             405: f"{request.url.path[:100]}: {request.method} is not possible here.",
         }.get(status, f"{detail}: the request cannot be met.")
-    return problem(status, detail, headers)
+    return problem(status, detail, error.headers)
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def _failed(request: Request, error: Any) -> Response:
     """Answer what the library complains of: the input's fault, a full disk, or a failure."""
     if is_full(error):
         _log.error("%s", error)
         return problem(507, DISK_FULL)
     if isinstance(error, InputError):
-        return problem(422, str(error))
+        return problem(422, worded(error))
     _log.error("%s", error)
-    return problem(500, str(error))
+    return problem(500, worded(error))
 
 
 async def _missing(request: Request, error: Exception) -> Response:

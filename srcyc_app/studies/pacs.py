@@ -21,7 +21,7 @@ from srcyc.errors import ArchiveError, ArchiveTimeoutError, NotInArchiveError
 from srcyc.files import remove, remove_unfinished, staging, writing
 from srcyc.pacs.remote import MOST_SERIES, RemoteSeries, Search, is_uid
 from srcyc.pacs.web import DicomWeb
-from srcyc_app.refusals import Refusal, conflict, not_found, refusing
+from srcyc_app.refusals import Refusal, conflict, not_found, refusing, worded
 from srcyc_app.studies.archives import pack_folder
 
 _log = logging.getLogger(__name__)
@@ -312,7 +312,7 @@ def _in_refusals() -> Iterator[None]:
     except NotInArchiveError:
         raise
     except ArchiveError as error:
-        sentence = str(error).replace("pacs_login", "--pacs-login")
+        sentence = worded(error)
         _log.error("%s", sentence)
         status = 504 if isinstance(error, ArchiveTimeoutError) else 502
         raise Refusal(status, sentence, retry_after=_RETRY_AFTER) from error

@@ -23,7 +23,7 @@ from srcyc.training.watch.signals import StopRequest
 from srcyc_app.models import ModelShelf
 from srcyc_app.trainers.scans import check_scans, given_scans
 from srcyc_app.trainers.status import Status, StatusFile, shown_history
-from srcyc_app.trainers.wishes import Wishes, in_words_of_the_server
+from srcyc_app.trainers.wishes import Wishes
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class OneTraining:
         """Begin, or go on, to the end, and put the best model on the shelf unless the one in use is better."""
         processes = Processes(device=resolve_device(self.wishes.device))
         run = self._resumed(processes) if resume else self._begun(datastore, processes)
-        outcome = run.train(Listener(partial(self._report, run), self._warn), stop)
+        outcome = run.train(Listener(partial(self._report, run), _log.warning), stop)
         self.status.update(message="compares its best model with the one in use.")
         verdict = run.publish(
             outcome,
@@ -95,9 +95,6 @@ class OneTraining:
                 "left_out": {**left_out, **{scan.path.name: scan.reason for scan in scans.left_out}},
             },
         )
-
-    def _warn(self, sentence: str) -> None:
-        _log.warning("%s", in_words_of_the_server(sentence))
 
     def _report(self, run: Run, progress: Progress) -> None:
         _log.info("%s", progress_line(progress))

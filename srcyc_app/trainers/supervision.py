@@ -16,6 +16,7 @@ import psutil
 
 from srcyc.errors import InputError, SRCycError, StoppedError
 from srcyc.training.watch.signals import StopRequest, handled
+from srcyc_app.refusals import worded
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def background_process(supervised: bool) -> Iterator[None]:
         try:
             yield
         except SRCycError as error:
-            _log.error("%s", error)
+            _log.error("%s", worded(error))
             raise SystemExit(exit_code(error)) from None
 
 

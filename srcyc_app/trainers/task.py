@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from srcyc.models.model_file import load_model
 from srcyc.training.folder import RunFolder
 from srcyc.training.watch.signals import StopRequest
 from srcyc_app.models import ModelShelf
-from srcyc_app.refusals import Refusal, refusing
+from srcyc_app.refusals import refusing, worded
 from srcyc_app.studies.datastore import studies_folder
 from srcyc_app.trainers.scans import check_scans
 from srcyc_app.trainers.status import Status, StatusFile, read_status, train_stats
@@ -31,7 +30,7 @@ from srcyc_app.trainers.supervision import (
     once,
     unwinding,
 )
-from srcyc_app.trainers.wishes import Wishes, choices, in_words_of_the_server
+from srcyc_app.trainers.wishes import Wishes, choices
 
 if TYPE_CHECKING:
     from srcyc.training.publishing import Verdict
@@ -80,7 +79,7 @@ class UnpairedTraining(TrainTask):
         Raises:
             Refusal: 4xx, with the reason.
         """
-        with _in_words_of_the_server(), refusing():
+        with refusing():
             wishes = Wishes.of(request)
             self._shelf.target(wishes.name)
             resolve_device(wishes.device)
@@ -104,7 +103,7 @@ class UnpairedTraining(TrainTask):
             SystemExit: instead of any of these, in a server's process.
         """
         supervised = is_background_process() if self._supervised is None else self._supervised
-        with background_process(supervised), _in_words_of_the_server():
+        with background_process(supervised):
             wishes = Wishes.of(request)
             self._shelf.target(wishes.name)
             stop = StopRequest()
@@ -156,19 +155,6 @@ class UnpairedTraining(TrainTask):
             _log.info("%s", status.values["message"])
 
 
-@contextmanager
-def _in_words_of_the_server() -> Iterator[None]:
-    """Let sentences that were written for the command line name parameters instead of its options."""
-    try:
-        yield
-    except SRCycError as error:
-        sentence = in_words_of_the_server(str(error))
-        if isinstance(error, Refusal):
-            error.detail = sentence
-        error.args = (sentence, *error.args[1:])
-        raise
-
-
 def _put_aside(run: RunFolder) -> None:
     """Make room for another run of the same name.
 
@@ -214,7 +200,7 @@ def _ended_badly(run: RunFolder, status: StatusFile, error: BaseException) -> Ba
             f"run {run.path.name!r}: memory is full; start another one (run: new) with a smaller data.size or "
             "data.batch_size in settings, or on another device; what was saved is kept."
         )
-    message = in_words_of_the_server(str(raised)) if isinstance(raised, SRCycError) else _unexpected(raised)
+    message = worded(raised) if isinstance(raised, SRCycError) else _unexpected(raised)
     try:
         _end(run, status, "stopped" if isinstance(raised, StoppedError) else "failed", message)
     except OutputError as full:

@@ -25,20 +25,6 @@ NO_MODEL = "none"
 
 _LONGEST = 4000
 
-#: What the command line would say, and what it is called here.
-_WORDS = {
-    "resume with the same, or start a new run from this one's model (initial_model)": "send the same to go on, or run: "
-    "new to put that run aside and begin another",
-    "start without resume": "send run: new",
-    "add resume, or choose another folder": "send run: continue, or choose another name",
-    "go on with resume": "start it again under this name to go on",
-    "or leave lr out to train on simulated ones": "or send settings: mode=generator-only to train on simulated ones",
-    "persons with lr": "persons in the studies folder",
-    "persons with hr": "persons in the studies folder",
-    "by set ": "by settings: ",
-    "set '": "settings: '",
-}
-
 
 class Wishes(Schema):
     """One request's wishes.
@@ -147,8 +133,10 @@ class Wishes(Schema):
         try:
             check_same_config(base.model_dump(mode="json"), config, folder)
         except ConfigError as error:
-            sentence = in_words_of_the_server(str(error)).replace(str(folder), f"run {self.name!r}")
-            raise conflict(sentence) from error
+            fact = error.fact.replace(str(folder), f"run {self.name!r}")
+            raise conflict(
+                f"{fact}; send the same to go on, or run: new to put that run aside and begin another."
+            ) from error
         return config
 
     def _settled(self, preset: str | None, base: TrainingConfig | None) -> TrainingConfig:
@@ -179,13 +167,6 @@ def choices(models: list[str]) -> dict[str, Any]:
         "publish": ["if better", "always"],
         "settings": "",
     }
-
-
-def in_words_of_the_server(sentence: str) -> str:
-    """Give a sentence of the library's in the words of a request instead of the command line's."""
-    for said, here in _WORDS.items():
-        sentence = sentence.replace(said, here)
-    return sentence
 
 
 def _presets() -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import sys
 import threading
 import traceback
@@ -115,7 +114,7 @@ def sentence_of(error: BaseException, subject: str | None = None) -> tuple[str, 
         subject: the file that was worked on.
     """
     if isinstance(error, SRCycError):
-        text = _about(_worded(error), subject)
+        text = _about(" ".join(error.worded(flag).split()), subject)
         if isinstance(error, StoppedError):
             return text, 128 + error.number
         return text, EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_FAILURE
@@ -159,16 +158,6 @@ def usage_sentence(error: BaseException) -> str | None:
 def flag(option: str) -> str:
     """Give the flag of an option: ``target_spacing`` -> ``--target-spacing``."""
     return f"--{option.replace('_', '-')}"
-
-
-def _worded(error: SRCycError) -> str:
-    """Put fact and remedy into one sentence in which options are flags."""
-    fact, remedy = error.fact, error.remedy or ""
-    for option in error.options:
-        # Elsewhere in a fact the word may be part of a path.
-        fact = re.sub(rf"^{re.escape(option)}\b", flag(option), fact)
-        remedy = re.sub(rf"(?<![\w-]){re.escape(option)}\b", flag(option), remedy)
-    return " ".join((f"{fact}; {remedy}." if remedy else fact).split())
 
 
 def _about(text: str, subject: str | None) -> str:

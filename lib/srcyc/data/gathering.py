@@ -230,11 +230,11 @@ def _require(sorting: _Sorting, domain: Domain, needed: int) -> None:
     count = len(_persons(sorting.used[domain]))
     if count >= needed:
         return
-    kind, option = ("thick-slice", "lr") if domain is Domain.LR else ("thin-slice", "hr")
+    option = "lr" if domain is Domain.LR else "hr"
     raise DataError(
         f"{count} person(s) with usable {domain.value} scans, {needed} needed{_purpose(domain, needed)}"
         f"{_first_reason(sorting.left_out[domain])}",
-        remedy=f"give {kind} scans of more persons with {option}{_other_ways(domain, count)}",
+        remedy=f"add more persons to {option}{_other_ways(domain, count)}",
         options=(option, "set"),
     )
 
@@ -245,7 +245,7 @@ def _purpose(domain: Domain, needed: int) -> str:
 
 def _other_ways(domain: Domain, count: int) -> str:
     if domain is Domain.LR:
-        return ", or train without any by set mode=generator-only"
+        return ", or train without by set mode=generator-only"
     return ", or do without validation by set data.validation_fraction=0" if count else ""
 
 
@@ -292,7 +292,7 @@ def _pair(sorting: _Sorting) -> list[Pair]:
         raise DataError(
             f"{count} person(s) with an aligned pair of an LR and an HR scan, {needed} needed"
             f"{_first_reason(sorting.all_left_out)}",
-            remedy="give more pairs, or leave lr out to train on simulated ones",
+            remedy="give more pairs, or train on simulated ones without lr",
             options=("lr",),
         )
     return pairs

@@ -31,7 +31,7 @@ def _talking() -> Iterator[None]:
     except RuntimeError as error:
         raise LostProcessError(
             "another process of this run has ended, so this one does too",
-            remedy="go on with resume",
+            remedy="start it again with resume to go on",
             options=("resume",),
         ) from error
 

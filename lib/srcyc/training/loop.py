@@ -200,7 +200,7 @@ class Loop:
                     f"stopped by {signal.Signals(asked).name} after step {state.done} of "
                     f"{config.steps}, everything is saved",
                     asked,
-                    remedy="go on with resume",
+                    remedy="start it again with resume to go on",
                     options=("resume",),
                 )
             if due and self.finished:

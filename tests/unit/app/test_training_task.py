@@ -24,7 +24,7 @@ from srcyc.training.checkpoint import load_checkpoint
 from srcyc.training.watch.recorder import read_history
 from srcyc.training.watch.stability import CollapseError
 from srcyc_app.models import ModelShelf
-from srcyc_app.refusals import Refusal
+from srcyc_app.refusals import Refusal, worded
 from srcyc_app.studies.datastore import StudiesFolder
 from srcyc_app.trainers.task import UnpairedTraining
 
@@ -243,7 +243,7 @@ def test_stop_saves_and_the_same_request_goes_on_there(place: Place) -> None:
     said = last_line(process)
     assert process.returncode == 143
     assert "stopped by SIGTERM" in said
-    assert "start it again under this name" in said
+    assert "start it again with run: continue" in said
     stopped = place.stats
     assert stopped["state"] == "stopped"
     assert stopped["message"] == said
@@ -400,7 +400,7 @@ def test_what_only_the_scans_themselves_tell_is_in_the_status(place: Place) -> N
         place.train()
     stats = place.stats
     assert stats["state"] == "failed"
-    assert stats["message"] == str(caught.value)
+    assert stats["message"] == worded(caught.value)
     assert "1 person(s) with usable HR scans, 2 needed" in stats["message"]
     assert "sub-b_T1w.nii.gz" in stats["message"]
     assert "--" not in stats["message"], "no options of the command line"

@@ -136,12 +136,12 @@ def test_too_few_scans_are_refused_with_the_first_reason(
     message = str(refused.value)
     assert message.startswith("0 person(s) with usable LR scans, 1 needed")
     assert refused.value.remedy is not None
-    assert refused.value.remedy.startswith("give thick-slice scans of more persons with lr")
+    assert refused.value.remedy.startswith("add more persons to lr")
     assert refused.value.options == ("lr", "set")
     assert "2 left out, the first because" in message
     assert "broken.nii: the file is empty" in message
     assert message.count(".") == message.count(".nii") + 1  # one sentence
-    with pytest.raises(DataError, match=r"^0 person\(s\) with usable HR scans, 2 needed .*; .* with hr\.$"):
+    with pytest.raises(DataError, match=r"^0 person\(s\) with usable HR scans, 2 needed .*; .* to hr\.$"):
         gather(config("generator-only"), [], [], None, store)
 
 
