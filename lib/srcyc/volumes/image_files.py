@@ -11,17 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from srcyc.errors import OutputError, VolumeError
+from srcyc.errors import OutputError
 from srcyc.volumes.formats import itk, mgh, nifti
-from srcyc.volumes.formats.itk import quiet_itk
-from srcyc.volumes.formats.raw import LPS_TO_RAS, Header, Orientation, Origin, RawVolume, Scaling
+from srcyc.volumes.formats.raw import Header, Orientation, Origin, RawVolume, Scaling
 
 __all__ = [
-    "LPS_TO_RAS",
-    "Header",
     "Orientation",
     "Origin",
-    "RawVolume",
     "Scaling",
     "can_scale",
     "data_file",
@@ -33,7 +29,6 @@ __all__ = [
     "is_written",
     "known_suffixes",
     "parts_of",
-    "quiet_itk",
     "require_writable",
     "volume_suffix",
     "written_suffixes",
@@ -249,8 +244,6 @@ def encode(
         OSError, RuntimeError: the place cannot be written or is full (what is there by then is garbage).
     """
     entry = _format(path)
-    if entry.write is None:
-        raise TypeError(f"{path}: not a format that is written")
     more: dict[str, Any] = {"origin": origin}
     if entry.holds_scaling:
         more["scaling"] = scaling
@@ -258,15 +251,13 @@ def encode(
         more["orientation"] = orientation
     elif orientation is not None and not orientation.known and orientation.to_second is not None:
         affine = orientation.to_second @ affine
-    entry.write(voxels, affine, path, **more)
+    entry.write(voxels, affine, path, **more)  # type: ignore[misc]  # only what is written gets here
 
 
 def _format(path: Path) -> Format:
+    """Give the entry of a file whose suffix is known."""
     suffix = volume_suffix(path)
-    for entry in FORMATS:
-        if suffix in entry.suffixes:
-            return entry
-    raise VolumeError(f"{path}: unknown kind of file", remedy=f"give {known_suffixes()}")
+    return next(entry for entry in FORMATS if suffix in entry.suffixes)
 
 
 def _spelled(suffixes: list[str]) -> str:

@@ -232,8 +232,6 @@ def _padding(image: Dataset) -> tuple[int, int] | None:
     ends = []
     for key in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
         value = image.get(key)
-        if isinstance(value, bytes):  # an unknown VR
-            value = int.from_bytes(value[:2], "little") if len(value) >= 2 else None
         try:
             number = int(value)  # type: ignore[arg-type]  # what is no number is caught
         except (TypeError, ValueError):

@@ -139,16 +139,19 @@ def _decode(frame: Frame, *, stored: bool) -> npt.NDArray[Any]:
             _rewrite(file, plain, frame.file, without=("PixelValueTransformationSequence",))
             file = plain
         try:
-            frames = _read(file)
-        except RuntimeError as error:
-            # ITK takes this for the spacing; scanners mean that there is no gap, and we do not ask.
-            if "Zero-valued spacing" not in str(error):
-                raise _undecodable(frame.file) from error
-            _rewrite(file, plain, frame.file, without=("SpacingBetweenSlices",))
             try:
+                frames = _read(file)
+            except RuntimeError as error:
+                # ITK takes this for the spacing; scanners mean that there is no gap, and we do not ask.
+                if "Zero-valued spacing" not in str(error):
+                    raise
+                _rewrite(file, plain, frame.file, without=("SpacingBetweenSlices",))
                 frames = _read(plain)
-            except RuntimeError as again:
-                raise _undecodable(frame.file) from again
+        except RuntimeError as error:
+            raise VolumeError(
+                f"{frame.file}: its pixels are truncated or cannot be decoded",
+                remedy="copy or export the series again",
+            ) from error
     # A trailing axis would be colour that the header did not announce; the reshape refuses it.
     if frames.size % (frame.size[0] * frame.size[1]) or frames.shape[-2:] != frame.size:
         raise _misfit(frame.file)
@@ -162,12 +165,6 @@ def _read(file: Path) -> npt.NDArray[Any]:
     with quiet_itk():
         found: npt.NDArray[Any] = sitk.GetArrayFromImage(reader.Execute())
     return found
-
-
-def _undecodable(file: Path) -> VolumeError:
-    return VolumeError(
-        f"{file}: its pixels are truncated or cannot be decoded", remedy="copy or export the series again"
-    )
 
 
 def _misfit(file: Path) -> VolumeError:

@@ -302,3 +302,60 @@ def test_padding_of_a_filled_gap(tmp_path: Path) -> None:
     # Half of it would be padding: no value of anything.
     np.testing.assert_array_equal(volume.padding[:, :, 4], expected_padding()[:, :, 0])
     assert not volume.padding[:, :, 5].any()
+
+
+@pytest.mark.parametrize("value", [b"\x18\xfc", b""], ids=["a value", "none"])
+def test_padding_of_an_unknown_kind(tmp_path: Path, value: bytes) -> None:
+    slices = padded(-1000)
+    for data in slices:
+        del data[0x00280120]
+        data.add_new(0x00280120, "UN", value)
+    volume = read_volume(save(tmp_path / "series", slices))
+    assert (volume.padding is not None) is bool(value)
+    if value:
+        np.testing.assert_array_equal(volume.padding, expected_padding())
+
+
+def test_padding_that_one_slice_does_not_have(tmp_path: Path) -> None:
+    slices = padded(-2000)
+    del slices[1][0x00280120]
+    volume = read_volume(save(tmp_path / "series", slices))
+    wanted = expected_padding()
+    wanted[..., 1] = False
+    np.testing.assert_array_equal(volume.padding, wanted)
+
+
+def test_colours_by_a_palette_are_no_grey_values(tmp_path: Path) -> None:
+    slices = make_series()
+    for data in slices:
+        data.PhotometricInterpretation = "PALETTE COLOR"
+        data.PixelRepresentation = 0
+        for colour in ("Red", "Green", "Blue"):
+            setattr(data, f"{colour}PaletteColorLookupTableDescriptor", [1024, 0, 16])
+            setattr(data, f"{colour}PaletteColorLookupTableData", np.arange(1024, dtype="<u2").tobytes())
+    with pytest.raises(VolumeError, match="do not fit the header's size"):
+        read_volume(save(tmp_path / "series", slices))
+
+
+def test_a_copy_that_is_encoded_in_another_way_is_one_still(tmp_path: Path) -> None:
+    folder = save(tmp_path / "series", make_series(), ["a", "b", "c", "d"])
+    deflate(make_slice(1), folder / "b copied")
+    volume = read_volume(folder)
+    np.testing.assert_array_equal(volume.data[0], expected_voxels())
+    assert any("b copied of b" in warning for warning in volume.warnings)
+
+
+def test_deflated_without_a_length_of_its_meta_information(tmp_path: Path) -> None:
+    folder = save(tmp_path / "series", make_series(), ["a", "b", "c", "d"])
+    deflate(make_slice(SLICES), folder / "e.dcm")
+    whole = (folder / "e.dcm").read_bytes()
+    (folder / "e.dcm").write_bytes(whole[:132] + whole[144:])
+    with pytest.raises(VolumeError, match=r"e\.dcm: deflated, and .* no length"):
+        read_volume(folder)
+
+
+def test_a_size_that_is_several_numbers(tmp_path: Path) -> None:
+    slices = make_series()
+    slices[1].Rows = [ROWS, ROWS]
+    with pytest.raises(VolumeError, match=r"IM0001\.dcm: the header's size is no number"):
+        read_volume(save(tmp_path / "series", slices))

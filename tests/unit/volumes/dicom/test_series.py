@@ -198,6 +198,17 @@ def test_a_listing_is_made_again_when_a_file_changed(tmp_path: Path) -> None:
     assert read_volume(folder).shape[2] == SLICES + 1
 
 
+def test_a_listing_is_kept_while_all_that_it_is_made_of_can_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save(tmp_path / "series", make_series())
+    assert list_series(folder) is not list_series(folder)  # it may change again within its time stamp
+    monkeypatch.setattr("srcyc.volumes.dicom.listing._SETTLED", -(2**62))
+    assert list_series(folder) is list_series(folder)
+    (folder / "notes.txt").symlink_to(folder / "gone")
+    assert list_series(folder) is not list_series(folder)
+
+
 # -- what is no scan -----------------------------------------------------------------------------------------
 
 
@@ -234,6 +245,7 @@ NO_SCANS = {
     "MIP": (field(ImageType=["DERIVED", "SECONDARY", "PROJECTION IMAGE"]), "projection"),
     "phase": (field(ImageType=["ORIGINAL", "PRIMARY", "P", "ND"]), "phase"),
     "screen": (field(ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"]), "capture"),
+    "presentation": (field(Modality="PR"), "presentation state"),
     "colour": (field(SamplesPerPixel=3, PixelData=bytes(5 * 7 * 6)), "colour"),
 }
 

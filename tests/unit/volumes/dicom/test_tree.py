@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from srcyc.errors import VolumeError
-from srcyc.volumes.dicom import is_dicom_file, list_series
+from srcyc.volumes.dicom import is_dicom_file, is_dicom_folder, list_series, parts_of_one_series
 from srcyc.volumes.volume import find_volumes, read_grid, read_volume
 
 UIDS = [f"1.2.840.113619.2.1.{number}" for number in (4711, 4712, 4713, 4714, 4715)]
@@ -126,17 +126,21 @@ def test_a_folder_of_broken_files_alone(tmp_path: Path) -> None:
         ("Thumbs.db", b"\xd0\xcf\x11\xe0"),
         ("preview.jpg", b"\xff\xd8\xff\xe0"),
         ("VERSION", b"1.2\n"),
+        ("deep/notes.txt", b"hello"),
     ],
 )
 def test_what_lies_beside_a_series_is_named_and_harms_nothing(
     tmp_path: Path, name: str, content: bytes
 ) -> None:
     folder = save(tmp_path / "series", make_series(), NAMES[:4])
+    (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(content)
     volume = read_volume(folder)
     np.testing.assert_array_equal(volume.data[0], expected_voxels())
     assert volume.warnings == ()
-    assert [file.name for one in list_series(folder).left_out for file in one.files] == [name]
+    # What lies deeper is the business of whoever looks at all of a tree.
+    named = [] if "/" in name else [name]
+    assert [file.name for one in list_series(folder).left_out for file in one.files] == named
 
 
 def test_other_volumes_beside_a_series_are_theirs(tmp_path: Path) -> None:
@@ -292,3 +296,40 @@ def test_a_lost_slice_beside_a_localizer_alone(tmp_path: Path) -> None:
     for choice in (None, "localizer"):
         with pytest.raises(VolumeError, match="IM0004"):
             read_volume(folder, series=choice)
+
+
+def test_an_index_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    folder = save(tmp_path / "series", make_series(), NAMES[:4])
+    with (folder / "DICOMDIR").open("wb") as stream:
+        stream.truncate(2**27)  # more than any index has
+    assert read_volume(folder).shape[2] == SLICES
+    (left_out,) = list_series(folder).left_out
+    assert "index of the medium cannot be read" in left_out.reason
+
+
+def test_a_folder_within_a_series_that_cannot_be_listed_may_hold_a_slice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if it were somebody else's: permissions do not bind every user that runs this."""
+    folder = save(tmp_path / "series", make_series(), NAMES[:4])
+    closed, real = folder / "closed", Path.iterdir
+    closed.mkdir()
+
+    def listed(self: Path) -> Iterator[Path]:
+        if self == closed:
+            raise PermissionError(13, "Permission denied")
+        return real(self)
+
+    monkeypatch.setattr(Path, "iterdir", listed)
+    with pytest.raises(VolumeError, match="closed: cannot be listed"):
+        read_volume(folder)
+    with pytest.raises(VolumeError, match=r"closed: cannot be (listed|read)"):
+        read_volume(closed)
+
+
+def test_what_is_no_dicom_folder(tmp_path: Path) -> None:
+    (tmp_path / "x").symlink_to(tmp_path / "gone")
+    assert not is_dicom_folder(tmp_path) and not is_dicom_folder(tmp_path / "none")
+    assert not is_dicom_file(tmp_path / "DICOMDIR")
+    series = save(tmp_path / "series", make_series(), NAMES[:4])
+    assert parts_of_one_series([tmp_path / "none", series, tmp_path / "x"]) == []
