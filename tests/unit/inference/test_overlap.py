@@ -15,7 +15,7 @@ _PATIENCE = 60.0
 
 
 def test_one_scan_is_computed_while_its_neighbours_are_written_and_read():
-    computed, written, reading = threading.Event(), threading.Event(), threading.Event()
+    begun, computed, written, reading = (threading.Event() for _ in range(4))
     counting = threading.Lock()
     at_once, most = 0, 0
 
@@ -25,8 +25,10 @@ def test_one_scan_is_computed_while_its_neighbours_are_written_and_read():
             at_once += 1
             most = max(most, at_once)
         if number == 1:
+            begun.set()
             assert computed.wait(_PATIENCE)
         if number == 2:
+            assert begun.wait(_PATIENCE)  # else it may be done before
             reading.set()
         with computing(check):
             if number == 0:
