@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import sys
 from pathlib import Path
 
 from srcyc.errors import VolumeError
 
-_CGROUP = Path("/sys/fs/cgroup")
+_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def available_memory() -> int | None:
@@ -36,19 +36,14 @@ def require_memory(needed: int, subject: object) -> None:
 
 
 def _of_machine() -> int | None:
-    if sys.platform == "win32":
-        return None
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+    with contextlib.suppress(OSError):
+        for line in _MEMINFO.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return 1024 * int(line.split()[1])
-    except (OSError, ValueError):
-        pass
-    try:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # Windows is not asked
         # All there is: what is free, macOS tells nobody who does not ask its kernel.
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return None
+    return None
 
 
 def _of_container() -> int | None:

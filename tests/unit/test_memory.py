@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -30,6 +31,17 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Mon
     assert memory.available_memory() == 500_000
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.available_memory() != 500_000
+
+
+def test_a_machine_that_tells_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS tells what there is, not what is free; Windows nothing."""
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
+    if hasattr(os, "sysconf"):
+        assert memory.available_memory() == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    (tmp_path / "none").write_text("MemTotal: 9 kB\n")
+    monkeypatch.delattr(os, "sysconf", raising=False)
+    assert memory.available_memory() is None
 
 
 def test_too_much_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

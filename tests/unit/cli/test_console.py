@@ -78,6 +78,20 @@ def test_with_json_stdout_holds_the_document_only(capsys):
     assert "beware" in captured.err
 
 
+def test_on_a_terminal_bars_come_and_go_and_lines_stay(capsys, monkeypatch):
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "100")):
+        monkeypatch.setenv(name, value)  # rich takes the output for a terminal then
+    console = Console()
+    with console.progress("two scans") as show:
+        show(0.5)
+    with console.training(10) as told:
+        told(3, "step 3/10  content 0.5")
+    said = capsys.readouterr()
+    assert "two scans" in said.err and "training" in said.err
+    assert "step 3/10  content 0.5" in said.err
+    assert said.out == ""
+
+
 def test_long_sentences_and_brackets_are_printed_as_they_are(capsys):
     text = "[red]/a/very/long/path" + "/folder" * 40 + "[/red]: done"
     Console().say(text)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import EntryPoint
 
 import pytest
 
 from srcyc import __version__
 from srcyc.cli import main, spread_paths
 from srcyc.cli.options import parse_numbers
+from srcyc.errors import ConfigError
 
 
 def test_version(capsys):
@@ -68,6 +72,24 @@ def test_help_and_mistakes_do_not_wait_for_pytorch(arguments):
 
 def test_numbers():
     assert parse_numbers("3,4.5", option="--thickness", example="3") == [3.0, 4.5]
+    with pytest.raises(ConfigError, match=r"--thickness 'x'.*example 3"):
+        parse_numbers("x", option="--thickness", example="3")
+
+
+def test_a_program_may_run_it_in_any_thread(capsys):
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(main, ["--version"]).result() == 0
+    assert __version__ in capsys.readouterr().out
+
+
+def test_ctrl_c_before_a_command_began(capsys, monkeypatch):
+    class Slow(EntryPoint):
+        def load(self):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("srcyc.cli.plugins.entry_points", lambda group: [Slow("slow", "slow", group)])
+    assert main(["--help"]) == 130
+    assert "interrupted" in capsys.readouterr().err
 
 
 def test_paths_after_a_path_option_all_belong_to_it():

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factories import make_head, save_series
 from srcyc.cli.plan import find_sources, plan_jobs, prepare_folder, remove_empty, unique_names
 from srcyc.errors import OutputError
 from srcyc.files import sha256
@@ -53,6 +54,21 @@ def test_what_srcyc_made_is_left_out_of_folders_but_not_when_named(tmp_path):
     assert found.scans == [scan]
     assert [(one.files, one.reason) for one in found.left_out] == [((made,), "made by srcyc")]
     assert find_sources([made]).scans == [made]
+
+
+def test_the_folder_that_one_is_in_has_a_name_too(tmp_path, monkeypatch):
+    scan = _scan(tmp_path / "a.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    found = find_sources([Path(".")])
+    assert (found.scans, found.roots) == ([scan], {scan: tmp_path})
+
+
+def test_the_index_of_a_medium_stands_for_its_folder(tmp_path):
+    folder = save_series(make_head((8, 8, 4)), tmp_path / "medium")
+    (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    found = find_sources([folder / "DICOMDIR"])
+    assert found.scans == [folder]
+    assert [one.files for one in found.left_out] in ([], [(folder / "DICOMDIR",)])
 
 
 def test_a_folder_without_volumes_is_bad(tmp_path):
@@ -121,6 +137,7 @@ def test_two_trees_of_the_same_names_do_not_collide(tmp_path):
         (("a.nii", "A.nii"), ["a_nii", "A_nii_2"]),
         (("a.nii", "a.nii.gz", "a_nii.nii"), ["a_nii", "a_nii_gz", "a_nii_2"]),
         (("a.nii", "series"), ["a", "series"]),
+        (("a.nii", "A.nii", "a_nii_2.nii"), ["a_nii", "A_nii_3", "a_nii_2"]),
     ],
 )
 def test_scans_of_one_stem_get_names_that_differ(names, expected):
@@ -179,6 +196,25 @@ def test_an_existing_output_is_kept_unless_asked(tmp_path):
     assert _plan([scan], out)[0].done
     job = _plan([scan], out, overwrite=True)[0]
     assert (job.done, job.problem) == (False, None)
+
+
+def test_a_place_of_another_kind_is_no_output(tmp_path):
+    scan = _scan(tmp_path / "a.nii.gz")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="neither a folder"):
+        _plan([scan], tmp_path / "file")
+    (tmp_path / "out" / "a_sr.nii.gz").mkdir(parents=True)
+    assert "is a folder" in str(_plan([scan], tmp_path / "out")[0].problem)
+    (tmp_path / "out" / "a_sr").touch()
+    (series,) = plan_jobs([scan], tmp_path / "out", keep=ASKED, suffix="")
+    assert "is a file" in str(series.problem)
+
+
+def test_maps_of_a_derivative_are_known_by_their_sidecar(tmp_path):
+    made = _scan(tmp_path / "sub-1_rec-SR_desc-uncertainty_T2w.nii.gz")
+    told = {"software": "srcyc 0.1.0", "uncertainty": made.name}
+    (tmp_path / "sub-1_rec-SR_T2w.json").write_text(json.dumps(told))
+    assert "only volumes that srcyc made" in str(find_sources([tmp_path]).bad[0][1])
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

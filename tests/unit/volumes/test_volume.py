@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import SimpleITK as sitk
 
 from factories import make_affine, rotation
 from srcyc.errors import InputError, OutputError, VolumeError
+from srcyc.volumes.image_files import Scaling, data_file
 from srcyc.volumes.volume import Volume, find_volumes, is_volume_path, read_grid, read_volume, write_volume
 
 SUFFIXES = [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".mgz"]
@@ -627,6 +629,20 @@ def test_a_full_disk_leaves_what_was_there(
 
 
 # -- finding -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_there_says_why(tmp_path: Path, refused: Callable[..., None]) -> None:
+    (tmp_path / "link.nii").symlink_to(tmp_path / "annex" / "key.nii")
+    refused(tmp_path / "link.nii", "annex", "DataLad")
+    refused(
+        tmp_path / ("x" * 300 + ".nii"), "name too long" if sys.version_info < (3, 13) else "no such file"
+    )
+    scan = write_volume(make_volume(), tmp_path / "scan.nii")
+    with pytest.raises(VolumeError, match="no DICOM, it has no series"):
+        read_volume(scan, series="5")
+    with pytest.raises(OutputError, match="no scaled integers"):
+        write_volume(make_volume(), tmp_path / "x.nrrd", scaling=Scaling(np.dtype(np.int16), 2.0, 0.0))
+    assert data_file(tmp_path / "none.nhdr") is None
 
 
 def test_volume_paths_by_suffix(tmp_path: Path) -> None:
