@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,8 @@ class ModelShelf:
             # A retrained model cannot pass for one that comes with SRCyc.
             if path.stem in packaged or not is_plain_component(path.stem):
                 continue
-            try:
+            with suppress(OSError):
                 found.append((path.stat().st_mtime_ns, path))
-            except OSError:
-                continue
         newest_first = {path.stem: path for _, path in sorted(found, reverse=True)}
         damaged = {name: path for name, path in newest_first.items() if "error" in self._card(path)}
         retrained = {name: path for name, path in newest_first.items() if name not in damaged}

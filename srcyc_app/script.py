@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srcyc.documents import json_text
-from srcyc.errors import InputError, SRCycError, StoppedError
+from srcyc.errors import ConfigError, OutputError, SRCycError
 
 if TYPE_CHECKING:
     from srcyc_app.core import AppCore
@@ -37,12 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("monailabel").setLevel(logging.WARNING)
     try:
         answer = _run(_app(arguments), arguments)
-    except StoppedError as error:
-        _log.error("%s", error)
-        return 128 + error.number
     except SRCycError as error:
-        _log.error("%s", error)
-        return 2 if isinstance(error, InputError) else 1
+        from srcyc_app.refusals import worded
+        from srcyc_app.trainers.supervision import exit_code
+
+        _log.error("%s", worded(error))
+        return exit_code(error)
     sys.stdout.write(json_text(answer))
     return 0
 
@@ -105,7 +105,6 @@ def _run(app: AppCore, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _infer(app: AppCore, request: dict[str, Any], image: str, output: Path) -> dict[str, Any]:
-    from srcyc.errors import OutputError
     from srcyc.files import copied
     from srcyc.volumes.image_files import volume_suffix
 
@@ -125,8 +124,6 @@ def _infer(app: AppCore, request: dict[str, Any], image: str, output: Path) -> d
 
 
 def _options(settings: Sequence[str]) -> dict[str, str]:
-    from srcyc.errors import ConfigError
-
     options = {}
     for setting in settings:
         key, separator, value = setting.partition("=")

@@ -101,8 +101,8 @@ def claimed(folder: Path, busy: SRCycError, *, wait: float = 0.0, private: bool 
     with extra("train"):
         from filelock import FileLock, Timeout
     lock = FileLock(folder / LOCK)
+    make_folder(folder, private=private)
     with writing(folder):
-        _make(folder, private)
         try:
             lock.acquire(timeout=wait)
         except Timeout:
@@ -149,8 +149,8 @@ def staging(folder: Path, name: str = "", *, private: bool = False) -> Iterator[
     Raises:
         OutputError: it cannot be created.
     """
+    make_folder(folder, private=private)
     with writing(folder / name):
-        _make(folder, private)
         temporary = tempfile.TemporaryDirectory(
             dir=folder, prefix=_staging_prefix(name), ignore_cleanup_errors=True
         )
@@ -158,10 +158,16 @@ def staging(folder: Path, name: str = "", *, private: bool = False) -> Iterator[
         yield Path(path)
 
 
-def _make(folder: Path, private: bool) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if private:
-        folder.chmod(0o700)
+def make_folder(folder: Path, *, private: bool = False) -> None:
+    """Make a folder if it is not there; if it is private, only this user may look into it.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if private:
+            folder.chmod(0o700)
 
 
 def _staging_prefix(name: str) -> str:

@@ -81,10 +81,6 @@ class SuperResolutionTask(InferTask):
     def is_valid(self) -> bool:
         return True
 
-    def get_path(self, validate: bool = True) -> str | None:
-        name = self._shelf.default
-        return None if name is None else str(self._shelf.find(name))
-
     def config(self) -> dict[str, Any]:
         return choices(self._shelf.names())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -31,8 +30,6 @@ from srcyc_app.server.middleware import (
 from srcyc_app.server.replies import Json
 from srcyc_app.server.routes import background, compare, datastore, general, health, infer, models, sessions
 from srcyc_app.server.services import Services
-
-_log = logging.getLogger(__name__)
 
 #: Seconds between two looks at which sessions are over.
 _TIDY = 300.0
@@ -119,8 +116,5 @@ def create_app(
 async def _tidy(app: AppCore) -> None:
     """Remove what is over, now and then."""
     while True:
-        try:
-            await run_in_threadpool(app.cleanup_sessions)
-        except OSError as error:
-            _log.warning("sessions that are over cannot be removed: %s", error)
+        await run_in_threadpool(app.cleanup_sessions)
         await asyncio.sleep(_TIDY)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from http import HTTPStatus
+from http.client import responses
 from typing import Any
 
-import requests
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -46,10 +44,6 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _mistaken)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(SRCycError, _failed)
-    app.add_exception_handler(requests.RequestException, _remote)
-    # Of datastores that are not ours: a DICOMweb server's knows only series that were fetched.
-    for missing in (ImageNotFoundException, LabelNotFoundException):
-        app.add_exception_handler(missing, _missing)
 
 
 class Failures:
@@ -98,7 +92,7 @@ async def _mistaken(request: Request, error: Any) -> Response:
 async def _refused(request: Request, error: Any) -> Response:
     """Answer a refusal; the framework's own phrases become sentences."""
     status, detail = error.status_code, str(error.detail)
-    if detail == HTTPStatus(status).phrase:
+    if detail == responses.get(status):
         detail = {
             404: f"{request.url.path[:100]}: there is no such address here; / lists what there is.",
             405: f"{request.url.path[:100]}: {request.method} is not possible here.",
@@ -115,19 +109,6 @@ async def _failed(request: Request, error: Any) -> Response:
         return problem(422, worded(error))
     _log.error("%s", error)
     return problem(500, worded(error))
-
-
-async def _missing(request: Request, error: Exception) -> Response:
-    """Answer for MONAI Label's own datastores."""
-    return problem(404, "the datastore has no such image or label, or cannot keep anything about it.")
-
-
-async def _remote(request: Request, error: Exception) -> Response:
-    """Answer for the DICOMweb server."""
-    _log.error("%s", error)
-    return problem(
-        502, f"the DICOMweb server does not answer as it should ({type(error).__name__}); check it."
-    )
 
 
 def _unexpected(error: Exception) -> tuple[int, str]:

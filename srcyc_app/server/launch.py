@@ -10,13 +10,17 @@ import signal
 import socket
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import srcyc_app
 from srcyc.errors import ConfigError, OutputError, VolumeError
+from srcyc.files import make_folder
+from srcyc_app.server.logs import LOG
 from srcyc_app.server.options import Options
 
 if TYPE_CHECKING:
@@ -61,10 +65,7 @@ def run(options: Options, say: Callable[[str], None], warn: Callable[[str], None
             )
         from srcyc_app.server.audit import audit_to
         from srcyc_app.server.logs import log_to
-        from srcyc_app.server.routes.general import LOG
 
-        for folder in (model_dir / LOG.parent, model_dir / "runs"):
-            _make_private(folder)
         log_to(model_dir / LOG)
         audit_to(
             options.audit_log or model_dir / LOG.with_name("audit.log"),
@@ -139,8 +140,7 @@ def _serve(options: Options, rules: Rules, listener: socket.socket, ready: Calla
 def _end_with_input(server: Any) -> None:
     """Ask the web server to end when standard input is closed."""
     with suppress(OSError, ValueError):
-        while sys.stdin.buffer.read(1 << 10):
-            pass
+        deque(sys.stdin.buffer, maxlen=0)
     _log.info("standard input is closed: the server ends")
     server.should_exit = True
 
@@ -218,34 +218,14 @@ def _checked_model_dir(folder: Path | None) -> Path:
     Raises:
         OutputError: not writable.
     """
-    if folder is None:
-        import srcyc_app
-
-        folder = Path(srcyc_app.__file__).parent / "model"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be made ({error.strerror}); give another --model-dir."
-        ) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{folder}: cannot be written; give another --model-dir.")
-    return folder.resolve()
-
-
-def _make_private(folder: Path) -> None:
-    """Keep what a training prepares of scans, and the logs, from other users of the machine.
-
-    Raises:
-        OutputError: not allowed.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be made private ({error.strerror}); give another --model-dir."
-        ) from error
+    folder = (folder or Path(srcyc_app.__file__).parent / "model").resolve()
+    # What a training prepares of scans, and the logs, are not for other users of the machine.
+    for private in (folder / LOG.parent, folder / "runs"):
+        try:
+            make_folder(private, private=True)
+        except OutputError as error:
+            raise OutputError(error.fact, remedy="give another --model-dir") from error
+    return folder
 
 
 def _listen(host: str, port: int) -> socket.socket:

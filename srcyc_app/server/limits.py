@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,9 +73,8 @@ class Limits:
 
 def size_of(path: Path) -> int:
     """Give the bytes of a file, or of the files in a folder; 0 if it is gone."""
-    try:
-        if not path.is_dir():
-            return path.stat().st_size
-        return sum(entry.stat().st_size for entry in path.iterdir() if entry.is_file())
-    except OSError:
-        return 0
+    size = 0
+    with suppress(OSError):
+        for file in path.iterdir() if path.is_dir() else (path,):
+            size += file.stat().st_size if file.is_file() else 0
+    return size

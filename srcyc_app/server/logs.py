@@ -9,10 +9,12 @@ import os
 from io import TextIOWrapper
 from pathlib import Path
 
-from srcyc.errors import OutputError
+from srcyc.files import make_folder, writing
 
 _log = logging.getLogger(__name__)
 
+#: Where the log lies in the model folder.
+LOG = Path("logs", "app.log")
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 #: MONAI Label's names for what a training or a batch says; its lines have their own times.
 _OUTPUT = ("task_train", "task_batch_infer")
@@ -81,23 +83,19 @@ def log_to(path: Path) -> None:
             "keep": _FILES,
         },
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
+    with writing(path):
         path.touch(0o600)
-        logging.config.dictConfig(
-            {
-                "version": 1,
-                "disable_existing_loggers": False,
-                "formatters": {"line": {"()": Lines}},
-                "handlers": handlers,
-                "root": {"level": "WARNING", "handlers": list(handlers)},
-                "loggers": {name: {"level": "INFO"} for name in ("srcyc", "srcyc_app", *_OUTPUT)},
-            }
-        )
-    except (OSError, ValueError) as error:
-        raise OutputError(
-            f"{path}: the log cannot be written ({error}); give another --model-dir."
-        ) from error
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {"line": {"()": Lines}},
+            "handlers": handlers,
+            "root": {"level": "WARNING", "handlers": list(handlers)},
+            "loggers": {name: {"level": "INFO"} for name in ("srcyc", "srcyc_app", *_OUTPUT)},
+        }
+    )
 
 
 def reopen_logs() -> None:

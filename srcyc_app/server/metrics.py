@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCollector, ProcessCollector
@@ -66,8 +67,6 @@ class _State(Collector):
         yield tasks
         free = GaugeMetricFamily("srcyc_disk_free_bytes", "Free space", labels=["place"])
         for place, path in services.places().items():
-            try:
+            with suppress(OSError):
                 free.add_metric([place], shutil.disk_usage(path).free)
-            except OSError:
-                continue
         yield free

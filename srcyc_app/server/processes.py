@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import psutil
 
@@ -214,16 +214,14 @@ class Background:
     def _watch(self, process: subprocess.Popen[str], task: Task) -> int:
         """Log what the process says until it has ended."""
         # In a thread: a grandchild that survives it could keep the pipe open.
-        reader = threading.Thread(target=self._read, args=(process, task), daemon=True)
+        reader = threading.Thread(target=self._read, args=(process.stdout, task), daemon=True)
         reader.start()
         code = process.wait()
         reader.join(5.0)
         return code
 
-    def _read(self, process: subprocess.Popen[str], task: Task) -> None:
-        if process.stdout is None:
-            return
-        with process.stdout as lines:
+    def _read(self, stream: IO[str], task: Task) -> None:
+        with stream as lines:
             for line in lines:
                 if text := line.rstrip():
                     self._output.info("%s", text)

@@ -92,15 +92,9 @@ class PatientProtocol(H11Protocol):
 
     def _await_head(self) -> None:
         self._idle_since = self._head_began = self.loop.time()
-        self._start_timer(HEAD_SECONDS, self._no_head)
-
-    def _no_head(self) -> None:
-        if self._is_idle:
-            self._close()
+        self._start_timer(HEAD_SECONDS, self._close)
 
     def _no_body(self) -> None:
-        if self._is_idle or not self.cycle.more_body:
-            return
         if self.flow.read_paused:
             # It is this side that does not take it.
             self._start_timer(BODY_SECONDS, self._no_body)
@@ -115,8 +109,7 @@ class PatientProtocol(H11Protocol):
 
     def _close(self) -> None:
         self._stop_timer()
-        if not self.transport.is_closing():
-            self.transport.close()
+        self.transport.close()
 
     def _start_timer(self, seconds: float, then: Any) -> None:
         self._stop_timer()

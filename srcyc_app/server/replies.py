@@ -155,7 +155,7 @@ class Reply:
                 self._left = 0
             elif length is not None:
                 self._left = int(length)
-        elif message["type"] == "http.response.body":
+        else:
             if self._left is not None:
                 self._left -= len(message.get("body", b""))
             if not message.get("more_body", False):

@@ -43,6 +43,16 @@ class Scratch:
         finally:
             self.remove(folder)
 
+    @contextmanager
+    def kept(self) -> Iterator[Path]:
+        """Give a folder that stays at the end of the block, unless that fails; whoever asked removes it."""
+        folder = self.new()
+        try:
+            yield folder
+        except BaseException:
+            self.remove(folder)
+            raise
+
     def close(self) -> None:
         """Remove it."""
         shutil.rmtree(self.folder, ignore_errors=True)

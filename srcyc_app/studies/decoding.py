@@ -272,16 +272,13 @@ class _Process:
 
     def _hand_over(self, connection: socket.socket) -> None:
         with self._lock:
-            for attempt in (1, 2):
-                control = self._start()
-                try:
-                    socket.send_fds(control, [b"."], [connection.fileno()])
-                    return
-                except OSError:
-                    # It was killed: another one takes its place.
-                    self._forget()
-                    if attempt == 2:
-                        raise
+            control = self._start()
+            try:
+                socket.send_fds(control, [b"."], [connection.fileno()])
+            except OSError:
+                # It was killed: another one takes its place.
+                self._forget()
+                raise
 
     def _start(self) -> socket.socket:
         alive = self._process is not None and self._owner == os.getpid() and self._process.poll() is None
@@ -331,9 +328,8 @@ atexit.register(_PROCESS._forget)
 
 
 def prepare() -> None:
-    """Have the readers loaded while other things go on."""
-    if hasattr(os, "fork"):
-        _PROCESS.start()
+    """Have the readers that work apart loaded while other things go on."""
+    _PROCESS.start()
 
 
 def _affordable() -> int:
@@ -533,8 +529,7 @@ def _told(value: Any, name: str, folder: Path) -> dict[str, Any]:
     """Say a value in JSON; arrays go into files."""
     if isinstance(value, np.ndarray):
         # A file's: the server maps it, and holds in memory only what it looks at.
-        with _explained(folder):
-            _save(folder / f"{name}.npy", value)
+        _save(folder / f"{name}.npy", value)
         return {"array": name}
     if isinstance(value, np.dtype):
         return {"dtype": value.str}
@@ -562,30 +557,22 @@ def _model(request: Mapping[str, Any]) -> None:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    """Write an array; of a full disk NumPy says nothing, or not what was wrong."""
+    """Write an array.
+
+    Raises:
+        OutputError: the disk is full; nothing is left in the array's folder.
+    """
     try:
         np.save(path, array, allow_pickle=False)
         np.load(path, mmap_mode="r", allow_pickle=False)
-        complete = True
-    except ValueError:
-        complete = False
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        complete = False
-    if not complete:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@contextlib.contextmanager
-def _explained(folder: Path) -> Any:
-    try:
-        yield
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
+    except (OSError, ValueError) as error:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        # Of a full disk NumPy says nothing, or not what was wrong.
+        number = getattr(error, "errno", None) or errno.ENOSPC
         raise OutputError(
-            f"the scan cannot be unpacked on the server ({error.strerror})", remedy="free some space there"
-        ) from error
+            f"the scan cannot be unpacked on the server ({os.strerror(number)})",
+            remedy="free some space there",
+        ) from OSError(number, os.strerror(number))
 
 
 _TASKS: dict[str, Callable[[Mapping[str, Any]], Any]] = {

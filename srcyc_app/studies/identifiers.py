@@ -7,7 +7,7 @@ import unicodedata
 from importlib.machinery import all_suffixes
 from pathlib import Path
 
-from srcyc_app.refusals import Refusal, unusable
+from srcyc_app.refusals import unusable
 
 #: Key of an image's info and of a session's: who sent it.
 OWNER = "added_by"
@@ -87,12 +87,8 @@ def is_inside(path: Path, folder: Path) -> bool:
 
 def _checked(text: str, fine: bool, what: str) -> str:
     if not fine:
-        raise _refused(text, what)
+        shown = text if len(text) <= 60 else f"{text[:60]}…"
+        raise unusable(
+            f"{what} {shown!r}: give a plain name without separators, leading dots or control characters."
+        )
     return text
-
-
-def _refused(text: str, what: str) -> Refusal:
-    shown = text if len(text) <= 60 else f"{text[:60]}…"
-    return unusable(
-        f"{what} {shown!r}: give a plain name without separators, leading dots or control characters."
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import uuid
@@ -94,11 +93,8 @@ def remove_scan(path: Path) -> None:
     for file in path.iterdir():
         if _is_of_series(file):
             file.unlink()
-    try:
+    if not any(path.iterdir()):
         path.rmdir()
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
 
 
 def is_there(path: Path) -> bool:

@@ -136,9 +136,9 @@ class ScanSessions(Sessions):
         remove_unfinished(Path(self.store_path), age=_ABANDONED)
         now = time.time()
         for path in entries:
-            if not is_session_id(path.name) or not path.is_dir():
-                continue
             with suppress(OSError):
+                if not is_session_id(path.name) or not path.is_dir():
+                    continue
                 info = self.get_session(path.name, update_ts=False)
                 # One without a word of itself may be on its way: of a stock server with the same folder.
                 over = (

@@ -166,13 +166,7 @@ class Poller:
     def stop(self) -> None:
         """End the thread; a call that runs is waited for a few seconds."""
         self._stopping.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join(timeout=5)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
+        self._thread.join(timeout=5)
 
     def _run(self) -> None:
         pause = self._interval

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -117,9 +118,8 @@ class OneTraining:
 
 def _history(folder: RunFolder) -> Any:
     """Give the rows of the run's history that a plot needs."""
-    try:
+    rows: list[dict[str, float]] = []
+    # Whatever is wrong with the folder, the trainer says it.
+    with suppress(OutputError):
         rows = read_history(folder.path)
-    except OutputError:
-        # The status goes without; whatever is wrong with the folder, the trainer says it.
-        return []
     return shown_history(rows, lambda row: any(key in row for key in ("psnr", "cycle", "correction")))

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -108,10 +109,8 @@ def newest_status(runs: Path) -> Status | None:
     """Give the status of the run that changed last."""
     found = []
     for path in runs.glob(f"*/{STATUS_NAME}"):
-        try:
+        with suppress(OSError):
             found.append((path.stat().st_mtime_ns, path.parent))
-        except OSError:
-            continue
     # Newest first; one that cannot be read hides no other.
     for _, folder in sorted(found, reverse=True):
         if (status := read_status(folder)) is not None:

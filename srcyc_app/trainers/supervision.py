@@ -10,7 +10,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 
@@ -106,16 +106,12 @@ def parent_gone(parent: int) -> bool:
 
 def _nobody_reads() -> bool:
     """Tell whether standard output is a pipe whose other end is closed."""
-    if not hasattr(select, "poll"):
-        return False
-    try:
-        if not stat.S_ISFIFO(os.fstat(1).st_mode):
-            return False
-        poll = select.poll()
-        poll.register(1, 0)
-        return any(event & select.POLLERR for _, event in poll.poll(0))
-    except OSError:
-        return False
+    with suppress(OSError):
+        if hasattr(select, "poll") and stat.S_ISFIFO(os.fstat(1).st_mode):
+            poll = select.poll()
+            poll.register(1, 0)
+            return any(event & select.POLLERR for _, event in poll.poll(0))
+    return False
 
 
 class Asked(BaseException):

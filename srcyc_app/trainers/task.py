@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from srcyc.device import resolve_device
 from srcyc.errors import InputError, OutputError, SRCycError, StoppedError
+from srcyc.files import writing
 from srcyc.models.model_file import load_model
 from srcyc.training.folder import RunFolder
 from srcyc.training.watch.signals import StopRequest
@@ -22,7 +25,7 @@ from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import refusing, worded
 from srcyc_app.studies.datastore import studies_folder
 from srcyc_app.trainers.scans import check_scans
-from srcyc_app.trainers.status import Status, StatusFile, read_status, train_stats
+from srcyc_app.trainers.status import State, Status, StatusFile, read_status, train_stats
 from srcyc_app.trainers.supervision import (
     Asked,
     background_process,
@@ -159,30 +162,22 @@ def _put_aside(run: RunFolder) -> None:
     """Make room for another run of the same name.
 
     Raises:
-        OutputError: the folder cannot be renamed.
+        OutputError: it cannot be renamed.
     """
     # Copies, which are made again if this run should ever go on.
     run.remove_prepared_scans()
     name = f"{run.path.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    aside = run.path.with_name(name)
-    number = 1
-    while aside.exists():
-        number += 1
-        aside = run.path.with_name(f"{name}-{number}")
-    try:
+    names = itertools.chain((name,), (f"{name}-{number}" for number in itertools.count(2)))
+    aside = next(path for path in map(run.path.with_name, names) if not path.exists())
+    with writing(aside):
         run.path.rename(aside)
-    except OSError as error:
-        raise OutputError(
-            f"{run.path}: cannot be renamed to {aside.name} ({error.strerror or error}); choose another name."
-        ) from error
     _log.info("the earlier run %s is kept as %s", run.path.name, aside.name)
 
 
 def _tell_that_it_stops(status: StatusFile) -> None:
-    try:
+    # What is wrong with the disk is said in the end.
+    with suppress(OutputError):
         status.update(state="stopping", message="was asked to stop, and saves.")
-    except OutputError as error:
-        _log.warning("%s", error)
 
 
 def _ended_badly(run: RunFolder, status: StatusFile, error: BaseException) -> BaseException:
@@ -201,21 +196,15 @@ def _ended_badly(run: RunFolder, status: StatusFile, error: BaseException) -> Ba
             "data.batch_size in settings, or on another device; what was saved is kept."
         )
     message = worded(raised) if isinstance(raised, SRCycError) else _unexpected(raised)
-    try:
-        _end(run, status, "stopped" if isinstance(raised, StoppedError) else "failed", message)
-    except OutputError as full:
-        # What it says now reads as interrupted as soon as this process is gone.
-        _log.error("%s", full)
-    return raised
-
-
-def _end(run: RunFolder, status: StatusFile, state: Any, message: str) -> None:
+    state: State = "stopped" if isinstance(raised, StoppedError) else "failed"
     try:
         status.end(state, message)
     except OutputError:
-        # A full disk: what can be made again makes room.
+        # A full disk: what can be made again makes room. Else it reads as interrupted once this process is gone.
         run.remove_prepared_scans()
-        status.end(state, message)
+        with suppress(OutputError):
+            status.end(state, message)
+    return raised
 
 
 def _unexpected(error: BaseException) -> str:
@@ -239,10 +228,9 @@ def _last_words(run: RunFolder, wishes: Wishes, outcome: Outcome, verdict: Verdi
 
 def _best_so_far(run: RunFolder) -> Status:
     """Give what is known of the best model of a run that goes on."""
-    try:
+    training = None
+    with suppress(InputError):
         training = load_model(run.model).card.training if run.model.exists() else None
-    except InputError:
-        training = None
     if training is None:
         return {"best_step": 0, "best_metric": 0.0}
     ssim = training.validation.ssim if training.validation is not None else None

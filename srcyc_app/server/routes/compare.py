@@ -16,11 +16,11 @@ from starlette.concurrency import run_in_threadpool
 import srcyc_app
 from srcyc.volumes.volume import write_volume
 from srcyc_app.infers.baseline import Method, baseline
-from srcyc_app.refusals import Refusal, not_found, refusing, unusable
+from srcyc_app.refusals import not_found, refusing, unusable
 from srcyc_app.server.access import current
-from srcyc_app.server.jobs import Cancelled, Tell
+from srcyc_app.server.jobs import Tell
 from srcyc_app.server.replies import FileOnce
-from srcyc_app.server.routes.infer import CLIENT_GONE
+from srcyc_app.server.routes.infer import outcome
 from srcyc_app.server.routes.sessions import scan_of
 from srcyc_app.server.services import Served, Services
 from srcyc_app.studies.identifiers import check_image_id
@@ -117,14 +117,9 @@ def volume(
 ) -> Response:
     """A scan of the datastore, or of a session, whatever its format, with its geometry and voxel values."""
     path = _map(served, image, which) if which is not None else _scan(served, image, session_id)
-    room = served.scratch.new()
-    written = room / _NAME
-    try:
-        with refusing(path, path.name):
-            served.app.reading.nifti(path, written)
-    except BaseException:
-        served.scratch.remove(room)
-        raise
+    with served.scratch.kept() as room, refusing(path, path.name):
+        written = room / _NAME
+        served.app.reading.nifti(path, written)
     return FileOnce(written, filename=f"{image or 'scan'}.nii", room=room)
 
 
@@ -143,32 +138,18 @@ async def interpolated(
     """What needs no network: a scan on the grid of a result of ``shape``, by B-splines or the classical inverse."""
     path = await run_in_threadpool(_scan, served, image, session_id)
     wanted = [int(size) for size in shape.split(",")]
-    room = served.scratch.new()
 
     def work(tell: Tell) -> Path:
-        with refusing(path, path.name):
+        with served.scratch.kept() as room, refusing(path, path.name):
             scan = served.app.reading.volume(path, room)
             return write_volume(baseline(scan, wanted, method, thickness, tell), room / _NAME)
 
-    def clear(_: object) -> None:
-        served.scratch.remove(room)
+    def clear(written: Path) -> None:
+        served.scratch.remove(written.parent)
 
-    try:
-        job = served.quick.submit(work, discard=clear, owner=current().name, most=served.limits.queue)
-    except BaseException:
-        clear(room)
-        raise
-    try:
-        written = await job.wait(request.is_disconnected)
-    except BaseException as error:
-        # Not before the job has ended: it works in there.
-        job.future.add_done_callback(clear)
-        if not isinstance(error, Cancelled):
-            raise
-        if await request.is_disconnected():
-            return Response(status_code=CLIENT_GONE)
-        raise Refusal(503, "the server is ending; send the request again when it is back.") from None
-    return FileOnce(written, filename=f"{image or 'scan'}_{method.value}.nii", room=room)
+    job = served.quick.submit(work, discard=clear, owner=current().name, most=served.limits.queue)
+    written = await outcome(job, request)
+    return FileOnce(written, filename=f"{image or 'scan'}_{method.value}.nii", room=written.parent)
 
 
 def _map(served: Services, image: str, which: Map) -> Path:

@@ -22,7 +22,6 @@ from srcyc_app.server.services import Served, Services
 from srcyc_app.server.uploads import read_object, save, unpacked
 from srcyc_app.studies.datastore import StudiesFolder
 from srcyc_app.studies.identifiers import check_image_id, check_tag
-from srcyc_app.studies.placing import is_there
 
 router = APIRouter(prefix="/datastore", tags=["Datastore"])
 
@@ -194,17 +193,11 @@ def dataset(served: Served, limit_cases: Annotated[int | None, Query(ge=1, le=1_
 
 
 def _image(served: Services, image: str) -> Path:
-    path = Path(served.app.datastore().get_image_uri(check_image_id(image)))
-    if not is_there(path):
-        raise not_found(f"image {image!r} is not there any more.")
-    return path
+    return Path(served.app.datastore().get_image_uri(check_image_id(image)))
 
 
 def _label(served: Services, image: str, tag: str) -> Path:
-    path = Path(served.app.datastore().get_label_uri(check_image_id(image), check_tag(tag)))
-    if not path.is_file():
-        raise not_found(f"image {image!r} has no label {tag!r}.")
-    return path
+    return Path(served.app.datastore().get_label_uri(check_image_id(image), check_tag(tag)))
 
 
 def _matches(path: Path, check_sum: str) -> bool:

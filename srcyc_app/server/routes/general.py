@@ -6,7 +6,6 @@ import html
 import time
 from collections import deque
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
@@ -15,14 +14,12 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from srcyc_app.refusals import Refusal, not_found
 from srcyc_app.server.audit import note
 from srcyc_app.server.jobs import State
+from srcyc_app.server.logs import LOG
 from srcyc_app.server.services import Served
 from srcyc_app.server.uploads import check_object, first
 from srcyc_app.studies.identifiers import check_request_id
 
 router = APIRouter()
-
-#: Where the log lies in the model folder.
-LOG = Path("logs", "app.log")
 
 _MOST_LINES = 100_000
 

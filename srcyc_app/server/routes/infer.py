@@ -17,7 +17,7 @@ from srcyc_app.infers.options import Options
 from srcyc_app.refusals import Refusal, not_found, unusable
 from srcyc_app.server.access import current
 from srcyc_app.server.audit import note
-from srcyc_app.server.jobs import Cancelled
+from srcyc_app.server.jobs import Cancelled, Job, T
 from srcyc_app.server.replies import FileOnce, Json, MultipartOnce
 from srcyc_app.server.routes.sessions import scan_of
 from srcyc_app.server.services import Served, Services
@@ -26,8 +26,8 @@ from srcyc_app.studies.identifiers import check_request_id
 
 router = APIRouter(prefix="/infer", tags=["Infer"])
 
-#: What nginx calls it; nobody is there to read it.
-CLIENT_GONE = 499
+#: What nginx calls it.
+_CLIENT_GONE = 499
 
 
 class Output(str, Enum):
@@ -111,14 +111,23 @@ async def infer(
             owner=current().name,
             most=served.limits.queue,
         )
-        try:
-            result = await job.wait(request.is_disconnected)
-        except Cancelled:
-            if await request.is_disconnected():
-                return Response(status_code=CLIENT_GONE)
-            raise Refusal(503, "the server is ending; send the request again when it is back.") from None
+        result = await outcome(job, request)
     note_model(result["params"])
     return _reply(Path(result["file"]), result["params"], output)
+
+
+async def outcome(job: Job[T], request: Request) -> T:
+    """Give what comes of a job, which is waited for as long as its client is there.
+
+    Raises:
+        Refusal: 503, the server is ending; 499, nobody is there to read it.
+    """
+    try:
+        return await job.wait(request.is_disconnected)
+    except Cancelled:
+        if await request.is_disconnected():
+            raise Refusal(_CLIENT_GONE, "the client has hung up.") from None
+        raise Refusal(503, "the server is ending; send the request again when it is back.") from None
 
 
 def _check(

@@ -113,13 +113,9 @@ def send_scan(served: Services, path: Path) -> Response:
             return OpenedFile(path)
         except FileNotFoundError:
             raise not_found(f"{path.name}: is not there any more.") from None
-    room = served.scratch.new()
-    archive = room / f"{path.name}.zip"
-    try:
+    with served.scratch.kept() as room:
+        archive = room / f"{path.name}.zip"
         _pack(served, path, archive)
-    except BaseException:
-        served.scratch.remove(room)
-        raise
     return FileOnce(archive, filename=archive.name, room=room)
 
 
