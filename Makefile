@@ -1,4 +1,5 @@
-# `make demo` and `make test` are all a clean clone needs besides Python 3.10, 3.11 or 3.12.
+# `make demo` and `make test` are all a clean clone needs besides Python 3.10, 3.11 or 3.12; `make test-lean` also tests
+# the Pythons of LEAN_PYTHONS, where they are.
 # Overridable: PYTHON=/path/to/python3.12   VENV=/elsewhere/.venv   ARGS="-k volume" (handed to pytest)   WORKERS=2
 
 PYTHON ?=
@@ -12,13 +13,13 @@ DEMO   := demo-output
 METADATA := pyproject.toml lib/srcyc/_version.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-lean lint format docs benchmark fuzzer tools dev clean distclean
+.PHONY: help demo test test-all test-lean lint format docs benchmark fuzzer lean tools dev clean distclean
 
 help:
 	@echo "make demo        install what is needed, super-resolve the sample scans, print the numbers, draw the figure"
 	@echo "make test        install the test tools, lint, run the tests that every change needs"
 	@echo "make test-all    the same with the exhaustive ones: long fuzzing, full-size evaluations, mutations, soak"
-	@echo "make test-lean   the library's tests with current numpy and pydicom, and no extra"
+	@echo "make test-lean   the library's tests with current numpy and pydicom, no extra, and other Pythons"
 	@echo "make lint        ruff, mypy and the import directions only"
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make docs        guides and reference as a site, build/site/index.html; a broken link is an error"
@@ -122,21 +123,32 @@ test: tools lint
 test-all: tools lint test-lean
 	$(PYTEST) -m "not benchmark" $(ARGS)
 
-# The base installation beside current numpy and pydicom, which MONAI Label does not allow: of the same Python, with its
-# PyTorch, so in a minute; `make test-lean PYTHON_LEAN=python3.13` makes one of another, with a PyTorch of its own (gigabytes).
-PYTHON_LEAN ?= $(BIN)/python
+# The base installation beside current numpy and pydicom, which MONAI Label does not allow. The first of these Pythons
+# that is there runs all of LEAN_TESTS, each other one what is essential; if none is there, that of $(VENV) serves.
+LEAN_PYTHONS ?= 3.13 3.12
 LEAN := $(VENV)/lean
 
+# The stamp lists the environments' Pythons.
 $(LEAN)/.stamp: $(VENV)/.stamp-test tests/harness/lean_environment.py
-	$(BIN)/python tests/harness/lean_environment.py $(LEAN) $(PYTHON_LEAN)
-	@touch $@
+	@mkdir -p $(LEAN)
+	$(BIN)/python tests/harness/lean_environment.py $(LEAN) $(LEAN_PYTHONS) >$@.part
+	@mv $@.part $@
+
+lean: $(LEAN)/.stamp
 
 # What reads files and computes, without what takes long; the rest needs extras, or little of numpy and nothing of pydicom.
 LEAN_TESTS := tests/unit/cli tests/unit/inference tests/unit/models tests/unit/physics tests/unit/volumes
+# Every format, models, results, DICOM out, and the command with a model that comes with SRCyc.
+LEAN_ESSENTIAL := tests/unit/volumes/formats tests/unit/models tests/unit/inference/test_results.py \
+  tests/unit/volumes/dicom/test_derived.py tests/integration/test_cli_dicom.py::test_dicom_out_is_what_nifti_out_is \
+  tests/integration/test_shipped_models.py::test_a_real_thick_scan_comes_back_thin_at_its_place
 
 test-lean: $(LEAN)/.stamp
-	PYTHONPATH=lib $(LEAN)/bin/python -m pytest -n $(WORKERS) --dist loadfile -p no:cacheprovider \
-	  -m "not slow and not exhaustive and not benchmark" $(LEAN_TESTS) $(ARGS)
+	@tests="$(LEAN_TESTS)"; for python in $$(cat $(LEAN)/.stamp); do \
+	  PYTHONPATH=lib $$python -m pytest -n $(WORKERS) --dist loadfile -p no:cacheprovider \
+	    -m "not slow and not exhaustive and not benchmark" $$tests $(ARGS) || exit; \
+	  tests="$(LEAN_ESSENTIAL)"; \
+	done
 
 benchmark: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s $(ARGS)

@@ -1,8 +1,11 @@
-"""Make an environment with the base installation alone, beside current releases: numpy 2, pydicom 3, no MONAI Label.
+"""Make environments with the base installation alone, beside current releases: numpy 2, pydicom 3, no MONAI Label.
 
-    python tests/harness/lean_environment.py FOLDER [PYTHON]
+    python tests/harness/lean_environment.py FOLDER PYTHON...
 
-PyTorch is shown, not copied, where this Python has it for that one; else it is installed, which takes gigabytes.
+A PYTHON is a path, or a version such as 3.13, which is looked for on PATH and among pyenv's; where none of them is
+there, this Python serves. Standard output gets the path of each environment's Python, in that order.
+
+PyTorch is shown, not copied, to a Python of this version; another one gets its own, and is shown the gigabytes of CUDA.
 """
 
 from __future__ import annotations
@@ -10,7 +13,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib.metadata import requires
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import Distribution, requires, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -29,14 +33,34 @@ TOOLS = (
 )
 
 
-def make(folder: Path, python: str) -> None:
-    """Make it, and say what is in it."""
+def make(folder: Path, python: str) -> Path:
+    """Make one, and give its Python."""
     subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
     own = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if _version(str(own)) == _version(sys.executable):
-        _show_torch(folder, own)
-    subprocess.run([own, "-m", "pip", "install", "--quiet", *_base(), *CURRENT, *TOOLS], check=True)
-    subprocess.run([own, "-m", "pip", "list"], check=True)
+    _show_torch(folder, own)
+    torch = f"torch=={version('torch')}"  # whose CUDA is the one that is shown
+    subprocess.run([own, "-m", "pip", "install", "--quiet", torch, *_base(), *CURRENT, *TOOLS], check=True)
+    return own
+
+
+def find(wanted: str) -> str | None:
+    """Give a Python that runs and is of a version; a path is given back."""
+    if not wanted.replace(".", "").isdigit():
+        return wanted
+    managed = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    # A name on PATH proves nothing: a version manager's stub may fail.
+    for python in (f"python{wanted}", *map(str, managed.glob(f"{wanted}.*/bin/python"))):
+        if _version(python) == wanted:
+            return python
+    return None
+
+
+def _version(python: str | Path) -> str | None:
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        return subprocess.check_output([python, "-c", code], text=True, stderr=subprocess.DEVNULL).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _base() -> list[str]:
@@ -49,19 +73,34 @@ def _base() -> list[str]:
     ]
 
 
-def _version(python: str) -> str:
-    return subprocess.check_output([python, "-c", "import sys; print(sys.version_info[:2])"], text=True)
-
-
 def _show_torch(folder: Path, python: Path) -> None:
     """Let an environment find our PyTorch and what it needs, and pip see that they are there."""
     shown = folder / "shown"
+    alike = _version(python) == _version(sys.executable)
     for package in lean_python.closure("torch"):
-        lean_python.show(package, shown, with_metadata=True)
+        if alike or _of_any_python(package):
+            lean_python.show(package, shown, with_metadata=True)
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = subprocess.check_output([python, "-c", where], text=True).strip()
     (Path(site) / "torch.pth").write_text(f"{shown.resolve()}\n")
 
 
+def _of_any_python(package: Distribution) -> bool:
+    # Triton is compiled for one, but imported only where there is a graphics card.
+    return package.name == "triton" or "Tag: py3-none-" in (package.read_text("WHEEL") or "")
+
+
+def main(folder: Path, wanted: list[str]) -> None:
+    """Make one for each Python that is there, at a time: pip mostly waits for the network and the disk."""
+    found = {each: find(each) for each in wanted}
+    for each, python in found.items():
+        if python is None:
+            sys.stderr.write(f"Python {each} was not found: nothing is tested with it.\n")
+    pythons = [python for python in found.values() if python] or [sys.executable]
+    with ThreadPoolExecutor() as makers:
+        for made in makers.map(lambda python: make(folder / str(_version(python)), python), pythons):
+            sys.stdout.write(f"{made}\n")
+
+
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else sys.executable)
+    main(Path(sys.argv[1]), sys.argv[2:])
