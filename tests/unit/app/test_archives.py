@@ -102,6 +102,10 @@ def test_a_bomb_that_lies_about_its_size(archive: Archive, tmp_path: Path) -> No
     refused(path, tmp_path / "out", 1000)
 
 
+def test_programs(archive: Archive, tmp_path: Path) -> None:
+    assert "program" in refused(archive(("a", b"x"), ("b/SiteCustomize.PY", b"x")), tmp_path / "out")
+
+
 def test_links(archive: Archive, tmp_path: Path) -> None:
     link = zipfile.ZipInfo("link.dcm")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 import srcyc_app.app
+from srcyc.errors import NothingToDoError, StoppedError
 from srcyc.volumes.volume import Volume, write_volume
 from srcyc_app.infers.batch import BatchSuperResolution
 from srcyc_app.infers.super_resolution import SuperResolutionTask
@@ -99,3 +102,22 @@ def test_a_failure_that_nobody_foresaw_is_one_scans_own(studies: Path, tmp_path:
     outcomes = BatchSuperResolution()({"model": "srcyc"}, datastore, infer)
     assert outcomes["thick"]["status"] == "failed"
     assert "nobody foresaw this" in outcomes["thick"]["message"]
+
+
+def test_a_batch_does_no_more_than_it_may_and_stops_when_asked(studies: Path, thick: Volume) -> None:
+    write_volume(thick, studies / "another.nii.gz")
+    datastore = StudiesFolder(str(studies), watch=False)
+
+    def refused(request: dict[str, Any], store: Any) -> dict[str, Any]:
+        raise NothingToDoError("as it is")
+
+    outcomes = BatchSuperResolution()({"model": "srcyc", "max_batch_size": 1}, datastore, refused)
+    assert {image: outcome["status"] for image, outcome in outcomes.items()} == {"another": "skipped"}
+
+    def stopped(request: dict[str, Any], store: Any) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    with pytest.raises(StoppedError, match="is kept") as caught:
+        BatchSuperResolution()({"model": "srcyc"}, datastore, stopped)
+    assert caught.value.number == signal.SIGTERM

@@ -93,6 +93,17 @@ def test_cards_tell_where_a_model_comes_from_and_survive_a_broken_file(tmp_path:
     assert "broken.safetensors" in cards["broken"]["error"]
 
 
+def test_only_the_last_few_resolvers_are_kept(
+    tmp_path: Path, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("srcyc_app.models._READY", 1)
+    put("mine")
+    shelf = ModelShelf(tmp_path)
+    first, other = (shelf.resolver("mine", device="cpu", precision=kind) for kind in ("fp32", "bf16"))
+    assert shelf.resolver("mine", device="cpu", precision="bf16") is other
+    assert shelf.resolver("mine", device="cpu", precision="fp32") is not first
+
+
 def test_a_resolver_is_kept_until_its_file_changes(tmp_path: Path, put: Put) -> None:
     path = put("mine")
     shelf = ModelShelf(tmp_path)
@@ -154,6 +165,11 @@ def test_a_model_that_is_replaced_stays_in_use_as_it_was(tmp_path: Path, put: Pu
 
     assert shelf.activate(candidate, "anna").sha256 == second
     assert "mine" in shelf.names() and candidate not in shelf.names()
+    copy = shelf.activations.copy_of(first)
+    copy.rename(tmp_path / "away")
+    with pytest.raises(Refusal, match="copy is gone"):
+        shelf.roll_back("anna")
+    (tmp_path / "away").rename(copy)
     back = shelf.roll_back("anna")
     assert back.sha256 == first.sha256
     assert load_model(shelf.find()).sha256 == first.sha256
@@ -205,6 +221,8 @@ def test_choices_that_cannot_be_made(tmp_path: Path, put: Put) -> None:
 def test_the_choice_from_a_command_line(tmp_path: Path, put: Put, capsys: pytest.CaptureFixture[str]) -> None:
     put("mine")
     said: list[str] = []
+    assert activation.main([str(tmp_path)], said.append) == 0
+    assert json.loads(said[-1])["active"] is None
     assert activation.main([str(tmp_path), "mine"], said.append) == 0
     assert json.loads(said[-1])["active"]["name"] == "mine"
     assert activation.main([str(tmp_path), "nobody"], said.append) == 2

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import pytest
 import forks
 from ended import has_ended
 from factories import TINY_TRAINING, save_people, tiny_words
-from srcyc.errors import OutputError, SRCycError
+from srcyc.errors import OutputError, SRCycError, StoppedError
 from srcyc.models.model_file import DEFAULT_MODEL, load_model, packaged_models
 from srcyc.training.checkpoint import load_checkpoint
+from srcyc.training.folder import RunFolder
 from srcyc.training.watch.recorder import read_history
 from srcyc.training.watch.stability import CollapseError
 from srcyc_app.models import ModelShelf
@@ -335,6 +337,23 @@ def test_a_second_training_waits_for_the_first_to_let_go(place: Place) -> None:
     first.communicate()
     place.reach(second, place.saved + 4)
     assert place.stats["pid"] == second.pid
+
+
+def test_one_that_waits_for_another_can_be_stopped(place: Place) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stop() -> None:
+        # Not before it would be heard: it would end the tests.
+        wait_for(lambda: signal.getsignal(signal.SIGTERM) is not before)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with RunFolder(place.run).claimed(), ThreadPoolExecutor(1) as pool:
+        stopping = pool.submit(stop)
+        with pytest.raises(StoppedError, match="nothing had begun") as caught:
+            place.train()
+        stopping.result()
+    assert caught.value.number == signal.SIGTERM
+    assert place.stats["state"] == "none"
 
 
 @linux
