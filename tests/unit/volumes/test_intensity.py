@@ -60,6 +60,10 @@ def test_bright_voxels_are_carried_through_above_one() -> None:
     assert scaling.scale == pytest.approx(without.scale, rel=0.01)  # one voxel does not set the scale
 
 
+def test_a_volume_without_a_value_is_left_as_it_is() -> None:
+    assert robust_scaling(np.full((1, 9, 8, 7), np.nan, np.float32)) == IntensityScaling(0.0, 1.0)
+
+
 @pytest.mark.parametrize("value", [-3.0, 0.0, 0.1, 1e-7, 4000.3])
 def test_a_constant_volume_is_left_as_it_is(value: float) -> None:
     data = np.full((1, 9, 8, 7), value, dtype=np.float32)

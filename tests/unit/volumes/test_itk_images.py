@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import srcyc
 from factories import OBLIQUE_AXES, make_affine, rotation
 from srcyc import Volume
-from srcyc.errors import VolumeError
+from srcyc.errors import SRCycError, VolumeError
 
 itk = pytest.importorskip("itk", reason="the package itk is not installed (extra itk)")
 
@@ -124,3 +124,9 @@ def test_itk_is_imported_by_nobody_who_does_not_ask() -> None:
         "srcyc.from_sitk(image); assert 'itk' not in sys.modules and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_the_package_the_remedy_is_said(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "itk", None)
+    with pytest.raises(SRCycError, match=r"install srcyc\[itk\]"):
+        srcyc.to_itk(volume)

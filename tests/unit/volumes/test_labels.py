@@ -29,6 +29,7 @@ def named(data: np.ndarray, name: str = "x.nii.gz", **fields: object) -> Volume:
 LABELS = {
     "mask": named(MASK),
     "mask of 255": named(255 * MASK),
+    "an id far from 0": named(2e6 * MASK),
     "lesion of one voxel": named((HEAD.data == HEAD.data.max()).astype(np.float32)),
     "tissues": named(TISSUES),
     "FreeSurfer's ids": named(np.choose(TISSUES.astype(int), [0, 2, 41, 2035]).astype(np.float32)),
@@ -171,6 +172,13 @@ def test_outside_its_field_of_view_there_is_no_label() -> None:
     assert set(np.unique(result)) == {0, 5}
     assert np.count_nonzero(result) == 16**3
     assert (result[8:24, 8:24, 8:24] == 5).all()
+
+
+def test_labels_beyond_the_result_are_none_of_its() -> None:
+    data = np.zeros((24, 6, 6), np.float32)
+    data[1:4, 2:5, 2:5], data[18:22, 2:5, 2:5] = 7, 9
+    found = resample_labels(Volume(data[None], np.eye(4)), Grid((12, 6, 6), np.eye(4)))
+    np.testing.assert_array_equal(found.data[0], data[:12])
 
 
 def test_a_label_map_of_somewhere_else_is_refused() -> None:

@@ -207,6 +207,16 @@ def test_which_slices_are_lost(slices: list[int], lost: tuple[int, ...], blank: 
     assert (missing.lost, missing.blank) == (lost, blank)
 
 
+def test_many_blank_slices_are_told_and_what_lies_beside_them_is_not_cut() -> None:
+    data = head().data.copy()
+    data[..., 1:5] = np.random.default_rng(0).uniform(0, 1, data[..., 1:5].shape)  # next to nothing
+    data[:, :12, :, 5] = 0  # behind blank slices nobody can tell
+    missing = Missing.of(replace(head(), data=data))
+    assert missing.blank == (1, 2, 3, 4) and not missing.cut.any()
+    (told,) = missing.warnings(data[0])
+    assert "slices 2 to 5 of" in told and "left out" in told
+
+
 def test_slices_of_air_above_a_head_are_not_lost() -> None:
     data = head().data.copy()
     data[..., 5] *= 0.2

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from srcyc.errors import VolumeError
+from srcyc.volumes.formats.itk import quiet_itk
 from srcyc.volumes.image_files import detached_data
 from srcyc.volumes.volume import read_grid, read_volume
 
@@ -90,6 +94,7 @@ def test_units_of_metaimage(tmp_path: Path, unit: str, scale: float) -> None:
         (("thicknesses: nan nan 3",), 3.0),
         (("thicknesses: 1 1 4.5",), 4.5),
         (("thicknesses: nan nan nan",), None),
+        (("thicknesses: 1 1 3x",), None),
         ((), None),
     ],
 )
@@ -130,3 +135,34 @@ def test_what_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("srcyc.memory.available_memory", lambda: 100)
     with pytest.raises(VolumeError, match="memory"):
         read_volume(nrrd(tmp_path / "scan.nrrd", *in_space(1, "mm")))
+
+
+def test_voxels_in_several_files(tmp_path: Path) -> None:
+    for number, part in enumerate(np.moveaxis(DATA, 2, 0)):
+        (tmp_path / f"{number}.raw").write_bytes(part.tobytes(order="F"))
+    path = nrrd(tmp_path / "scan.nhdr", *in_space(1, "mm"), "data file: %d.raw 0 2 1", data=b"")
+    np.testing.assert_array_equal(read_volume(path).data[0], DATA)
+    (tmp_path / "2.raw").unlink()
+    with pytest.raises(VolumeError, match="not a readable"):
+        read_volume(path)
+
+
+def test_what_is_said_beside_itk_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with quiet_itk():
+        os.write(2, b"from another thread")
+        assert capfd.readouterr().err == ""
+    assert capfd.readouterr().err == "from another thread"
+    with pytest.raises(RuntimeError), quiet_itk():
+        os.write(2, b"what ITK says when it fails")
+        raise RuntimeError
+    assert capfd.readouterr().err == ""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None)  # a program without a console
+        with quiet_itk():
+            pass
+        patch.setattr(tempfile, "tempdir", str(tmp_path / "none"))  # noise is better than no image
+        with quiet_itk():
+            os.write(2, b"noise")
+    assert capfd.readouterr().err == "noise"

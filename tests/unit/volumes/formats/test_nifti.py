@@ -348,3 +348,25 @@ def test_no_scaling_is_none(tmp_path: Path, slope: float, intercept: float) -> N
 def test_axes_counted_as_nothing_are_none(tmp_path: Path) -> None:
     path = saved(tmp_path, raw_nifti(dim=[4, *SHAPE, 0, 1, 1, 1]))
     assert read_volume(path).shape == SHAPE
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "why"),
+    [
+        ("scan.hdr", {}, "voxels are in this file"),
+        ("scan.nii", {"magic": b"ni1"}, "voxels are in a second file"),
+        ("scan.nii", {"datatype": 9999}, "damaged NIfTI header"),
+        ("scan.nii", {"codes": (1, 0), "qoffset_x": np.nan}, "qform is not finite"),
+    ],
+)
+def test_a_header_that_cannot_be_meant(tmp_path: Path, name: str, fields: dict[str, Any], why: str) -> None:
+    path = saved(tmp_path, raw_nifti(**fields), name)
+    for read in (read_volume, read_grid):
+        with pytest.raises(VolumeError, match=why):
+            read(path)
+
+
+def test_packed_voxels_that_end_too_early(tmp_path: Path) -> None:
+    path = saved(tmp_path, raw_nifti()[:-2], "scan.nii.gz")
+    with pytest.raises(VolumeError, match="truncated, the header promises"):
+        read_volume(path)
