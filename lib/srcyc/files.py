@@ -149,8 +149,8 @@ def staging(folder: Path, name: str = "", *, private: bool = False) -> Iterator[
     Raises:
         OutputError: it cannot be created.
     """
-    make_folder(folder, private=private)
     with writing(folder / name):
+        _make(folder, private)
         temporary = tempfile.TemporaryDirectory(
             dir=folder, prefix=_staging_prefix(name), ignore_cleanup_errors=True
         )
@@ -165,9 +165,13 @@ def make_folder(folder: Path, *, private: bool = False) -> None:
         OutputError: it cannot be made.
     """
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        if private:
-            folder.chmod(0o700)
+        _make(folder, private)
+
+
+def _make(folder: Path, private: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if private:
+        folder.chmod(0o700)
 
 
 def _staging_prefix(name: str) -> str:

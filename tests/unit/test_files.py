@@ -134,8 +134,25 @@ def test_a_set_that_cannot_be_completed_is_taken_back(
 
     monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(OutputError, match="No space left"), staging(tmp_path) as place:
-        files = [place / "a.json", place / "a.nii"]
-        for file in files:
+        files = [place / "maps", place / "a.json", place / "a.nii"]
+        files[0].mkdir()
+        for file in files[1:]:
             file.write_text("new")
         publish(files, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["old.json"]
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text(tmp_path / "series" / "old.dcm", "old")
+    real = os.replace
+
+    def failing(source: Path, target: Path) -> None:
+        if Path(target) == tmp_path / "series" and not str(source).endswith(".old"):
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OutputError, match="No space left"), staging(tmp_path) as place:
+        write_text(place / "series" / "new.dcm", "new")
+        publish([place / "series"], tmp_path)
+    assert [path.name for path in tmp_path.rglob("*.dcm")] == ["old.dcm"]
