@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from types import SimpleNamespace
 
 import pytest
 
 import srcyc.cli
 from srcyc.cli import main
 from srcyc.cli.plugins import add_commands
+from srcyc.errors import ConfigError, OutputError
 from srcyc.models.model_file import DEFAULT_MODEL
+from srcyc_app.server import launch
+from srcyc_app.server.logs import log_to
+from srcyc_app.server.options import Options
 
 
 def test_serve_is_a_command_of_srcyc(capsys):
@@ -63,6 +69,8 @@ def test_other_commands_do_not_look_for_plug_ins():
         (["--studies", "studies", "--allowed-host", "*"], "--allowed-host"),
         (["--studies", "studies", "--cors-origin", "*"], "--cors-origin"),
         (["--studies", "studies", "--cors-origin", "https://name/path"], "--cors-origin"),
+        (["--studies", "studies", "--host", f"{'x' * 70}.example", "--trusted-proxy", "::1"], "--host"),
+        (["--studies", "studies", "--host", "192.0.2.1", "--trusted-proxy", "::1"], "--port"),
     ],
 )
 def test_a_mistaken_option_is_one_sentence(capsys, tmp_path, monkeypatch, arguments, words):
@@ -86,6 +94,36 @@ def test_a_port_in_use_is_one_sentence(capsys, tmp_path):
     error = capsys.readouterr().err
     assert f"--port {port}: in use" in error
     assert error.count("\n") == 1
+
+
+def test_settings_of_monai_label_that_this_server_cannot_take_are_named(tmp_path, monkeypatch):
+    options = Options(str(tmp_path), cors_origin=["https://pacs.example"], allowed_host=["scanner"])
+    launch._check_names(options)
+    with monkeypatch.context() as changed:
+        changed.setattr("monailabel.config.settings.MONAI_LABEL_AUTH_ENABLE", True)
+        with pytest.raises(ConfigError, match="AUTH_ENABLE"):
+            launch._configure(options, str(tmp_path), tmp_path, 8000)
+    monkeypatch.delitem(sys.modules, "monailabel.config")
+    monkeypatch.setenv("MONAI_LABEL_SERVER_PORT", "many")
+    with pytest.raises(ConfigError, match="MONAI_LABEL_SERVER_PORT"):
+        launch._configure(options, str(tmp_path), tmp_path, 8000)
+
+
+def test_a_server_whose_input_is_closed_ends(monkeypatch):
+    read, write = os.pipe()
+    os.write(write, b"whatever\nis said")
+    os.close(write)
+    server = SimpleNamespace(should_exit=False)
+    with open(read) as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        launch._end_with_input(server)
+    assert server.should_exit
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file"):
+        log_to(tmp_path / "file" / "app.log")
 
 
 def test_without_monai_label_it_says_what_to_install(capsys, tmp_path, monkeypatch):

@@ -141,6 +141,9 @@ def test_a_proxy_that_is_trusted_says_who_it_is(tokens: dict[str, str], tmp_path
     # Known by token only, by nobody, or by a name that is none.
     for name in ("admin-1", "mallory", "a b", "a\tb", "../x", "x" * 100):
         assert served.get("/info/", headers={"X-Remote-User": name}).status_code == 401
+    # As a server that listens on IPv6 too sees an address of IPv4.
+    mapped = client(Rules(users, networks(["10.1.0.0/16"])), "::ffff:10.1.2.3")
+    assert mapped.get("/info/", headers=said).json()["name"] == "eve"
     elsewhere = client(Rules(users, networks(["10.1.0.0/16"])), "10.2.0.1")
     assert elsewhere.get("/info/", headers=said).status_code == 401
 
@@ -175,6 +178,12 @@ def test_a_token_is_shown_once_and_kept_as_a_hash(tokens: dict[str, str], tmp_pa
     assert all(len(token) > 40 for token in tokens.values())
     if os.name == "posix":
         assert (tmp_path / "users").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_name_that_would_be_another_line_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "users"), "anna viewer proxy\neve", "admin"])
+    assert not (tmp_path / "users").exists()
 
 
 def test_a_changed_file_counts_at_once_and_a_broken_one_changes_nothing(

@@ -181,6 +181,7 @@ def test_a_log_that_was_moved_away_is_begun_anew(path: Path) -> None:
     path.rename(path.with_name("moved"))
     record("still there")
     reopen_logs()
+    reopen_logs()
     record("after")
     assert "after" in path.read_text()
     assert path.with_name("moved").read_text().count("\n") == 2

@@ -68,6 +68,27 @@ def test_a_job_is_done_and_tells_how_far_it_is(line):
     assert work.discarded == []
 
 
+def test_a_client_that_stays_is_asked_again_and_only_the_last_jobs_are_remembered(line, monkeypatch):
+    monkeypatch.setattr("srcyc_app.server.jobs._LOOK", 0.01)
+    monkeypatch.setattr("srcyc_app.server.jobs._REMEMBERED", 1)
+    looks = []
+
+    async def stays() -> bool:
+        looks.append(work)
+        if looks.count(work) > 1:
+            work.may_end.set()
+        return False
+
+    for number in range(3):
+        work = Work()
+        job = line.submit(work, discard=work.discarded.append, request_id=f"request-{number}")
+        assert asyncio.run(job.wait(stays)) == "result"
+    assert len(looks) >= 6
+    with pytest.raises(Refusal, match="request-0"):
+        line.progress("request-0")
+    assert line.progress("request-1").over
+
+
 def test_jobs_are_done_one_after_the_other(line):
     first, second = Work(), Work()
     line.submit(first, discard=first.discarded.append)
@@ -240,7 +261,7 @@ def newest(background: Background) -> dict:
 
 
 def test_a_task_runs_to_its_end(background):
-    task = background.start({"code": "for i in range(30): print(f'line {i}')\nprint('größer')"})
+    task = background.start({"code": "for i in range(30): print(f'line {i}')\nprint()\nprint('größer')"})
     assert task["status"] in ("SUBMITTED", "RUNNING")
     assert background.running()["id"] == task["id"]
     wait_until(lambda: background.running() is None)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from fastapi import FastAPI, File, UploadFile
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
 
-from srcyc.errors import SRCycError
+from srcyc.errors import OutputError, SRCycError, VolumeError
 from srcyc_app.refusals import not_found
 from srcyc_app.server.failures import Failures, add_handlers
 from srcyc_app.server.middleware import (
@@ -48,9 +52,13 @@ def client() -> TestClient:
 
     @app.post("/fails/{how}")
     def fails(how: str) -> None:
+        full = OutputError("secret/place: cannot be written")
+        full.__cause__ = OSError(28, "No space left on device")
         raise {
             "refusal": not_found("there is none."),
             "library": SRCycError("the network failed."),
+            "input": VolumeError("it", remedy="leave set out", options=["set"]),
+            "quota": full,
             "bug": KeyError("secret"),
             "full": OSError(28, "No space left on device"),
             "memory": RuntimeError("CUDA out of memory"),
@@ -159,6 +167,8 @@ def test_a_wrong_length_is_refused(client, length):
         ("PUT", "/files", 422, "file"),
         ("POST", "/fails/refusal", 404, "there is none."),
         ("POST", "/fails/library", 500, "the network failed."),
+        ("POST", "/fails/input", 422, "leave settings: out"),
+        ("POST", "/fails/quota", 507, "disk is full"),
         ("POST", "/fails/bug", 500, "KeyError"),
         ("POST", "/fails/full", 507, "disk is full"),
         ("POST", "/fails/memory", 507, "out of memory"),
@@ -171,6 +181,25 @@ def test_whatever_goes_wrong_is_one_sentence(client, method, path, status, words
     assert words in sentence
     assert sentence.endswith(".")
     assert "secret" not in sentence
+
+
+@pytest.mark.parametrize("error", [ClientDisconnect(), KeyError("odd")])
+def test_a_reply_that_was_begun_is_not_begun_again(error: Exception) -> None:
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise error
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    request = Failures(app)({"type": "http", "method": "GET", "path": "/"}, None, send)  # type: ignore[arg-type]
+    # Who hung up is nobody's fault; the other is the web server's to end.
+    hung_up = isinstance(error, ClientDisconnect)
+    with contextlib.nullcontext() if hung_up else pytest.raises(KeyError):
+        asyncio.run(request)  # type: ignore[arg-type]
+    assert [message["type"] for message in sent] == ["http.response.start"]
 
 
 def test_a_method_that_is_not_possible_names_those_that_are(client):

@@ -8,7 +8,8 @@ import pytest
 from starlette.datastructures import UploadFile
 
 from srcyc_app.refusals import Refusal
-from srcyc_app.server.uploads import check_object, plain_name, read_object, save, save_all, unpacked
+from srcyc_app.server.limits import size_of
+from srcyc_app.server.uploads import check_object, first, plain_name, read_object, save, save_all, unpacked
 
 
 def upload(name: str | None, content: bytes = b"content") -> UploadFile:
@@ -35,6 +36,17 @@ def test_what_could_not_be_sent_back_is_refused(text):
         read_object(text, "params")
     assert refused.value.status_code == 422
     assert len(str(refused.value)) < 250
+
+
+def test_of_a_list_the_first_counts():
+    assert (first("a"), first(["a", "b"]), first([])) == ("a", "a", None)
+
+
+def test_what_a_scan_takes_is_counted(tmp_path):
+    (tmp_path / "below").mkdir()
+    for path, size in ((tmp_path / "1.dcm", 3), (tmp_path / "2.dcm", 4), (tmp_path / "below" / "other", 5)):
+        path.write_bytes(bytes(size))
+    assert [size_of(path) for path in (tmp_path, tmp_path / "1.dcm", tmp_path / "gone")] == [7, 3, 0]
 
 
 def test_a_body_may_be_left_out_but_not_too_long():
