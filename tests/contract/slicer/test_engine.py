@@ -283,6 +283,8 @@ def test_an_installation_is_cancelled_and_mended(desk: Desk, wheels: Path, tmp_p
     installation = desk.engine.install(needs, desk.say, told.append, told.append)
     until(desk, there.exists)
     (pip,) = (p for p in _workers() if p.name() not in ("sh", "PythonSlicer"))
+    other = desk.install(needs)  # as another Slicer would: it takes nothing of the first one's for left over
+    assert (other.kind, metadata.exists()) == ("busy", True)
     second = a_second()
     begun = time.monotonic()
     installation.cancel()

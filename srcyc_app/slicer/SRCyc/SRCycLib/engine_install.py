@@ -15,6 +15,7 @@ from slicer.i18n import tr as _
 
 from SRCycLib import engine_needs
 from SRCycLib.engine_needs import REQUIREMENTS
+from SRCycLib.engine_pip import BUSY
 from SRCycLib.remote import Calls, new_folder
 
 #: Told a sentence, and a share from 0 to 1 or None.
@@ -43,8 +44,8 @@ class EngineProblem(Exception):
     """The engine cannot be used; its text is one sentence.
 
     Attributes:
-        kind: ``python``, ``slicer``, ``missing``, ``offline``, ``disk``, ``denied``, ``conflict``, ``replaced``,
-            ``broken`` or ``failed``.
+        kind: ``python``, ``slicer``, ``missing``, ``busy``, ``offline``, ``disk``, ``denied``, ``conflict``,
+            ``replaced``, ``broken`` or ``failed``.
         fact: what is wrong.
         remedy: what to do, in the imperative, without a full stop.
         details: for the log.
@@ -244,6 +245,8 @@ def _understood(said: str, error: str) -> EngineProblem:
     """Tell what went wrong from what pip said."""
     text = f"{said}\n{error}".strip()
     for kind, pattern, fact, remedy in (
+        ("busy", BUSY, _("Another Slicer is installing what SRCyc needs"),
+         _("wait until it has done so, and press Apply again")),
         ("disk", _DISK, _("The disk is full"), _("free some gigabytes, and press Apply again")),
         ("denied", _DENIED, _("Slicer's folder cannot be written"),
          _("close other windows of Slicer, or start it as its owner or an administrator, and press Apply again")),

@@ -2,6 +2,7 @@
 
 pip writes a package's metadata before it is done with its files, and takes it for installed ever after. So what was
 there is noted before it begins; what is new and incomplete afterwards is no package, and goes before the next try.
+So one process at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import runpy
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ Progress = Callable[[str, float], None]
 
 #: Beside the packages, while pip runs: names of their metadata before it began.
 _NOTE = "srcyc-installing.json"
+#: Beside it, and there for good: locked by the process in which pip runs.
+_LOCK = "srcyc-installing.lock"
+#: What is said where that is another one.
+BUSY = "Another process installs into this Python."
 #: Lines of pip's that are kept to tell what went wrong.
 _KEPT = 400
 
@@ -42,20 +47,44 @@ def run(module: str, words: list[str], settings: dict[str, str], progress: Progr
     """
     os.environ.update(settings)
     listener = _Listener(progress)
-    try:
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(_alone())
+            _mend()
+            _note()
+        except OSError as error:
+            return {"code": 1, "said": str(error)}
+        sys.argv = [module, *words]
+        code: Any = 0
+        try:
+            with contextlib.redirect_stdout(listener), contextlib.redirect_stderr(listener):
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            code = end.code or 0
         _mend()
-        _note()
-    except OSError as error:
-        return {"code": 1, "said": str(error)}
-    sys.argv = [module, *words]
-    code: Any = 0
-    try:
-        with contextlib.redirect_stdout(listener), contextlib.redirect_stderr(listener):
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        code = end.code or 0
-    _mend()
     return {"code": code, "said": "\n".join(listener.lines)}
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the lock, which the system takes from a process that ends, however it ends.
+
+    Raises:
+        OSError: another process has it, or the folder cannot be written.
+    """
+    with (_places()[0] / _LOCK).open("ab") as file:
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise OSError(BUSY) from error
+        yield
 
 
 def unfinished() -> set[str]:
