@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -10,7 +11,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from factories import OBLIQUE_AXES, free_port, make_affine, make_head, save_seri
 from srcyc.cli import app
 from srcyc.errors import ArchiveError, ConfigError
 from srcyc.inference.super_resolver import SuperResolver
+from srcyc.pacs.remote import RemoteSeries
 from srcyc.pacs.web import LOGIN_VARIABLE, DicomWeb, Login
 from srcyc.volumes.dicom import write_dicom_series
 from srcyc.volumes.image_files import Origin
@@ -173,6 +175,7 @@ def test_what_makes_no_sense_is_said_before_anything_is_asked(srcyc, series, tmp
     assert "UID" in refused("--from-dicomweb", web, "-o", tmp_path, "--series", "t1")
     assert "leave it" in refused(series, "--from-dicomweb", web, "-o", tmp_path, "--series", "1.2")
     assert "DICOM" in refused(series, "--to-dicomweb", web, "--format", "nrrd")
+    assert "--study" in refused(series, "--study", "1.2", "-o", tmp_path)
     said = refused(series, "--to-dicomweb", "http://me:verysecret@127.0.0.1/dicom-web")
     assert "address" in said and "verysecret" not in said
 
@@ -238,6 +241,17 @@ def test_a_file_that_is_no_login(tmp_path: Path, line: str) -> None:
     (tmp_path / "login").write_text(line)
     with pytest.raises(ConfigError, match="NAME:PASSWORD"):
         Login(tmp_path / "login")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Login(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "ftp://pacs", "pacs.example/dicom-web", "http://pacs/?a=b", "http://pacs:99999", "http://[pacs"],
+)
+def test_what_is_no_address(url: str) -> None:
+    with pytest.raises(ConfigError, match="no address of a DICOMweb server"):
+        DicomWeb(url)
 
 
 def test_a_server_that_is_slow() -> None:
@@ -256,7 +270,106 @@ def test_a_server_of_something_else(tmp_path: Path) -> None:
             DicomWeb(f"http://127.0.0.1:{server.server_port}").find(series="1.2.3")
         with pytest.raises(ArchiveError, match="404"):
             DicomWeb(f"http://127.0.0.1:{server.server_port}/dicom-web").find(series="1.2.3")
+        with pytest.raises(ArchiveError, match="certificate"):
+            DicomWeb(f"https://127.0.0.1:{server.server_port}/dicom-web").find(series="1.2.3")
         server.shutdown()
+
+
+#: Method and path of a request -> status, kind and content of the answer.
+Answers = Callable[[str, str], tuple[int, str, bytes]]
+
+
+@contextlib.contextmanager
+def answering(answers: Answers) -> Iterator[DicomWeb]:
+    """A server that says what no Orthanc does, and who asks it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, kind, content = answers(self.command, self.path)
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_DELETE = answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield DicomWeb(f"http://127.0.0.1:{server.server_port}/dicom-web")
+        finally:
+            server.shutdown()
+
+
+JSON = "application/dicom+json"
+
+
+def test_a_series_that_comes_in_part(tmp_path: Path) -> None:
+    wanted = RemoteSeries("1.2", "1.2.3", 2, {})
+    part = b"--x\r\nContent-Type: application/dicom\r\n\r\nimage\r\n--x--\r\n"
+    for status, kind, content, told in (
+        (200, "multipart/related; boundary=x", part, "gave 1 of 2 instances"),
+        (200, "text/html", b"hello", "no DICOMweb"),
+        (503, "text/html", b"no room", "answers 503; see"),
+    ):
+        answer = status, kind, content
+        with (
+            answering(lambda *_, answer=answer: answer) as server,
+            pytest.raises(ArchiveError, match=told),
+        ):
+            server.fetch(wanted, tmp_path)
+
+
+REFUSED = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xA700]}}]}}
+
+
+@pytest.mark.parametrize(
+    ("stored", "after", "told"),
+    [
+        (REFUSED, 200, r"refused 1 of 2 instances \(reason A700\); nothing of the result is left"),
+        ({}, 200, "did not keep 2 of 2 instances; nothing of the result is left"),
+        ({}, 500, "answers 500; perhaps some of 2 instances .* cannot be taken back"),
+    ],
+)
+def test_a_server_that_keeps_nothing(
+    result: list[Path], monkeypatch: pytest.MonkeyPatch, stored: dict, after: int, told: str
+) -> None:
+    monkeypatch.setattr("srcyc.pacs.web._LOOK_SECONDS", 0.0)
+    sent = []
+
+    def answers(method: str, path: str) -> tuple[int, str, bytes]:
+        if method == "POST":
+            sent.append(path)
+            return 200, JSON, json.dumps(stored).encode()
+        return (after if sent else 200), JSON, b"[]"
+
+    with answering(answers) as server, pytest.raises(ArchiveError, match=told):
+        server.store(result[:2])
+
+
+def test_what_cannot_be_completed_is_taken_back_where_the_standard_s_way_is_known(
+    result: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("srcyc.pacs.web._LOOK_SECONDS", 0.0)
+    kept: list[str] = []
+    one = str(pydicom.dcmread(result[0]).SOPInstanceUID)
+
+    def answers(method: str, path: str) -> tuple[int, str, bytes]:
+        if method == "POST":
+            kept.append(one)
+        elif method == "DELETE":
+            kept.remove(path.rpartition("/")[2])
+        told = [{"00080018": {"vr": "UI", "Value": [uid]}} for uid in kept]
+        return 200, JSON, json.dumps({} if method == "POST" else told).encode()
+
+    with answering(answers) as server, pytest.raises(ArchiveError, match=r"did not keep 1 of 2 .*nothing"):
+        server.store(result[:2])
+    assert kept == []
 
 
 def test_what_is_not_there(orthanc: Orthanc) -> None:

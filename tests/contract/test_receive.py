@@ -18,12 +18,13 @@ import numpy as np
 import pydicom
 import pytest
 from documented import command
+from pynetdicom.ae import ApplicationEntity
 
 from factories import OBLIQUE_AXES, free_port, make_affine, make_head, save_series
 from srcyc.cli import main
 from srcyc.cli.console import EXIT_TERMINATED
-from srcyc.errors import ConfigError, OutputError
-from srcyc.pacs.network import Peer
+from srcyc.errors import ArchiveError, ConfigError, OutputError
+from srcyc.pacs.network import Keep, Listener, Peer
 from srcyc.pacs.queue import Entry, Queue, Status
 from srcyc.volumes.volume import read_volume
 
@@ -270,6 +271,52 @@ def test_killed_at_any_moment(station: Station, wanted: dict[str, bytes], moment
     assert pixels(station.arrived) == wanted
     assert not any(station.queue.glob("*/scan/.*"))
     station.until(lambda: not any(station.queue.glob("*/result")))
+
+
+# -- the network by itself ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def listening(keep: Keep) -> Iterator[Listener]:
+    listener = Listener("SRCYC", "127.0.0.1", 0, [], keep)
+    try:
+        yield listener
+    finally:
+        listener.close()
+
+
+def test_what_is_refused_is_told_to_both_sides(
+    scan: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(series: str, instance: str, data: bytes) -> Entry:
+        raise OutputError("the disk of the queue is full")
+
+    with listening(full) as listener:
+        peer = Peer("SRCYC", "127.0.0.1", listener.port)
+        with pytest.raises(ArchiveError, match="answers A700 to instance 1 of 1"):
+            peer.send([Path(next(scan.iterdir()))], "SCANNER")
+        assert "no room" in caplog.text
+        image = pydicom.dcmread(next(scan.iterdir()))
+        image.SeriesInstanceUID = ""
+        image.save_as(tmp_path / "odd.dcm")
+        with pytest.raises(ArchiveError, match="answers A900"):
+            peer.send([tmp_path / "odd.dcm"], "SCANNER")
+        assert "cannot be read" in caplog.text
+        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"  # CT
+        image.save_as(tmp_path / "ct.dcm")
+        with pytest.raises(ArchiveError, match="does not take MR images"):
+            peer.send([tmp_path / "ct.dcm"], "SCANNER")
+        other = ApplicationEntity(ae_title="SCANNER")
+        other.add_requested_context("1.2.840.10008.5.1.4.1.1.2")
+        other.associate("127.0.0.1", listener.port, ae_title="SRCYC").abort()
+        while "offers nothing that is received" not in caplog.text:  # by a thread of the listener's
+            time.sleep(0.01)
+        with pytest.raises(ConfigError, match="cannot listen there"):
+            Listener("SRCYC", "127.0.0.1", listener.port, [], full)
+        with pytest.raises(ArchiveError, match="refuses the association"):
+            Peer("OTHER", "127.0.0.1", listener.port).send([], "SCANNER")
+    with pytest.raises(ArchiveError, match="cannot be reached"):
+        peer.send([], "SCANNER")
 
 
 # -- the queue by itself ---------------------------------------------------------------------------------------------

@@ -130,10 +130,7 @@ class DicomWeb:
         self._room = threading.BoundedSemaphore(_QUESTIONS)
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _Ending())
-        try:
-            self._client = _Client(self.url, self._session, qido_prefix or None, wado_prefix or None)
-        except ValueError as error:
-            raise ConfigError(f"{self.url}: no address of a DICOMweb server.") from error
+        self._client = _Client(self.url, self._session, qido_prefix or None, wado_prefix or None)
         # It would come back five times to a server that does not answer, and show a traceback where we have a sentence.
         self._client.set_http_retry_params(retry=False)
         logging.getLogger("retrying").setLevel(logging.CRITICAL)
@@ -476,8 +473,12 @@ def checked_address(url: str) -> str:
     Raises:
         ConfigError: none, or one with a login: everybody on the machine sees a command line.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # half a bracket, a port beyond all
+        is_one = False
+    if not is_one or parts.query or parts.fragment:
         raise ConfigError(
             "no address of a DICOMweb server", remedy="give one, such as https://pacs.example/dicom-web"
         )
