@@ -285,7 +285,7 @@ class _Process:
         if alive and self._control is not None:
             return self._control
         self._forget()
-        ours, theirs = socket.socketpair()
+        self._control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [
@@ -299,8 +299,8 @@ class _Process:
                 start_new_session=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"},
             )
-        self._control, self._owner = ours, os.getpid()
-        return ours
+        self._owner = os.getpid()
+        return self._control
 
     def _forget(self) -> None:
         if self._control is not None:

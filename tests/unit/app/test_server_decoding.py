@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from factories import OBLIQUE_AXES, make_affine, make_head, save_model, save_ser
 from srcyc.errors import ModelError, OutputError, SRCycError, VolumeError
 from srcyc.volumes.image_files import Orientation, Scaling
 from srcyc.volumes.volume import Volume, read_volume, write_volume
+from srcyc_app.refusals import is_full
 from srcyc_app.studies import decoding
 from srcyc_app.studies.decoding import Apart, InPlace, ReaderError, reading
 
@@ -173,6 +176,49 @@ def test_a_decoder_that_is_killed_is_a_refusal(
     end(process)
 
 
+def test_one_that_has_closed_its_end_is_replaced(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs still, or so it seems: it has been killed this very moment."""
+    process = decoding._Process()
+    monkeypatch.setattr(decoding, "_PROCESS", process)
+    apart = Apart(MOST)
+    apart.grid(files[".nii"])
+    assert process._control is not None
+    process._control.shutdown(socket.SHUT_RDWR)
+    assert apart.grid(files[".nii"]).shape == read_volume(files[".nii"]).shape
+    end(process)
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(
+    head: Volume, tmp_path: Path, file_size_limit: Callable
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    with file_size_limit(1000), pytest.raises(OutputError, match="unpacked") as caught:
+        decoding._told(head.data, "", place)
+    assert isinstance(caught.value.__cause__, OSError) and is_full(caught.value)
+    assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (MemoryError(), VolumeError, "more memory"),
+        (KeyError("odd"), VolumeError, "KeyError"),
+        (OSError(28, "full"), VolumeError, "OSError"),
+        (OutputError("so", remedy="set it", options=["set"]), OutputError, "so; set it."),
+    ],
+)
+def test_what_goes_wrong_there_is_told_here(error: Exception, kind: type[SRCycError], says: str) -> None:
+    reply = json.loads(json.dumps(decoding._reply_of(error, "a.nii")))
+    told = decoding._error_of(reply, Path("a.nii"), "volume")
+    assert type(told) is kind and says in str(told)
+    assert is_full(told) == isinstance(error, OSError)
+    if isinstance(error, KeyError):
+        assert type(decoding._error_of(reply, Path("a"), "model")) is ModelError
+
+
 def test_a_file_that_takes_too_long_is_a_refusal(
     apart: Apart, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +273,17 @@ def test_an_installation_that_is_broken_is_not_the_file_s_fault(
     monkeypatch.delenv("PYTHONPATH")
     assert apart.grid(files[".nii"]).shape, "mended"
     end(process)
+
+
+def test_a_python_that_is_gone_is_said(
+    apart: Apart, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    process = decoding._Process()
+    monkeypatch.setattr(decoding, "_PROCESS", process)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(ReaderError, match="FileNotFoundError"):
+        apart.grid(files[".nii"])
+    process._forget()
 
 
 def test_where_python_cannot_fork_files_are_read_in_place(monkeypatch: pytest.MonkeyPatch) -> None:

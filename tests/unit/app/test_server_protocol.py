@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -19,9 +22,15 @@ from srcyc_app.server.protocol import PatientProtocol
 PATIENCE = 60.0
 
 
+#: ``/later`` reads its body from then on.
+GO_ON = threading.Event()
+
+
 async def app(scope: Any, receive: Any, send: Any) -> None:
     """Count the bytes of a body; ``/large`` sends many."""
     count, more = 0, True
+    while scope["path"] == "/later" and not GO_ON.is_set():
+        await asyncio.sleep(0.01)
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -32,6 +41,14 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     for _ in range(200 if scope["path"] == "/large" else 0):
         await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
     await send({"type": "http.response.body", "body": b"done"})
+
+
+def wait_for(happened: Callable[[], Any]) -> Any:
+    end = time.monotonic() + PATIENCE
+    while not (found := happened()):
+        assert time.monotonic() < end, "did not happen"
+        time.sleep(0.01)
+    return found
 
 
 @pytest.fixture
@@ -45,9 +62,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[uvicorn.Server]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    end = time.monotonic() + PATIENCE
-    while not server.started and time.monotonic() < end:
-        time.sleep(0.01)
+    wait_for(lambda: server.started)
     yield server
     server.should_exit = True
     thread.join(PATIENCE)
@@ -109,14 +124,54 @@ def test_a_body_that_goes_on_is(server: uvicorn.Server, monkeypatch: pytest.Monk
         assert b"x-count: 10" in connection.recv(4096)
 
 
+def test_a_head_that_stalls_behind_another_request_is_not_waited_for(server: uvicorn.Server) -> None:
+    with connected(server) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        received = b""
+        while b"done" not in received:
+            received += connection.recv(4096)
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+        assert closed(connection)
+
+
+def test_a_body_that_this_side_does_not_take_is_not_the_senders_fault(
+    server: uvicorn.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "BODY_SECONDS", 60.0)
+    size = 1 << 20
+    head = f"POST /later HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
+    GO_ON.clear()
+    with connected(server) as connection, ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(connection.sendall, head.encode() + bytes(size))
+        full = wait_for(lambda: [c for c in server.server_state.connections if c.flow and c.flow.read_paused])
+        # As if the time were over.
+        full[0].loop.call_soon_threadsafe(full[0]._no_body)
+        GO_ON.set()
+        sending.result()
+        assert f"x-count: {size}".encode() in connection.recv(4096)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_as_many_files_as_the_connections_need_may_be_open() -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = before[1] if before[1] != resource.RLIM_INFINITY else protocol.FILES
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(1000, most), before[1]))
+        protocol.allow_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(protocol.FILES, most), before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def test_a_reply_that_nobody_takes_is_given_up(server: uvicorn.Server) -> None:
     with connected(server) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
-        end = time.monotonic() + PATIENCE
-        while server.server_state.tasks and time.monotonic() < end:
-            time.sleep(0.1)
-        assert not server.server_state.tasks
+        # It has begun; one whose reply is not taken never ends by itself.
+        assert connection.recv(1)
+        wait_for(lambda: not server.server_state.tasks)
 
 
 def test_one_connection_serves_many_requests_and_then_ends(server: uvicorn.Server) -> None:
@@ -137,15 +192,10 @@ def test_one_too_many_closes_the_idlest(server: uvicorn.Server, monkeypatch: pyt
     with contextlib.ExitStack() as stack:
         busy = stack.enter_context(connected(server))
         busy.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nab")
-        end = time.monotonic() + PATIENCE
-        while not server.server_state.tasks and time.monotonic() < end:
-            time.sleep(0.05)
+        wait_for(lambda: server.server_state.tasks)
         for _ in range(60):
             stack.enter_context(connected(server))
         assert b"200" in ask(server)
-        end = time.monotonic() + PATIENCE
-        while len(server.server_state.connections) > 21 and time.monotonic() < end:
-            time.sleep(0.05)
-        assert len(server.server_state.connections) <= 21
+        wait_for(lambda: len(server.server_state.connections) <= 21)
         busy.sendall(b"cd")
         assert b"x-count: 4" in busy.recv(4096), "whoever is served is not closed"

@@ -3,11 +3,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
@@ -20,6 +23,8 @@ from srcyc_app.server.stock import (
     OwnMachine,
     check_address,
     check_task,
+    guard,
+    is_stock_server,
     one_line,
 )
 
@@ -144,6 +149,46 @@ def test_only_this_machine_is_answered(address: str, status: int) -> None:
 def test_addresses_are_names_that_nobody_can_point_here(host: str, status: int) -> None:
     known = Middleware(KnownHosts, hosts=["scanner"], addresses=True)
     assert client(known).get("/", headers={"Host": host}).status_code == status
+
+
+@pytest.fixture
+def guarded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TestClient]:
+    """``guarded("--host", "0.0.0.0", address="10.0.0.1")``: another app's routes behind what MONAI Label's get."""
+
+    def make(*arguments: str, address: str = "127.0.0.1") -> TestClient:
+        async def count(request: Request) -> PlainTextResponse:
+            body = await request.body()
+            return PlainTextResponse(f"{len(body)} {await request.is_disconnected()}")
+
+        app = Starlette(routes=[Route("/{path:path}", count, methods=["GET", "POST"])])
+        app.middleware_stack = app.build_middleware_stack()
+        monkeypatch.setitem(sys.modules, "monailabel.app", SimpleNamespace(app=app))
+        monkeypatch.setattr(sys, "argv", ["monailabel", "start_server", *arguments])
+        guard([], lambda: 10**6)
+        return TestClient(app, base_url="http://localhost", client=(address, 50000))
+
+    return make
+
+
+def test_the_stock_servers_routes_are_behind_all_checks(guarded: Callable[..., TestClient]) -> None:
+    with guarded() as own:  # its life passes through too
+        assert own.get("/info/").text == "0 False"
+        assert own.get("/proxy/dicom/system").status_code == 403
+        assert own.get("/info/", headers={"Host": "evil.example"}).status_code == 400
+        parts = [b'{"steps": ', b"4}"]
+        assert own.post("/train/srcyc", content=iter(parts)).text.startswith("12 ")
+        refused = own.post("/train/srcyc", json={"bundle_path": "/tmp"})
+        assert refused.status_code == 422 and "bundle_path" in refused.json()["detail"]
+    assert guarded(address="10.0.0.1").get("/info/").status_code == 403
+    assert guarded("--host", "0.0.0.0", address="10.0.0.1").get("/info/").status_code == 200
+
+
+def test_what_is_no_stock_server_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "monailabel.app", raising=False)
+    before = list(logging.getLogger().handlers)
+    guard([], lambda: 1)
+    assert not is_stock_server()
+    assert logging.getLogger().handlers == before
 
 
 def test_no_client_chooses_what_is_imported(studies: Path, models: Path, tmp_path: Path) -> None:

@@ -186,6 +186,8 @@ def test_unknown_and_hostile_ids(sessions: ScanSessions, store: Path, tmp_path: 
         b'{"image": 3}',
         b'{"image": "/etc/passwd"}',
         b'{"image": "a\\u0000b"}',
+        b'{"image": "/etc/.."}',
+        b'{"image": "meta.info"}',
     ],
 )
 def test_a_broken_description(
@@ -241,6 +243,24 @@ def test_use_prolongs(sessions: ScanSessions, store: Path, upload: Callable[...,
     assert info.last_access_ts < time.time() - 80
     sessions.get_session(session)
     assert json.loads((store / session / "meta.info").read_text())["last_access_ts"] > time.time() - 5
+
+
+def test_a_full_disk_is_no_reason_to_refuse_a_scan(
+    sessions: ScanSessions, store: Path, upload: Callable[..., Path], file_size_limit: Callable
+) -> None:
+    session, info = sessions.add_session(str(upload()), 100)
+    written = (store / session / "meta.info").read_bytes()
+    with file_size_limit(10):
+        assert sessions.get_session(session) is info
+    assert (store / session / "meta.info").read_bytes() == written
+
+
+def test_whose_a_session_is(sessions: ScanSessions, store: Path, upload: Callable[..., Path]) -> None:
+    assert sessions.of_owner("anna") == []
+    _, hers = sessions.add_session(str(upload()), owner="anna")
+    sessions.add_session(str(upload()))
+    (store / "somebody-elses").mkdir()
+    assert sessions.of_owner("anna") == [hers]
 
 
 def test_a_removed_image_ends_the_session(sessions: ScanSessions, upload: Callable[..., Path]) -> None:

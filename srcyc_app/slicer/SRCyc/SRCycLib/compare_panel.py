@@ -125,11 +125,7 @@ class ComparePanel:
 
     def _settle(self) -> None:
         """Fit the views when they have got a size, until that changes no more."""
-        if self._comparison is None or not self._comparison.active:
-            self._timer.stop()
-            return
-        sizes = self._comparison.sizes()
-        if sizes != self._sizes:
+        if self._comparison is not None and (sizes := self._comparison.sizes()) != self._sizes:
             self._sizes = sizes
             self._comparison.fit()
         self._looks += 1

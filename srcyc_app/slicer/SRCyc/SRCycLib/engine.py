@@ -94,7 +94,7 @@ class Engine:
             what can be cancelled.
         """
 
-        def look_again(said: str) -> None:
+        def look_again(said: str) -> Call:
             def seen(now: Needs) -> None:
                 try:
                     verify(needs, now, said)
@@ -103,7 +103,7 @@ class Engine:
                 else:
                     done(now)
 
-            self.check(seen, failed)
+            return self.check(seen, failed)
 
         return Installation(self._calls, needs, say, look_again, failed)
 

@@ -16,7 +16,7 @@ from slicer.i18n import tr as _
 from SRCycLib import engine_needs
 from SRCycLib.engine_needs import REQUIREMENTS
 from SRCycLib.engine_pip import BUSY
-from SRCycLib.remote import Calls, new_folder
+from SRCycLib.remote import Call, Calls, new_folder
 
 #: Told a sentence, and a share from 0 to 1 or None.
 Say = Callable[[str, "float | None"], None]
@@ -116,7 +116,7 @@ class Installation:
         calls: that begin processes with Slicer's Python.
         needs: what is missing.
         say: told how it goes.
-        done: called with what pip said, when all have ended well.
+        done: called with what pip said, when all have ended well; begins what comes then.
         failed: called with what went wrong.
 
     Raises:
@@ -128,7 +128,7 @@ class Installation:
         calls: Calls,
         needs: Needs,
         say: Say,
-        done: Callable[[str], None],
+        done: Callable[[str], Call],
         failed: Callable[[EngineProblem], None],
     ) -> None:
         self._calls, self._needs, self._say = calls, needs, say
@@ -165,7 +165,7 @@ class Installation:
         elif self._waiting:
             self._next()
         else:
-            self._done(said)
+            self._call = self._done(said)
 
 
 def _commands(needs: Needs) -> list[tuple[str, list[str]]]:

@@ -31,9 +31,6 @@ class EngineError(Exception):
 def main(arguments: list[str]) -> int:
     """Meet a request; give the exit code."""
     say = _take_stdout()
-    if len(arguments) != 1:
-        say({"error": "The request file is missing: give its path."})
-        return 2
     file = Path(arguments[0])
     say({"pid": os.getpid()})
     try:

@@ -61,11 +61,7 @@ class Form:
         return self._size
 
     def __iter__(self) -> Iterator[bytes]:
-        while True:
-            block = self.read(_BLOCK)
-            if not block:
-                return
-            yield block
+        return iter(lambda: self.read(_BLOCK), b"")
 
     def read(self, size: int = -1) -> bytes:
         """Give the next bytes, as a file does."""
@@ -175,10 +171,10 @@ class _Source:
         return taken
 
     def _next(self) -> bytes:
-        for block in self._blocks:
-            if block:
-                return block
-        raise Malformed("the reply ended too early")
+        block = next(self._blocks, b"")
+        if not block:
+            raise Malformed("the reply ended too early")
+        return block
 
 
 def _limited(text: bytearray, most: int) -> Callable[[bytes], None]:

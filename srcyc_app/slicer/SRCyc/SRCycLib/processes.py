@@ -47,10 +47,8 @@ class Watched:
             return bool(self._handle and self._kernel.WaitForSingleObject(self._handle, 0) == _TIMEOUT)
         try:
             os.kill(self._pid, 0)
-        except ProcessLookupError:
+        except OSError:  # none, or somebody else's by now
             return False
-        except PermissionError:
-            return True
         # One that has ended and whose parent does not care is there, but does not run.
         with contextlib.suppress(OSError):
             return Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

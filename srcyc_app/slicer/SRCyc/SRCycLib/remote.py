@@ -199,20 +199,28 @@ class Calls:
             progress: called with a state and a share from 0 to 1.
             news: called with each report of a watch.
             folder: of files that belong to the request; removed at its end, after ``done`` or ``failed`` has returned.
+
+        Raises:
+            OSError: the disk is full, or this Python cannot be run; nothing is left then.
         """
         own = new_folder("request")
         file = own / "request.json"
         folders = [str(each) for each in (folder, own) if each]
-        file.write_text(json.dumps({**request, "parent": os.getpid(), "folders": folders}))
-        with (own / "said").open("wb") as said, (own / "errors").open("wb") as errors:
-            process = subprocess.Popen(
-                [self._python, "-m", module, str(file)],
-                cwd=_MODULE_FOLDER,
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=errors,
-                **console_options(),
-            )
+        try:
+            file.write_text(json.dumps({**request, "parent": os.getpid(), "folders": folders}))
+            with (own / "said").open("wb") as said, (own / "errors").open("wb") as errors:
+                process = subprocess.Popen(
+                    [self._python, "-m", module, str(file)],
+                    cwd=_MODULE_FOLDER,
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=errors,
+                    **console_options(),
+                )
+        except OSError:
+            for each in folders:
+                shutil.rmtree(each, ignore_errors=True)
+            raise
         call = Call(own, process, done, failed, progress, news, folder)
         self._calls.append(call)
         self._timer.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -284,17 +283,8 @@ class ResolvePanel:
             self._enable()
             self._session.complain(sentence)
 
-        try:
-            self._loading = self._session.call(
-                "download",
-                {"image": image, "folder": str(folder)},
-                done=loaded,
-                failed=failed,
-                folder=folder,
-            )
-        except OSError:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+        arguments = {"image": image, "folder": str(folder)}
+        self._loading = self._session.call("download", arguments, done=loaded, failed=failed, folder=folder)
         self._say(_("Loading {image} …").format(image=image))
         self._enable()
 

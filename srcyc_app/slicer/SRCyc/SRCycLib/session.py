@@ -29,15 +29,13 @@ class Preparing:
         cancelled: nobody waits for it any more.
     """
 
-    def __init__(self) -> None:
-        self.step: Call | Installation | None = None
-        self.cancelled = False
+    step: Call | Installation
+    cancelled = False
 
     def cancel(self) -> None:
         """End it now; nobody is called back any more."""
         self.cancelled = True
-        if self.step is not None:
-            self.step.cancel()
+        self.step.cancel()
 
 
 class Session:
@@ -116,22 +114,23 @@ class Session:
         preparing = Preparing()
 
         def ready(_needs: Needs) -> None:
-            if not preparing.cancelled:
-                self._engine_ready = True
-                done()
+            self._engine_ready = True
+            done()
 
         def known(needs: Needs) -> None:
             if needs.complete:
                 ready(needs)
-            elif not ask(needs.question):
+                return
+            wanted = ask(needs.question)
+            if preparing.cancelled:  # while it was asked
+                return
+            if not wanted:
                 failed("")
             else:
                 self.tell(_("Installing: {packages}").format(packages=", ".join(needs.missing)))
                 preparing.step = self._engine.install(needs, say, ready, wrong)
 
         def wrong(problem: EngineProblem) -> None:
-            if preparing.cancelled:
-                return
             if problem.details:
                 self.tell(problem.details)
             failed(str(problem))
