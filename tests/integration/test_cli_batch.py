@@ -20,8 +20,10 @@ import psutil
 import pytest
 
 from factories import save_head
-from srcyc.inference.batch import TRIES, How, Work, do, resources, shard
+from srcyc.errors import InputError
+from srcyc.inference.batch import TRIES, How, Work, do, on_dask, resources, shard
 from srcyc.inference.bids import place_of
+from srcyc.inference.bids_selection import read_filters, select
 from srcyc.inference.options import InferenceOptions
 from srcyc.inference.results import Place
 
@@ -96,8 +98,9 @@ def test_the_thick_scans_of_a_data_set_are_done_once(srcyc, heads, tiny_model, h
     assert sorted(one["status"] for one in again) == ["refused", *["skipped"] * 4]
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")}
 
-    ran = srcyc("bids", heads, out, "group", "--model", tiny_model)
+    ran = srcyc("bids", heads, out, "group", "--model", tiny_model, "--json")
     assert ran.code == 0
+    assert [row["status"] for row in ran.json["scans"]].count("done") == 4
     with (out / "group_scans.tsv").open(encoding="utf-8", newline="") as stream:
         rows = {row["scan"]: row for row in csv.DictReader(stream, delimiter="\t")}
     assert len(rows) == 5
@@ -138,14 +141,22 @@ def test_participants_sessions_and_filters_choose(srcyc, heads, tiny_model, tmp_
         assert [name.rpartition("/")[2] for name in _results(out)] == expected
     for options, told in (
         (("--participant-label", "77"), "77"),
+        (("--bids-filter-file", tmp_path / "none.json"), "none.json"),
         (("--shard", "3/2"), "3/2"),
         (("--dask", "tcp://127.0.0.1:1", "--n-procs", "2"), "--n-procs"),
     ):
         ran = srcyc("bids", heads, tmp_path / "no", *base, *options)
         assert ran.code == 2
         assert told in ran.sentence
-    query.write_text('{"a": {"colour": "red"}}', encoding="utf-8")
-    assert "colour" in srcyc("bids", heads, tmp_path / "no", *base, "--bids-filter-file", query).sentence
+    for text, told in (('{"a": {"colour": "red"}}', "colour"), ('{"a": "T2w"}', "queries")):
+        query.write_text(text, encoding="utf-8")
+        assert told in srcyc("bids", heads, tmp_path / "no", *base, "--bids-filter-file", query).sentence
+    # A query may ask for what is not there, and of a file what all of them are.
+    query.write_text('{"a": {"session": null, "acquisition": null, "extension": ".nii.gz", "suffix": "T2w"}}')
+    chosen = select(heads, filters=read_filters(query)).scans
+    assert [path.name for path in chosen] == ["sub-001_T2w.nii.gz", "sub-002_T2w.nii.gz"]
+    assert "the data set itself" in srcyc("bids", heads, heads, *base).sentence
+    assert "no BIDS data set" in srcyc("bids", tmp_path, tmp_path / "no", *base).sentence
 
 
 def test_shards_are_disjoint_and_together_all():
@@ -263,6 +274,25 @@ def _workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
         for child in psutil.Process(process.pid).children(recursive=True)
         if "spawn_main" in " ".join(child.cmdline())
     ]
+
+
+def test_the_workers_of_a_cluster_that_somebody_else_runs(how, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="needs srcyc[batch]")
+    (tmp_path / "broken.nii.gz").write_bytes(b"no image")
+    works = [
+        Work(scan, Place(tmp_path / "out" / scan.name))
+        for scan in (save_head(tmp_path / "a.nii.gz"), tmp_path / "broken.nii.gz")
+    ]
+    cluster = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "protocol": "tcp"}
+    with distributed.LocalCluster(**cluster, dashboard_address=None) as running:
+        done = {one.work: one for one in on_dask(works, how, running.scheduler_address)}
+    assert [done[work].status for work in works] == ["written", "refused"]
+    assert "broken.nii.gz" in done[works[1]].message
+    with pytest.raises(InputError, match="no scheduler answers"):
+        next(on_dask(works, how, "carrier-pigeon://loft"))
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(InputError, match=r"install srcyc\[batch\]"):
+        next(on_dask(works, how, "local"))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 from factories import OBLIQUE_AXES, make_affine, make_head, save_series
 
 pytest.importorskip("monai", reason="MONAI is not installed (extra monai)")
-from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
+from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch, list_data_collate
 from monai.engines import SupervisedEvaluator
 from monai.transforms import (
     Compose,
@@ -161,3 +161,24 @@ def test_mistakes_are_refused_by_name(model: PublishedModel, scan: Path) -> None
     assert SuperResolved("other", model, allow_missing_keys=True)({"image": image})["image"] is image
     with pytest.raises(NothingToDoError, match="1 x 1 x 4"):
         SuperResolve(model, target_spacing=(1, 1, 4))(image)
+
+
+def test_a_reader_is_chosen_by_what_is_read_and_gives_one_image(scan: Path) -> None:
+    reader = VolumeReader()
+    assert reader.verify_suffix(scan) and reader.verify_suffix([str(scan), "b.mha"])
+    assert not reader.verify_suffix([scan, "b.txt"])
+    with pytest.raises(VolumeError, match="2 volumes for one image"):
+        reader.get_data(reader.read([scan, scan]))
+
+
+def test_a_batch_has_one_shape_and_distrust_is_logged(
+    model: PublishedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = []
+    for thick in (4.0, 3.0):
+        image = MetaTensor(torch.from_numpy(make_head((20, 22, 6)).data), affine=np.diag([1, 1, thick, 1]))
+        image[0, 3, 4, 2] = float("nan")
+        images.append(image)
+    with pytest.raises(VolumeError, match="several shapes"):
+        SuperResolutionInferer(model)(list_data_collate(images), model.network)
+    assert "no value (NaN)" in caplog.text

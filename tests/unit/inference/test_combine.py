@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from factories import rotation
-from srcyc.errors import ConfigError, InputError, NothingToDoError
+from srcyc.errors import ConfigError, InputError, NothingToDoError, SRCycError
 from srcyc.evaluation.metrics import Truth
 from srcyc.inference import SuperResolver
 from srcyc.inference.combine import Combination, combine
@@ -19,6 +19,7 @@ from srcyc.inference.options import InferenceOptions
 from srcyc.inference.registration import Motion, register, warp
 from srcyc.physics.resampling import resample
 from srcyc.physics.simulation import Spoiling, simulate_thick
+from srcyc.volumes.geometry import Grid
 from srcyc.volumes.volume import Volume, read_volume
 
 #: Where a point of the head lies in each of the three scans.
@@ -175,3 +176,9 @@ def test_memory_is_bounded(stacks):
     small = SuperResolver.from_pretrained(device="cpu", precision="fp32", max_memory=0.009)
     with pytest.raises(ConfigError, match="max_memory"):
         combine(stacks, small)
+
+
+def test_a_scan_of_too_few_slices_cannot_be_laid_over_another():
+    head, two = _head(), Grid((48, 56, 2), np.eye(4))
+    with pytest.raises(SRCycError, match="registration failed"):
+        register(head.data[0], head.grid, head.data[0, :, :, :2], two)

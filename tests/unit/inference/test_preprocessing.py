@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from srcyc.errors import SRCycError
 from srcyc.inference.preprocessing import correct_bias_field, denoise
 from srcyc.volumes.volume import Volume
 
@@ -47,3 +48,9 @@ def test_array_axes_keep_their_order(phantom):
     spike = np.zeros((1, 12, 14, 16), np.float32)
     spike[0, 2, 9, 13] = 100.0
     assert np.unravel_index(denoise(Volume(spike, AFFINE)).data.argmax(), spike.shape) == (0, 2, 9, 13)
+
+
+def test_where_n4_finds_nothing_to_fit_the_option_is_named():
+    with pytest.raises(SRCycError, match="N4 found no bias field") as caught:
+        correct_bias_field(Volume(np.full((1, 8, 8, 8), np.nan, np.float32), AFFINE))
+    assert caught.value.options == ("n4",)
