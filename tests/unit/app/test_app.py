@@ -20,6 +20,7 @@ from srcyc.errors import ConfigError
 from srcyc.inference.super_resolver import SuperResolver
 from srcyc.volumes.volume import Volume, read_volume
 from srcyc_app.app import SRCycApp
+from srcyc_app.infers.super_resolution import SuperResolutionTask
 from srcyc_app.refusals import Refusal
 
 
@@ -132,6 +133,49 @@ def test_without_a_server_maps_are_files(app: SRCycApp) -> None:
     app.server_mode(False)
     report = ask(app, image="thick", correction_map=True)["params"]
     assert read_volume(report["correction_file"]).shape[2] == 8
+
+
+def test_a_result_that_cannot_be_kept_leaves_nothing(app: SRCycApp, studies: Path, tmp_path: Path) -> None:
+    shutil.copy(studies / "thick.nrrd", studies / "thick_sr.nrrd")
+    os.utime(studies / "thick_sr.nrrd", (1_700_000_000, 1_700_000_000))
+    app.datastore().refresh()
+    assert refused(app, image="thick", store=True, correction_map=True).status_code == 409
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_what_a_client_sent_for_some_time_may_be_named_by_its_path(app: SRCycApp, studies: Path) -> None:
+    """As MONAI Label's own server does."""
+    upload = shutil.copy(studies / "thick.nrrd", tempfile.gettempdir())
+    _, info = app.sessions().add_session(str(upload))
+    assert app.find_scan(info.image, app.datastore()) == (Path(info.image), None)
+
+
+def test_a_script_may_name_any_file(app: SRCycApp, studies: Path, tmp_path: Path) -> None:
+    elsewhere = Path(shutil.copy(studies / "thick.nrrd", tmp_path / "mine.nrrd"))
+    app.server_mode(False)
+    assert app.find_scan(str(elsewhere), app.datastore()) == (elsewhere, None)
+    task = SuperResolutionTask(app.shelf, 10**9)
+    file, report = task({"image": str(elsewhere), "correction_map": True})
+    assert read_volume(file).shape[2] > 8
+    assert read_volume(report["correction_file"]).shape[2] == 8
+
+
+def test_what_takes_hours_is_nothing_to_wait_for(app: SRCycApp) -> None:
+    with pytest.raises(Refusal, match="run_sync"):
+        app.train({"model": "srcyc"})
+
+
+def test_a_server_starts_on_a_full_disk_too(
+    app: SRCycApp, studies: Path, models: Path, caplog: pytest.LogCaptureFixture, file_size_limit: Any
+) -> None:
+    (models / "active.json").unlink()
+    shutil.rmtree(models / "activated")
+    conf = {"model_dir": str(models), "decode_apart": "false"}
+    other = SRCycApp(str(models.parent / "app"), str(studies), conf)
+    with file_size_limit(10):
+        other.server_mode(True)
+    assert "until somebody chooses another" in caplog.text
+    assert other.shelf.default == "tiny"
 
 
 def test_store_keeps_the_result_out_of_training(app: SRCycApp, studies: Path) -> None:

