@@ -8,6 +8,7 @@ import logging
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -162,7 +163,9 @@ def test_a_series_as_the_documentation_writes_it(
     assert len(list((folder / "series").iterdir())) == len(list((folder / "series_sr").iterdir()))
 
 
-def test_what_makes_no_sense_is_said_before_anything_is_asked(srcyc, series, tmp_path) -> None:
+def test_what_makes_no_sense_is_said_before_anything_is_asked(
+    srcyc, series, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(*given: object) -> str:
         done = CliRunner().invoke(app, ["infer", *map(str, given)])
         assert isinstance(done.exception, ConfigError)
@@ -178,6 +181,8 @@ def test_what_makes_no_sense_is_said_before_anything_is_asked(srcyc, series, tmp
     assert "--study" in refused(series, "--study", "1.2", "-o", tmp_path)
     said = refused(series, "--to-dicomweb", "http://me:verysecret@127.0.0.1/dicom-web")
     assert "address" in said and "verysecret" not in said
+    monkeypatch.setitem(sys.modules, "srcyc.pacs.web", None)
+    assert "srcyc[server]" in refused(series, "--to-dicomweb", web)
 
 
 @pytest.fixture(scope="module")

@@ -369,7 +369,9 @@ def test_what_is_no_station(text: str) -> None:
         Peer.of(text)
 
 
-def test_what_makes_no_sense(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_makes_no_sense(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def said(*given: str) -> str:
         assert main(["receive", str(tmp_path / "queue"), *given]) == 2
         return capsys.readouterr().err
@@ -377,4 +379,6 @@ def test_what_makes_no_sense(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "--send-to" in said()
     assert "--allow" in said("--send-to", "A@b:1", "--host", "0.0.0.0")
     assert "AE title" in said("--send-to", "A@b:1", "--ae-title", "x" * 17)
+    monkeypatch.setitem(sys.modules, "srcyc.pacs.network", None)
+    assert "srcyc[server]" in said("--send-to", "A@b:1")
     assert not (tmp_path / "queue").exists()

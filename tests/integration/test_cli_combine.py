@@ -50,6 +50,12 @@ def test_stacks_become_one_volume_with_its_sidecar_and_are_kept(srcyc, stacks, t
     again = srcyc(*call, "--no-correct-slices")
     assert again.code == 2
     assert "correct_slices" in again.sentence
+    # What is doubtful is said.
+    holes = read_volume(stacks[0])
+    holes.data[0, 3, 4, 2] = np.nan
+    first = write_volume(holes, tmp_path / "holes.nii.gz")
+    ran = srcyc("combine", first, stacks[1], "-o", out, "--model", tiny_model, "--overwrite")
+    assert ran.code == 0 and "no value (NaN)" in ran.err and "moved by" in ran.out
 
 
 def test_bad_calls_are_refused_and_leave_nothing(srcyc, stacks, tiny_model, tmp_path):

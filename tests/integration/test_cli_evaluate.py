@@ -62,7 +62,7 @@ def test_slices_can_be_spoiled_and_any_axis_made_thick(srcyc, fine_file, tiny_mo
     ("option", "value"),
     [
         *(("--axis", "3"), ("--axis", "S"), ("--jitter", "2"), ("--noise", "-1"), ("--told-ratio", "5")),
-        *(("--blur", "-1"), ("--box", "1.5")),
+        *(("--blur", "-1"), ("--box", "1.5"), ("--gap", "inf")),
     ],
 )
 def test_impossible_simulations_are_a_sentence(srcyc, fine_file, tmp_path, option, value):
@@ -216,6 +216,22 @@ def test_results_are_not_replaced_unless_asked(srcyc, fine_file, tiny_model, tmp
     assert "--overwrite" in ran.sentence
     assert (tmp_path / "out" / "metrics.json").read_text() == "mine"
     assert srcyc(*arguments, "--overwrite", "--no-figures").code == 0
+
+
+def test_without_any_usable_scan_nothing_is_written(srcyc, tiny_model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    ran = srcyc("evaluate", "--hr", tmp_path / "empty", "--model", tiny_model, "-o", tmp_path / "out")
+    assert ran.code == 2 and "no volume" in ran.sentence
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scan_with_holes_is_no_truth(srcyc, fine_file, tiny_model, tmp_path):
+    scan = read_volume(fine_file)
+    scan.data[0, 3, 4, 5] = np.nan
+    holes = write_volume(scan, tmp_path / "holes.nii.gz")
+    given = ("--thickness", "3", "--model", tiny_model, "-o", tmp_path / "out", "--no-figures")
+    ran = srcyc("evaluate", "--hr", holes, *given)
+    assert ran.code == 2 and "no value (NaN)" in ran.sentence
 
 
 @pytest.mark.parametrize("thickness", ["0.5", "30"])

@@ -226,6 +226,10 @@ def test_the_summary_names_what_is_left_out(srcyc, tiny_model, tree, tmp_path):
     for name, reason in (("sub-01_mask.nii.gz", "label map"), ("notes.txt", "no volume")):
         (line,) = [line for line in ran.out.splitlines() if line.startswith("left out") and name in line]
         assert reason in line
+    for number in range(24):
+        (tree / f"note {number}.txt").write_text("hello")
+    again = srcyc("infer", tree, "-o", tmp_path / "out", "--model", tiny_model)
+    assert "left out 5 more (--json names them): no volume" in again.out
 
 
 def test_results_below_the_input_are_not_taken_again(srcyc, tiny_model, tree):
@@ -297,6 +301,13 @@ def test_labels_come_to_the_results_grid(srcyc, tiny_model, tmp_path, name):
     # They are a result, not a scan.
     again = srcyc("infer", out.parent, "-o", tmp_path / "again", "--model", tiny_model)
     assert "only volumes that srcyc made" in again.sentence
+
+
+def test_labels_are_of_one_scan(srcyc, tiny_model, tmp_path):
+    scans = [nifti(tmp_path / name, dtype=np.int16) for name in ("a.nii", "b.nii")]
+    labels = nifti(tmp_path / "labels.nii", HEAD > 300, np.uint8)
+    ran = srcyc("infer", *scans, "--labels", labels, "-o", tmp_path / "out", "--model", tiny_model)
+    assert ran.code == 2 and "one label map for 2 scans" in ran.sentence
 
 
 @pytest.mark.parametrize("wrong", ["the scan", "elsewhere", "missing", "a scan"])

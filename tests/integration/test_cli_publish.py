@@ -49,6 +49,7 @@ def test_the_scores_on_the_card_are_those_that_evaluate_gives(
     ]
     assert all(score.contrast == "T1w" for score in card.scores)
     assert [score.scan for score in card.thick_scans] == ["scan"]
+    assert "scan: slice-to-slice gain" in srcyc("models", out).out
     # The weights are the model's.
     for name, weight in load_model(tiny_model).network.state_dict().items():
         assert weight.equal(model.network.state_dict()[name])

@@ -29,6 +29,11 @@ def test_unknown_keys_are_refused_at_every_level() -> None:
         TrainingConfig.model_validate({"g_hr": {"channels": 32}})
 
 
+def test_settings_are_keys_and_values() -> None:
+    with pytest.raises(ValidationError, match="dictionary"):
+        TrainingConfig.model_validate(["steps"])
+
+
 def test_configurations_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         TrainingConfig().steps = 5  # type: ignore[misc]

@@ -157,14 +157,12 @@ def _volumes(given: Path, series: Sequence[str]) -> tuple[list[Path], list[LeftO
 
 def _foreign(left_out: LeftOut) -> LeftOut:
     """Leave out of what was left out the sidecars and pictures of srcyc's own results, even without these."""
-    from srcyc.volumes.dicom import LeftOut
-
     ours = {
         file
         for file in left_out.files
         if file.suffix in (".json", ".png") and read_sidecar(file.with_suffix(".json"))
     }
-    return LeftOut(tuple(file for file in left_out.files if file not in ours), left_out.reason)
+    return replace(left_out, files=tuple(file for file in left_out.files if file not in ours))
 
 
 def plan_jobs(

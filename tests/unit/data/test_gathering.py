@@ -173,6 +173,11 @@ def test_generator_only_does_not_look_at_lr_scans(
     scans = gather(config("generator-only"), [tmp_path / "broken.nii"], [make("h1"), make("h2")], None, store)
     assert everybody(scans)["lr"] == everybody(scans)["validation_lr"] == []
     assert [scan.reason for scan in scans.left_out] == ["mode generator-only trains on HR scans alone"]
+    manifest = {make("h3").resolve(): ManifestEntry(Domain.LR, "h3")}
+    scans = gather(config("generator-only"), [], [make(f"h{n}") for n in (1, 2, 3)], manifest, store)
+    assert [(scan.person, scan.reason) for scan in scans.left_out] == [
+        ("h3", "mode generator-only trains on HR scans alone")
+    ]
 
 
 def test_the_manifest_sorts_one_folder(make: Callable[..., Path], store: ScanStore, tmp_path: Path) -> None:
@@ -222,7 +227,8 @@ def test_pairs_are_of_one_person_each_and_aligned(
     paired: tuple[list[Path], list[Path]], make: Callable[..., Path], store: ScanStore
 ) -> None:
     lr, hr = paired
-    scans = gather(config("paired"), lr, [*hr, make("sub-9")], None, store)
+    alone = make("sub-8", thick=3, shape=(24, 24, 10))
+    scans = gather(config("paired"), [*lr, alone], [*hr, make("sub-9")], None, store)
     assert [(thick.person, thin.person) for thick, thin in scans.pairs] == [
         (person, person) for person in persons(scans.lr)
     ]
@@ -230,7 +236,8 @@ def test_pairs_are_of_one_person_each_and_aligned(
     assert len(scans.pairs) == 2
     assert len(scans.validation_hr) == len(scans.validation_lr) == 1
     reasons = {scan.path.name: scan.reason for scan in scans.left_out}
-    assert set(reasons) == {"sub-3_thick.nii.gz", "sub-3_thin.nii.gz", "sub-9.nii"}
+    assert set(reasons) == {"sub-3_thick.nii.gz", "sub-3_thin.nii.gz", "sub-8.nii", "sub-9.nii"}
+    assert reasons["sub-8.nii"] == "no HR scan of sub-8 to pair it with"
     assert "not aligned in world coordinates" in reasons["sub-3_thin.nii.gz"]
     assert reasons["sub-9.nii"] == "no LR scan of sub-9 to pair it with"
 

@@ -400,6 +400,15 @@ def test_mostly_empty_patches_are_redrawn() -> None:
     assert (filled > 0.1).float().mean() > 0.9
 
 
+def test_where_all_is_background_a_patch_is_drawn_all_the_same() -> None:
+    air = TrainingScan("air", np.zeros((64, 64, 20), np.float32), (1, 1, 3))
+    corner = smooth_scan((33, 33, 64), (1, 1, 1))  # covers few of the patches
+    batch = AlignedPatches([(air, corner)], PLAIN, 0, 1)[0]
+    assert not batch.real_lr.any() and batch.real_hr[0].any()
+    thin = TrainingScan("air", np.zeros((64, 64, 64), np.float32), (1, 1, 1))
+    assert not SimulatedPatches([thin], PLAIN, 0, 1)[0].real_lr.any()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_datasets_travel_to_worker_processes(kind: str) -> None:
     data = dataset(kind, VARIED, steps=3)

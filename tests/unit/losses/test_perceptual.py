@@ -14,9 +14,14 @@ from safetensors.torch import save_file
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
+from srcyc.config import TrainingConfig
+from srcyc.data.patches import Batch
 from srcyc.errors import ConfigError, InputError, MissingExtraError, ModelError, SRCycError
 from srcyc.losses import PerceptualLoss, VGGFeatures, imagenet
 from srcyc.losses.vgg import Backbone
+from srcyc.physics.acquisition import AxisAcquisition
+from srcyc.physics.resampling import apply_along
+from srcyc.training.step import TrainingStep, build_networks
 
 torchvision_vgg = pytest.importorskip("torchvision.models.vgg", reason="torchvision is not installed")
 
@@ -306,6 +311,8 @@ class TestLoss:
             loss(torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8))
         with pytest.raises(InputError, match="images or volumes"):
             loss(torch.zeros(1, 1, 8), torch.zeros(1, 1, 8))
+        with pytest.raises(InputError, match="1 or 3, H, W"):
+            loss.features(torch.zeros(1, 2, 8, 8))
         with pytest.raises(ConfigError, match="slices_per_axis is 0"):
             PerceptualLoss(slices_per_axis=0)
 
@@ -327,6 +334,31 @@ class TestLoss:
         )
         assert float(loss(target, target)) == 0.0
         assert float(loss(by_blur, target)) > 2 * float(loss(by_shift, target)) > 0.0
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_it_is_a_term_of_a_training_step(vgg16_weights: Path, relative: bool) -> None:
+    """An untrained network gives the classical inverse: that is how far it is, and nothing gained."""
+    chosen = {"backbone": "vgg16", "weights": vgg16_weights, "slices_per_axis": 2, "relative": relative}
+    config = TrainingConfig.model_validate(
+        {
+            "mode": "generator-only",
+            "losses": {"lambda_content": 0, "lambda_perceptual": 1},
+            "perceptual": {**chosen, "layer": "conv2_1"},
+            "g_hr": {"name": "sliceresdnet", "features": 8, "depth": 1},
+        }
+    )
+    axis, truth = AxisAcquisition.of(16, 4), torch.rand(1, 1, 16, 16, 16)
+    slices = apply_along(truth, axis.matrix, -1)
+    batch = Batch(slices, (truth,), (axis,), True, torch.zeros_like(slices))
+    step = TrainingStep(build_networks(config, torch.device("cpu")), config)
+    (found,) = step(batch, 0.0).values()
+    if relative:
+        assert float(found) == pytest.approx(1, abs=0.05)
+    else:
+        inverse = apply_along(slices, axis.upscaling, -1)
+        images = (image[..., batch.counted(0)] for image in (inverse, truth))
+        torch.testing.assert_close(found, PerceptualLoss(**chosen, layer="conv2_1")(*images))  # type: ignore[arg-type]
 
 
 class TestTheRelativeForm:

@@ -253,7 +253,11 @@ def test_the_last_checkpoints_are_kept(scans: Scans, tmp_path: Path) -> None:
 def test_training_ends_early_when_nothing_gets_better(scans: Scans, tmp_path: Path) -> None:
     # With a learning rate of practically 0 no validation after the first is better.
     settings = config(
-        "generator-only", steps=40, early_stopping=3, optimiser={"learning_rate": 1e-30, "warm_up": 0}
+        "generator-only",
+        steps=40,
+        early_stopping=3,
+        checkpoint_every=5,  # not where it ends
+        optimiser={"learning_rate": 1e-30, "warm_up": 0},
     )
     run = Run(settings, scans, tmp_path).go()
     assert run.published == [2]

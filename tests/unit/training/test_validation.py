@@ -187,6 +187,10 @@ def test_scans_too_small_for_a_metric_are_scored_by_the_others(phantom, shape: t
         score.key("ssim")
 
 
+def test_an_lr_scan_that_is_as_fine_as_it_gets_is_no_case(fine: TrainingScan) -> None:
+    assert Validator([], [fine], CONFIG, CPU).cases == []
+
+
 def test_thicknesses_that_do_not_enlarge_and_air_are_no_cases(fine: TrainingScan) -> None:
     air = TrainingScan("air", np.zeros((40, 40, 40), np.float32), (1, 1, 1))
     config = ValidationConfig(thicknesses=(0.5, 1.0, 30.0, 4.0), crop=32)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from srcyc.data.patches import Batch
 from srcyc.enhancement import enhance
+from srcyc.networks import DegradationNet
 from srcyc.physics.acquisition import AxisAcquisition
 from srcyc.physics.resampling import apply_along
 from srcyc.training.step.networks import Networks
@@ -109,9 +111,8 @@ class Passes:
     def _degraded(
         self, images: Sequence[Tensor], ratio: float | None = None, *, noisy: bool = False
     ) -> Tensor:
-        g_lr, batch = self.networks.g_lr, self.batch
-        if g_lr is None:
-            raise ValueError("this mode has no G_LR")
+        # Only terms of modes that have a G_LR ask for it.
+        g_lr, batch = cast(DegradationNet, self.networks.g_lr), self.batch
         fakes = [
             g_lr(
                 image,

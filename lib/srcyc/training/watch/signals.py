@@ -66,8 +66,8 @@ def listening(request: StopRequest) -> Iterator[None]:
         if request.number == signal.SIGINT == number:
             restore()
             signal.raise_signal(number)
-            return
-        request.stop(number)
+        else:
+            request.stop(number)
 
     with handled(_SIGNALS, asked) as restore:
         yield

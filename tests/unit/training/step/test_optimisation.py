@@ -90,7 +90,10 @@ def test_muon_steps_along_the_orthogonalised_momentum() -> None:
     before = layer.weight.detach().clone()
     gradient = torch.randn(8, 8 * 27) * torch.logspace(0, -2, 8)[:, None]
     layer.weight.grad = gradient.reshape(layer.weight.shape).clone()
-    Muon([layer.weight], lr=0.1).step()
+    idle = convolution(seed=2).weight  # of a layer that had no part in the loss
+    still = idle.detach().clone()
+    Muon([layer.weight, idle], lr=0.1).step()
+    assert torch.equal(idle, still)
     step = (before - layer.weight.detach()).reshape(8, -1) / 0.1
     values = torch.linalg.svdvals(step)
     assert values.min() > 0.6 and values.max() < 1.25

@@ -12,7 +12,7 @@ from srcyc.config import TrainingConfig, ValidationConfig
 from srcyc.errors import OutputError
 from srcyc.networks import Degradation
 from srcyc.training.validation import Picture, Score
-from srcyc.training.watch.progress import Progress
+from srcyc.training.watch.progress import Progress, progress_line
 from srcyc.training.watch.recorder import Recorder
 from srcyc.training.watch.report import write_report
 from srcyc.volumes.geometry import Grid
@@ -118,6 +118,21 @@ def test_a_run_without_held_back_scans_has_a_report_too(tmp_path: Path) -> None:
     assert [path.name for path in files] == ["report.md", "curves.png"]
     assert "no person was held back" in text(tmp_path)
     assert "steps: 100 of 400" in text(tmp_path)
+
+
+def test_what_was_measured_on_lr_scans_alone_is_told_alone(tmp_path: Path) -> None:
+    come_back = Score(cycle=0.3, correction=0.01)
+    record(tmp_path, {100: come_back})
+    write_report(tmp_path, config(key_metric="cycle"), [])
+    assert "forward-cycle error 0.3" in text(tmp_path) and "Held-back HR scans" not in text(tmp_path)
+    assert "held back: forward cycle 0.3000" in progress_line(Progress(400, 400, 9.0, score=come_back))
+
+
+def test_a_run_of_which_nothing_is_known_yet_has_no_curves(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    recorder.report(Progress(0, 400, 0.0))
+    recorder.close()
+    assert [path.name for path in write_report(tmp_path, config(), [])] == ["report.md"]
 
 
 def test_losses_that_are_zero_or_not_finite_can_be_drawn(tmp_path: Path) -> None:
