@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from factories import make_phantom, save_series
 from srcyc.errors import ConfigError
 from srcyc.inference.super_resolver import SuperResolver
 from srcyc.volumes.volume import Volume, read_volume
+from srcyc_app import script
 from srcyc_app.app import SRCycApp
 from srcyc_app.infers.super_resolution import SuperResolutionTask
 from srcyc_app.refusals import Refusal
@@ -158,6 +160,14 @@ def test_a_script_may_name_any_file(app: SRCycApp, studies: Path, tmp_path: Path
     file, report = task({"image": str(elsewhere), "correction_map": True})
     assert read_volume(file).shape[2] > 8
     assert read_volume(report["correction_file"]).shape[2] == 8
+
+
+def test_a_script_without_scans_has_nothing_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monailabel.config.settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD", True)
+    assert script.main(["--studies", str(tmp_path), "batch"]) == 0
+    assert json.loads(capsys.readouterr().out) == {}
 
 
 def test_what_takes_hours_is_nothing_to_wait_for(app: SRCycApp) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -16,8 +18,9 @@ import pytest
 from factories import make_phantom, save_series
 from srcyc.volumes.volume import Volume, read_volume
 from srcyc_app.refusals import Refusal
+from srcyc_app.server.routes.sessions import _pack
 from srcyc_app.studies.datastore import StudiesFolder
-from srcyc_app.studies.decoding import Apart
+from srcyc_app.studies.decoding import Apart, InPlace
 from srcyc_app.studies.domains import person_in, training_scans
 from srcyc_app.studies.placing import clear_leftovers, put
 
@@ -72,6 +75,11 @@ def test_one_series_of_a_folder_is_sent_and_removed_without_the_other(studies: P
     store = opened(studies)
     with zipfile.ZipFile(store.get_image("otto_dump_3_c-tra")) as packed:
         assert {name[0] for name in packed.namelist()} == {"c"} and len(packed.namelist()) == 6
+    archive = studies.parent / "packed.zip"
+    services: Any = SimpleNamespace(app=SimpleNamespace(reading=InPlace()))
+    _pack(services, Path(store.get_image_uri("otto_dump_3_c-tra")), archive)
+    with zipfile.ZipFile(archive) as packed:
+        assert {name[0] for name in packed.namelist()} == {"c"}
     store.remove_image("otto_dump_3_c-tra")
     assert {file.name[0] for file in (studies / "otto" / "dump").iterdir()} == {"d"}
     store.refresh()

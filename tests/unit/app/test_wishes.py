@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from srcyc.config import TrainingConfig
-from srcyc.data.gathering import gather
+from srcyc.data.gathering import Sources
 from srcyc.data.store import ScanStore
 from srcyc.errors import SRCycError
 from srcyc.training.settings import load_settings
@@ -36,7 +36,7 @@ def test_settings_are_called_as_the_request_calls_them() -> None:
 def test_too_few_scans(mode: str, says: str, tmp_path: Path) -> None:
     config = TrainingConfig.model_validate({"mode": mode})
     with pytest.raises(SRCycError) as caught:
-        gather(config, [], [], None, ScanStore(tmp_path / "store"))
+        Sources().gather(config, ScanStore(tmp_path / "store"))
     assert worded(caught.value).endswith(says)
 
 
