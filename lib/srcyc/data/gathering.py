@@ -81,49 +81,32 @@ class Sources:
         return cls(lr, hr, dict(manifest))
 
     def gather(self, config: TrainingConfig, store: ScanStore) -> TrainingSet:
-        """Read them, and tell which are used, for what, and which are not.
+        """Find the scans, leave out what cannot be used, pair, and hold persons back.
+
+        A person held back is so in both domains: nothing of that person is trained on. Every scan is read once, into
+        the store; LR scans are not looked at in generator-only mode.
+
+        Args:
+            config: of the run.
+            store: where the scans are kept, normalised.
 
         Raises:
-            InputError: scans or settings cannot be used (see the message).
+            DataError: too few persons are left in a domain that the mode needs, or an unknown person is to be held
+                back.
+            OutputError: the store's disk is full.
         """
-        return gather(config, self.lr, self.hr, self.manifest, store)
-
-
-def gather(
-    config: TrainingConfig,
-    lr: Sequence[Path],
-    hr: Sequence[Path],
-    manifest: dict[Path, ManifestEntry] | None,
-    store: ScanStore,
-) -> TrainingSet:
-    """Find the scans, leave out what cannot be used, pair, and hold persons back.
-
-    A person held back is so in both domains: nothing of that person is trained on. Every scan is read once, into
-    the store.
-
-    Args:
-        config: of the run.
-        lr: LR scans, or folders of them; not looked at in generator-only mode.
-        hr: HR scans, or folders of them.
-        manifest: see :func:`srcyc.data.domains.read_manifest`.
-        store: where the scans are kept, normalised.
-
-    Raises:
-        DataError: too few persons are left in a domain that the mode needs, or an unknown person is to be held back.
-        OutputError: the store's disk is full.
-    """
-    given_lr = bool(lr) or any(entry.domain is Domain.LR for entry in (manifest or {}).values())
-    sorting = _Sorting(config, manifest, store, paired=config.mode == "paired" and given_lr)
-    if config.mode == "generator-only":
-        sorting.ignore(lr)
-    else:
-        sorting.add(lr, Domain.LR)
-    sorting.add(hr, Domain.HR)
-    if sorting.needs_lr:
-        _require(sorting, Domain.LR, 1)
-    _require(sorting, Domain.HR, persons_needed(config))
-    pairs = _pair(sorting) if sorting.paired else []
-    return _split(sorting, pairs)
+        manifest = self.manifest or {}
+        given_lr = bool(self.lr) or any(entry.domain is Domain.LR for entry in manifest.values())
+        sorting = _Sorting(config, manifest, store, paired=config.mode == "paired" and given_lr)
+        if config.mode == "generator-only":
+            sorting.ignore(self.lr)
+        else:
+            sorting.add(self.lr, Domain.LR)
+        sorting.add(self.hr, Domain.HR)
+        if sorting.needs_lr:
+            _require(sorting, Domain.LR, 1)
+        _require(sorting, Domain.HR, persons_needed(config))
+        return _split(sorting, _pair(sorting) if sorting.paired else [])
 
 
 class _Sorting:
@@ -131,21 +114,21 @@ class _Sorting:
 
     Args:
         config: of the run.
-        manifest: see :func:`gather`.
-        store: see there.
+        manifest: what is known of some of them.
+        store: where they are kept.
         paired: real pairs are trained on.
     """
 
     def __init__(
         self,
         config: TrainingConfig,
-        manifest: dict[Path, ManifestEntry] | None,
+        manifest: dict[Path, ManifestEntry],
         store: ScanStore,
         *,
         paired: bool,
     ) -> None:
         self.config = config
-        self.manifest = manifest or {}
+        self.manifest = manifest
         self.store = store
         self.paired = paired
         self.used: dict[Domain, list[AssignedScan]] = {Domain.LR: [], Domain.HR: []}

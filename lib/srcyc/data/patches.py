@@ -169,10 +169,7 @@ class SimulatedPatches(Patches):
 
     Args:
         scans: HR scans; any axis along which they are at their finest may be made the thick one.
-        config: see :class:`Patches`, as all that follow.
-        seed: see there.
-        steps: see there.
-        share: see there.
+        config: see :class:`Patches`, for seed, steps and share too.
         mixed: every patch of a step has a factor of its own; else one is drawn for the step.
     """
 
@@ -254,10 +251,7 @@ class AlignedPatches(Patches):
 
     Args:
         pairs: LR and HR scans, each pair aligned in world coordinates (:func:`srcyc.data.pairs.why_not_a_pair`).
-        config: see :class:`Patches`, as all that follow.
-        seed: see there.
-        steps: see there.
-        share: see there.
+        config: see :class:`Patches`, for seed, steps and share too.
     """
 
     aligned = True
@@ -337,10 +331,7 @@ class UnpairedPatches(Patches):
     Args:
         lr: LR scans.
         hr: HR scans.
-        config: see :class:`Patches`, as all that follow.
-        seed: see there.
-        steps: see there.
-        share: see there.
+        config: see :class:`Patches`, for seed, steps and share too.
     """
 
     aligned = False

@@ -35,11 +35,6 @@ __all__ = [
 ]
 
 
-def _in_file(path: Path) -> None:
-    """Say that a format keeps its voxels in the file itself."""
-    return
-
-
 @dataclass(frozen=True)
 class Format:
     """One entry.
@@ -60,7 +55,7 @@ class Format:
     header: Callable[[Path], Header]
     voxels: Callable[[Path], RawVolume]
     write: Callable[..., None] | None
-    detached: Callable[[Path], str | None] = _in_file
+    detached: Callable[[Path], str | None] = lambda _: None
     types: tuple[str, ...] = ()
     holds_scaling: bool = False
     holds_orientation: bool = False

@@ -10,7 +10,7 @@ import pytest
 
 from srcyc.config import TrainingConfig
 from srcyc.data.domains import AssignedScan, Domain, ManifestEntry
-from srcyc.data.gathering import TrainingSet, gather
+from srcyc.data.gathering import Sources, TrainingSet
 from srcyc.data.store import ScanStore
 from srcyc.errors import DataError
 from srcyc.physics.simulation import simulate_thick
@@ -36,6 +36,16 @@ def store(tmp_path: Path) -> ScanStore:
 
 def config(mode: str = "unpaired", **data: Any) -> TrainingConfig:
     return TrainingConfig.model_validate({"mode": mode, "data": {"size": 16, **data}})
+
+
+def gather(
+    config: TrainingConfig,
+    lr: list[Path],
+    hr: list[Path],
+    manifest: dict[Path, ManifestEntry] | None,
+    store: ScanStore,
+) -> TrainingSet:
+    return Sources(lr, hr, manifest).gather(config, store)
 
 
 def persons(scans: list[AssignedScan]) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from srcyc.config import TrainingConfig
-from srcyc.data.gathering import TrainingSet, gather
+from srcyc.data.gathering import Sources, TrainingSet
 from srcyc.data.store import ScanStore
 from srcyc.networks import SliceResDNet
 from srcyc.training.dry_run import estimate
@@ -46,7 +46,7 @@ def scans(
         for seed in (0, 1):
             image = nib.Nifti1Image(phantom(shape, seed)[0], np.diag([1, 1, thick, 1]))
             nib.save(image, folder / kind / f"{kind}{seed}.nii")
-    return gather(settings("unpaired"), [folder / "lr"], [folder / "hr"], None, store)
+    return Sources([folder / "lr"], [folder / "hr"]).gather(settings("unpaired"), store)
 
 
 def test_the_factors_and_networks_are_those_of_the_run(scans: TrainingSet, store: ScanStore) -> None:
