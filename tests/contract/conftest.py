@@ -658,3 +658,26 @@ def tiny_training() -> Callable[..., dict[str, Any]]:
         return {"steps": str(steps), "initial_model": "none", "device": "cpu", "settings": text, **more}
 
     return request
+
+
+# -- a browser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chromium(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Chromium, with the flags that its module names in `FLAGS`; it wants nothing from the network for itself."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="drives the browser; comes with the test extra"
+    )
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    flags = [
+        *("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"),
+        *("--disable-component-update", "--disable-sync", "--no-first-run", "--no-default-browser-check"),
+        *request.module.FLAGS,
+    ]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=flags, timeout=1000 * PATIENCE)
+        yield browser
+        browser.close()

@@ -27,12 +27,8 @@ playwright = pytest.importorskip(
 pytestmark = pytest.mark.slow
 
 PATIENCE = 90.0
-#: WebGL by the processor; and nothing that the browser might want from the network for itself.
-FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-angle=swiftshader"),
-    *("--enable-unsafe-swiftshader", "--ignore-gpu-blocklist", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--no-first-run", "--no-default-browser-check"),
-)
+#: Of the browser: WebGL by the processor.
+FLAGS = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 #: Bright pixels of both panes correlate better than this where they show one thing at one place.
 SAME = 0.95
 #: Side by side, both panes have this many pixels at least.
@@ -40,17 +36,6 @@ LEAST_PIXELS = 250
 
 
 # -- a server and a browser --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=list(FLAGS))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import http.server
 import json
 import os
-import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,8 @@ import requests
 
 pytestmark = pytest.mark.slow
 
-FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update", "--no-first-run"),
-    "--host-resolver-rules=MAP evil.example 127.0.0.1",
-)
+#: Of the browser.
+FLAGS = ("--disable-gpu", "--host-resolver-rules=MAP evil.example 127.0.0.1")
 
 #: Milliseconds that a browser has on a busy machine.
 PATIENCE = 120_000
@@ -82,20 +78,6 @@ def nothing_was_run(server: Any, mark: Path) -> None:
 
 
 # -- a page of somebody else's -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="drives the browser; comes with the test extra"
-    )
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=list(FLAGS), timeout=PATIENCE)
-        yield browser
-        browser.close()
 
 
 def run_page(chromium: Any, html: str, host: str) -> list[Any]:
