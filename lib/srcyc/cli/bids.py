@@ -103,7 +103,7 @@ def bids(
     """
     from srcyc.files import sha256
     from srcyc.inference import bids as layout
-    from srcyc.inference.batch import How
+    from srcyc.inference.batch import How, Work
     from srcyc.inference.bids_selection import read_filters, select
     from srcyc.models.model_file import DEFAULT_MODEL, find_model, load_model
 
@@ -123,7 +123,8 @@ def bids(
         filters=filters,
         least_factor=load_model(path).card.factor_range[0],
     )
-    works = _works(found.scans, bids_dir, output_dir)
+    out = output_dir.absolute()
+    works = [Work(scan.absolute(), layout.place_of(scan, bids_dir, out)) for scan in found.scans]
     prepare_folder(output_dir)
     layout.describe_dataset(output_dir, bids_dir)
     if level is Level.GROUP:
@@ -198,13 +199,6 @@ def _run(
                 console.error(f"{one.message}" + (f" (tried {one.tries} times)" if one.tries > 1 else ""))
             progress(len(done) / len(works))
     return done
-
-
-def _works(scans: list[Path], root: Path, out: Path) -> list[Work]:
-    from srcyc.inference import bids as layout
-    from srcyc.inference.batch import Work
-
-    return [Work(scan.absolute(), layout.place_of(scan, root, out.absolute())) for scan in scans]
 
 
 def _inner(work: Work, root: Path) -> str:

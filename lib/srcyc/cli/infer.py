@@ -358,7 +358,8 @@ class _Batch:
                         outcomes.append(outcome)
         finally:
             remove_empty(created)
-        return outcomes or [self._problem(str(given), _no_scan(given)) for given in inputs]
+        nothing = "no scan in this folder, only what is left out; give one with scans."
+        return outcomes or [self._problem(str(one), InputError(f"{one}: {nothing}")) for one in inputs]
 
     def _one(self, job: Job, label: str, check: Check) -> Outcome | Exception:
         """Do one job, in any thread, and tell nothing but how far it is; what is wrong is given, not raised."""
@@ -524,10 +525,6 @@ def _read_labels(path: Path, scans: Sequence[Path]) -> Volume:
     labels = read_volume(path)
     require_labels(labels)
     return labels
-
-
-def _no_scan(given: Path) -> InputError:
-    return InputError(f"{given}: no scan in this folder, only what is left out; give one with scans.")
 
 
 def _summarise(console: Console, outcomes: list[Outcome], left_out: list[LeftOut]) -> None:

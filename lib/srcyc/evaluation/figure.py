@@ -197,11 +197,13 @@ def _draw(
     shape = canonical.array(reference.data[0]).shape
     coarse = _Coarse.of(shape, canonical.spacing)
     plain = coarse.part(canonical.array(reference.data[0]))
-    mask = _mask(plain)
+    # Head or brain; everything for a constant image.
+    mask = np.ones(plain.shape, bool) if plain.min() == plain.max() else evaluation_mask(plain)
     deep = _deep(mask, coarse.spacing)
     interest = np.where(deep, coarse.part(canonical.array(guide)), 0)
     window = _window(plain, deep)
     grey: dict[str, Any] = {"cmap": "gray", "vmin": window[0], "vmax": window[1]}
+    heat = {"cmap": "inferno", "vmin": 0.0, "vmax": _ERROR_FULL * robust_scaling(reference.data).scale}
     shown = [plane for plane in (1, 0, 2) if all_planes or plane != canonical.axis(axis)]
     views = [
         _View(plane, mask, interest, coarse, canonical.spacing, magnify=not all_planes) for plane in shown
@@ -213,7 +215,7 @@ def _draw(
     )
     for number, panel in enumerate(panels):
         array = canonical.array(panel.data)
-        style = _error_style(robust_scaling(reference.data).scale) if panel.error else grey
+        style = heat if panel.error else grey
         row = [
             places[place][number] if side_by_side else places[number][place] for place in range(len(cells))
         ]
@@ -294,10 +296,6 @@ def _title(axes: Axes, box: Bbox, title: str, *, above: bool) -> None:
             "weight": "bold" if colour == _INK else "normal",
         }
         axes.annotate(line, textcoords="offset points", ha="center", **place, **style)
-
-
-def _error_style(span: float) -> dict[str, Any]:
-    return {"cmap": "inferno", "vmin": 0.0, "vmax": _ERROR_FULL * span}
 
 
 def _window(data: Image, deep: Mask) -> tuple[float, float]:
@@ -423,11 +421,6 @@ class _View:
 
 
 # -- what to show --------------------------------------------------------------------------------------------
-
-
-def _mask(data: Image) -> Mask:
-    """Head or brain; everything for a constant image."""
-    return np.ones(data.shape, dtype=bool) if data.min() == data.max() else evaluation_mask(data)
 
 
 def _deep(mask: Mask, spacing: Sequence[float]) -> Mask:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from srcyc.documents import json_line, read_json
 
@@ -37,7 +36,7 @@ def read_thickness(path: Path, stem: str) -> tuple[float | None, tuple[str, ...]
         value = document["SliceThickness"]
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             warnings.append(
-                f"the SliceThickness {_shown(value)} in {sidecar.name} is no length in mm and is not used."
+                f"the SliceThickness {json_line(value)[:40]} in {sidecar.name} is no length in mm and is not used."
             )
             continue
         return float(value), tuple(warnings)
@@ -62,7 +61,3 @@ def _sidecars(folder: Path, stem: str) -> Iterator[Path]:
             *said, its_suffix = other.stem.split("_")
             if other != own and its_suffix == suffix and entities.issuperset(said):
                 yield other
-
-
-def _shown(value: Any) -> str:
-    return json_line(value)[:40]

@@ -340,7 +340,7 @@ def _common(source: DicomSource, planes: _Planes, origin: Origin, identity: _Ide
     image.SeriesDescription = _described(first, content)
     image.SeriesNumber = _numbered(first, content)
     if identity.made is not None:
-        image.SeriesDate, image.SeriesTime = _date(identity.made), _time(identity.made)
+        image.SeriesDate, image.SeriesTime = f"{identity.made:%Y%m%d}", f"{identity.made:%H%M%S.%f}"
         image.InstanceCreationDate, image.InstanceCreationTime = image.SeriesDate, image.SeriesTime
         image.ContentDate, image.ContentTime = image.SeriesDate, image.SeriesTime
     image.ImageType = ["DERIVED", "SECONDARY", "OTHER"] + (
@@ -489,14 +489,6 @@ def _numbered(first: Dataset, content: str) -> int:
 
 def _number(value: float) -> str:
     return format_number_as_ds(float(value))
-
-
-def _date(moment: datetime) -> str:
-    return moment.strftime("%Y%m%d")
-
-
-def _time(moment: datetime) -> str:
-    return moment.strftime("%H%M%S.%f")
 
 
 def _write(image: Dataset, file: Path, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,8 +104,8 @@ def _series_of(scan: Volume, source: Path) -> DicomSeries:
     Raises:
         OutputError: it is not there any more, or several are alike.
     """
-    where = _folder_of(source, scan.files)
-    listing = list_series(where)
+    # Its folder, its file of many frames, or what its address lies in.
+    listing = list_series(next(place for place in (source, *source.parents) if place.exists()))
     alike = [
         one
         for one in (*listing.series, *listing.unfit)
@@ -119,13 +118,6 @@ def _series_of(scan: Volume, source: Path) -> DicomSeries:
             f"{source}: the files of its series {what}", remedy="read the scan again, by its address"
         )
     return found[0]
-
-
-def _folder_of(source: Path, files: Sequence[Path]) -> Path:
-    """Give what lists a scan's series: its folder, its file of many frames, or what its address lies in."""
-    while not source.exists() and source != source.parent:
-        source = source.parent
-    return source
 
 
 def _whole(value: object) -> int:
