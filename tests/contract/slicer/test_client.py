@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import shutil
 import socket
+import ssl
 import threading
 import time
 import tracemalloc
@@ -12,15 +15,19 @@ import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import requests
 
 import srcyc
 from srcyc.volumes.volume import read_volume
+from SRCycLib import client
 from SRCycLib.client import VERSION, Client, ServerError, Unreachable
-from SRCycLib.multipart import Malformed, Reply
+from SRCycLib.connection import Connection
+from SRCycLib.multipart import Form, Malformed, Reply
 from SRCycLib.training import Watch
 
 CommandLine = Callable[..., Any]
@@ -407,7 +414,7 @@ def answering() -> Iterator[Callable[..., str]]:
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         started.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         return f"http://127.0.0.1:{server.server_address[1]}"
 
     yield start
@@ -561,6 +568,28 @@ def test_refusals_with_a_sentence(answering: Callable[..., str], detail: Any) ->
     sentence_of(Client(url).info, "The server says", "no, and why.")
 
 
+def test_a_refusal_may_be_a_page_of_any_length(answering: Callable[..., str]) -> None:
+    url = answering({"/info/": (500, {"Content-Type": "text/html"}, bytes(1_000_000))})
+    sentence_of(Client(url).info, "500")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (requests.exceptions.ProxyError("no"), "proxy"),
+        (requests.exceptions.InvalidURL("no"), "is no address"),
+        (requests.exceptions.SSLError(ssl.SSLCertVerificationError("no")), "REQUESTS_CA_BUNDLE"),
+        (requests.exceptions.SSLError(ssl.SSLError(1, "handshake failure")), "TLS settings"),
+        (requests.ConnectionError(ConnectionResetError(104, "Reset by peer")), "reset by peer"),
+    ],
+)
+def test_what_stands_in_the_way_is_told(error: Exception, says: str) -> None:
+    def fail() -> None:
+        raise Connection("https://somewhere:8000", 1.0, "tests")._unreachable(error)
+
+    sentence_of(fail, "https://somewhere:8000", says)
+
+
 def test_a_redirection_is_not_followed(answering: Callable[..., str]) -> None:
     asked: list[str | None] = []
 
@@ -607,10 +636,10 @@ def multipart(*parts: tuple[str, bytes], end: bytes = b"\r\n--B--\r\n") -> Answe
 REPORT = ('name="params"', b'{"software": "x"}')
 
 
-def infer(url: str, folder: Path) -> dict[str, Any]:
+def infer(url: str, folder: Path, progress: Callable[..., None] = lambda *told: None) -> dict[str, Any]:
     scan = folder.parent / "scan.nrrd"
     scan.write_bytes(b"NRRD0004\n\n")
-    return Client(url).infer(scan, folder, {}, lambda state, share: None)
+    return Client(url).infer(scan, folder, {}, progress)
 
 
 @pytest.fixture
@@ -657,6 +686,48 @@ def test_a_reply_that_breaks_off(answering: Callable[..., str], folder: Path) ->
     sentence_of(lambda: infer(url, folder), url)
 
 
+def test_a_map_that_is_gone_costs_no_result(answering: Callable[..., str], folder: Path) -> None:
+    report = ('name="params"', b'{"uncertainty_session": "s", "warnings": ["thin"]}')
+    url = answering({"/infer/srcyc": multipart(report, ('name="image"; filename="a.nrrd"', b"voxels"))})
+    answer = infer(url, folder)
+    assert Path(answer["volume"]).read_bytes() == b"voxels" and answer["maps"] == {}
+    assert [said[:27] for said in answer["report"]["warnings"]] == ["thin", "there is no uncertainty map"]
+
+
+def test_a_server_that_does_not_tell_how_far_it_is(
+    answering: Callable[..., str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MONAI Label's own: that it computes is said once; what is no state of a computation is passed over."""
+    monkeypatch.setattr(client, "_POLL", 0.01)
+    monkeypatch.setattr(client, "_UNTOLD", 0.0)
+    answers, asked = iter([as_page(404), as_page(404)]), threading.Event()
+
+    def answer(handler: BaseHTTPRequestHandler) -> Answer:
+        if handler.path.startswith("/progress/"):
+            if (untold := next(answers, None)) is None:
+                asked.set()
+            return untold or as_json({"state": "done", "share": 1})
+        assert asked.wait(60)
+        return multipart(REPORT, ('name="image"; filename="a.nrrd"', b"voxels"))
+
+    told: list[tuple[str, float]] = []
+    infer(answering(answer), folder, lambda *each: told.append(each))
+    assert [each for each in told if each[0] not in ("uploading", "downloading")] == [("running", 0.0)]
+
+
+def test_a_scan_that_becomes_shorter_while_it_is_sent(tmp_path: Path) -> None:
+    scan = tmp_path / "scan.nrrd"
+    scan.write_bytes(bytes(1000))
+    form = Form(scan, {}, lambda share: None)
+    assert len(b"".join(form)) == len(form)
+    form.close()
+    form = Form(scan, {}, lambda share: None)
+    os.truncate(scan, 10)
+    with pytest.raises(OSError, match="shorter"):
+        b"".join(form)
+    form.close()
+
+
 def test_a_large_reply_goes_to_disk(answering: Callable[..., str], folder: Path) -> None:
     voxels = np.random.default_rng(0).bytes(30_000_000)
     url = answering({"/infer/srcyc": multipart(REPORT, ('name="image"; filename="a.nrrd"', voxels))})
@@ -701,14 +772,52 @@ def test_an_archive_that_cannot_be_unpacked(answering: Callable[..., str], folde
     link = zipfile.ZipInfo("link.dcm")
     link.external_attr = 0o120777 << 16
     disposition = {"Content-Disposition": 'attachment; filename="x.zip"'}
+    locked = bytearray(archive(folder, ("a.dcm", b"a"))[2])
+    for place in (6, locked.index(b"PK\x01\x02") + 8):
+        locked[place] |= 1  # needs a password
     for answer in (
         archive(folder, (link, b"/etc/passwd")),
         archive(folder),
         (200, disposition, b"no archive"),
+        (200, disposition, bytes(locked)),
     ):
         url = answering({**NOTHING_MORE, "/datastore/image": answer})
         sentence_of(lambda: Client(url).download("series", folder), "series")  # noqa: B023
         assert not [file for file in folder.rglob("*") if file.is_file()]
+
+
+def test_what_does_not_come_whole_is_not_taken(
+    answering: Callable[..., str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive larger than the disk; a file that breaks off, which the urllib3 of older Slicers does not notice."""
+    url = answering({**NOTHING_MORE, "/datastore/image": archive(folder, ("a.dcm", b"a"))})
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+        sentence_of(lambda: Client(url).download("series", folder), "no room")
+    beginning = {True: 3, False: None}
+    monkeypatch.setattr(
+        Connection,
+        "blocks",
+        lambda self, response: iter([response.raw.read(beginning["/image" in response.url])]),
+    )
+    sentence_of(lambda: Client(url).download("series", folder), "lost")
+
+
+def test_a_result_whose_scan_is_gone_and_answers_that_say_nothing(
+    answering: Callable[..., str], folder: Path
+) -> None:
+    made = {"image": {"info": {"made_from": "gone", "report": {"software": "x"}}}}
+    file = (200, {"Content-Disposition": 'attachment; filename="r.nrrd"'}, b"voxels")
+    url = answering(
+        {
+            "/datastore/": as_json({"objects": {"r": made}}),
+            "/datastore/image": file,
+        }
+    )
+    answer = Client(url).download("r", folder)
+    assert answer["report"] == {"software": "x"} and "scan" not in answer
+    sentence_of(lambda: Client(url).upload(folder / "volume.nrrd", "new", "LR"), "new", "list")
+    assert Client(url)._task() == {}, "no training was started: 404"
 
 
 def test_a_proxy_without_its_server_is_waited_for(answering: Callable[..., str]) -> None:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -166,6 +166,35 @@ def test_the_library_is_found_where_it_is_shipped(place: str, tmp_path: Path) ->
     )
     said = subprocess.check_output([sys.executable, "-S", "-c", code], cwd=module, text=True)
     assert said.split() == [str(package), "9.8.7", "9.8.7", "False"]
+
+
+def test_the_library_that_is_installed_is_the_last_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import srcyc
+
+    monkeypatch.setattr(engine_needs, "__file__", str(tmp_path / "SRCycLib" / "engine_needs.py"))
+    assert engine_needs.library() == Path(srcyc.__file__).parent
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert engine_needs.library() is None
+
+
+def test_what_is_missing_or_too_old_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a package without metadata nothing is known; of Slicer's own, that it can be imported is enough."""
+    found = {"numpy": "2.1.0", "pydicom": "3.0", "Torch": "2.5.1+cpu", "scipy": "1.14", "nibabel": "5.3"}
+    packages = [SimpleNamespace(metadata={"Name": name}, version=version) for name, version in found.items()]
+    monkeypatch.setattr(
+        engine_needs.importlib.metadata,
+        "distributions",
+        lambda: [*packages, SimpleNamespace(metadata=None), SimpleNamespace(metadata={"Name": None})],
+    )
+    monkeypatch.setattr(engine_pip, "unfinished", lambda: {"scipy"})
+    seen = engine_needs.look()
+    assert seen["old"] == ["torch"]
+    assert seen["missing"] == ["scipy", "pydantic", "safetensors"]
+    assert seen["library"] and set(seen["installed"]) == {"numpy", "pydicom", "torch", "nibabel"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "SimpleITK" in engine_needs.look()["missing"]
 
 
 def test_no_library_at_all_is_told(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,6 +414,55 @@ def test_pips_progress_is_passed_on() -> None:
     assert "Downloading" in "".join(listener.lines) and "Progress" not in "".join(listener.lines)
 
 
+def test_pip_runs_with_its_settings_after_what_the_last_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, and a program of ours as pip: that what it has not finished is gone again, before and after."""
+    site = tmp_path / "site"
+    for name, installer in (("torch-2.9", True), ("left-1", False), ("~orch-2.8", True)):
+        (site / f"{name}.dist-info").mkdir(parents=True)
+        if installer:
+            (site / f"{name}.dist-info" / "INSTALLER").write_text("pip")
+    (site / "srcyc-installing.json").write_text('["torch-2.9.dist-info"]')
+    (tmp_path / "likepip.py").write_text(
+        "import os, sys\nprint('Collecting', *sys.argv[1:], os.environ['PIP_NO_INPUT'])\n"
+        f"os.mkdir({str(site / 'half-1.dist-info')!r})\nsys.exit(int(sys.argv[1]))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(engine_pip.sysconfig, "get_path", lambda name: str(site))
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setenv("PIP_NO_INPUT", "0")
+    assert engine_pip.unfinished() == {"left", "~orch"}
+    told: list[Any] = []
+    for code in (0, 3):
+        answer = engine_pip.run(
+            "likepip", [str(code)], {"PIP_NO_INPUT": "1"}, lambda *each: told.append(each)
+        )
+        assert answer == {"code": code, "said": f"Collecting {code} 1"}
+        assert told.pop() == (f"Collecting {code} 1", 0.0)
+        left = {path.name for path in site.iterdir()}
+        assert left == {"srcyc-installing.lock", "torch-2.9.dist-info"}
+    shutil.rmtree(site)
+    assert engine_pip.run("likepip", ["0"], {}, pytest.fail)["code"] == 1, "the folder cannot be written"
+
+
+def test_how_pip_is_asked_depends_on_what_there_is(stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import slicer
+
+    install = importlib.import_module("SRCycLib.engine_install")
+    monkeypatch.setattr(slicer.modules, "pytorchutils", object(), raising=False)
+    seen = {"python": "3.12.9", "missing": ["torch"], "old": [], "library": True}
+    folder = Path(stand_in.app.temporaryPath)
+    for installed, modules, bar in (
+        ({"pip": "24.0"}, ["pip", "light_the_torch"], None),
+        ({"pip": "24.1.2", "light-the-torch": "0.8"}, ["light_the_torch"], "raw"),
+    ):
+        needs = install.Needs({**seen, "installed": installed})
+        assert [module for module, _words in install._commands(needs)] == modules
+        assert install._settings(needs, folder).get("PIP_PROGRESS_BAR") == bar
+    (folder / "constraints.txt").unlink()
+
+
 # -- at work ---------------------------------------------------------------------------------------------------------
 
 
@@ -493,6 +571,44 @@ def test_a_refusal_names_the_panels_labels(
     assert says in sentence
     assert "--" not in sentence
     assert "_" not in sentence.replace(str(scans.nrrd), "")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "too little memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "too little memory"),
+        (OSError(28, "No space left on device", "a.nrrd"), "a.nrrd: No space left on device; check the disk"),
+        (OSError("no such thing"), "no such thing; check the disk"),
+        (KeyError("x"), "unexpectedly (KeyError)"),
+        (ImportError("DLL load failed"), "not complete (DLL load failed)"),
+        (None, "srcyc is not beside this module"),
+    ],
+)
+def test_whatever_fails_is_a_sentence(
+    error: Exception | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SRCycLib import engine_worker
+
+    def load(package: Path) -> None:
+        assert error is not None
+        raise error
+
+    said: list[dict[str, Any]] = []
+    monkeypatch.setattr(engine_worker, "_take_stdout", lambda: said.append)
+    monkeypatch.setattr(engine_worker, "end_with", lambda *parent: None)
+    if isinstance(error, ImportError):
+        monkeypatch.setattr(engine_needs, "load", load)
+    elif error is None:
+        monkeypatch.setattr(engine_needs, "library", lambda: None)
+    else:
+        monkeypatch.setattr(engine_worker, "_load_library", lambda: load(tmp_path))
+    arguments = {"file": "a.nrrd", "folder": str(tmp_path), "params": {}}
+    request = tmp_path / "request.json"
+    request.write_text(json.dumps({"parent": os.getpid(), "action": "infer", "arguments": arguments}))
+    assert engine_worker.main([str(request)]) == 1
+    assert says in said[-1]["error"]
+    assert ("Traceback" in said[-1].get("details", "")) == (error is not None and "complete" not in says)
 
 
 def test_time_that_remains(library: Callable[[str], ModuleType]) -> None:

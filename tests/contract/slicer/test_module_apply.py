@@ -355,6 +355,43 @@ def test_what_the_server_refuses_is_said(connected: Any, scans: Any) -> None:
     connected.is_ready()
 
 
+def test_trouble_with_files_is_said_and_leaves_nothing(connected: Any, scans: Any, monkeypatch: Any) -> None:
+    """A full disk when a scan is sent; what comes back and cannot be read; a scan that the server has lost."""
+    import slicer
+
+    from SRCycLib import volumes
+
+    ui = connected.ui
+    node = connected.load(scans.nifti)
+    connected.make_it_short()
+    ui.uploadSelector.setCurrentNode(node)
+
+    def no_room(*_arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def unreadable(*_arguments: Any) -> None:
+        raise volumes.VolumeProblem("It cannot be read.")
+
+    for name, fails, buttons in (
+        ("export", no_room, (ui.applyButton, ui.uploadButton)),
+        ("load", unreadable, (ui.applyButton, ui.loadButton)),
+    ):
+        for button in buttons:
+            with monkeypatch.context() as patch:
+                patch.setattr(volumes, name, fails)
+                connected.click(button)
+                assert ("No space left" if name == "export" else "cannot be read") in connected.complaint()
+            assert button.enabled
+            connected.is_ready()
+    ui.sampleComboBox.setItemData(0, "lost")
+    connected.click(ui.loadButton)
+    assert "lost" in connected.complaint()
+    connected.click(ui.loadButton)
+    slicer.mrmlScene.Clear()
+    connected.leaves_nothing()
+    assert ui.loadButton.enabled and connected.results() == []
+
+
 @pytest.mark.slow
 def test_cancel_returns_at_once_and_the_server_stays_usable(
     connected: Any, patient: tuple[Path, Path], srcyc_server: Any

@@ -113,3 +113,18 @@ def test_the_lists_go_when_the_connection_is_lost(connected: Any, new_port: Any)
     assert ui.modelComboBox.count == 0 and ui.sampleComboBox.count == 0
     assert ui.scansTable.rowCount == 0
     assert not ui.loadButton.enabled and not ui.trainButton.enabled
+
+
+def test_the_lists_of_a_training_when_the_server_is_gone(connected: Any, new_port: Any) -> None:
+    """Told while it is used; of one that is not used any more nobody wants to know."""
+    train, session = connected.widget._train, connected.widget.logic.session
+    train._set_domain("no such scan", "LR")
+    assert "no such scan" in connected.complaint()
+    session.url = f"http://127.0.0.1:{new_port()}"
+    train.refresh()
+    assert session.url in connected.complaint()
+    train.refresh()
+    session.disconnect()
+    lines = connected.ui.logText.plainText.count(session.url)
+    connected.wait(lambda: connected.ui.logText.plainText.count(session.url) > lines, "write it to the log")
+    assert not connected.complaints

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import shutil
@@ -10,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,105 @@ def test_it_asks_before_anything_is_installed(in_slicer: Any, tmp_path: Path) ->
     assert "Nothing was installed" in in_slicer.ui.statusLabel.text
     assert not in_slicer.ui.messageLabel.visible, "to say no is no mistake"
     in_slicer.is_ready()
+
+
+def python_slicer(in_slicer: Any, folder: Path, **answers: Any) -> None:
+    """Let Slicer's Python be a program that gives fixed answers: to ``look``, ``pip`` and ``infer``."""
+    for action, answer in answers.items():
+        (folder / action).write_text(json.dumps(answer) + "\n")
+    program = Path(in_slicer.session.folder) / "bin" / "PythonSlicer"
+    program.write_text(
+        "#!/bin/sh\nfor action in look pip infer; do\n"
+        f'  if grep -q "\\"action\\": \\"$action\\"" "$3"; then exec cat "{folder}/$action"; fi\ndone\n'
+    )
+
+
+#: What a look at Slicer's Python tells.
+WHOLE = {"python": "3.12.9", "installed": {}, "missing": [], "old": [], "library": True}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the launcher is a shell script here")
+@pytest.mark.parametrize(
+    ("answers", "says", "logs"),
+    [
+        ({}, "cat: ", ""),
+        ({"look": {"result": {**WHOLE, "python": "3.9.10"}}}, "Python 3.9.10", ""),
+        ({"look": {"result": WHOLE}, "infer": {"error": "It broke.", "details": "why"}}, "It broke.", ""),
+        ({"pip": {"result": {"code": 1, "said": "[Errno 28] no more"}}}, "disk is full", "no more"),
+        ({"pip": {"result": {"code": 0, "said": "all is well"}}}, "torch>=2.6 could not", "all is well"),
+    ],
+)
+def test_what_goes_wrong_on_this_computer_is_said(
+    answers: dict[str, Any], says: str, logs: str, in_slicer: Any, tmp_path: Path
+) -> None:
+    installs = "pip" in answers
+    python_slicer(
+        in_slicer,
+        tmp_path,
+        **({"look": {"result": {**WHOLE, "missing": ["torch"]}}} if installs else {}),
+        **answers,
+    )
+    in_slicer.click(in_slicer.ui.applyButton)
+    assert not installs or "torch" in in_slicer.dialog()
+    assert says in in_slicer.complaint()
+    assert logs in in_slicer.ui.logText.plainText
+    in_slicer.is_ready()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the launcher is a shell script here")
+def test_given_up_while_it_is_asked(in_slicer: Any, tmp_path: Path) -> None:
+    """The scene may be closed meanwhile: then nothing is installed, whatever is answered."""
+    python_slicer(in_slicer, tmp_path, look={"result": {**WHOLE, "missing": ["torch"]}})
+    session, asked = in_slicer.widget.logic.session, []
+
+    def ask(question: str) -> bool:
+        preparing.cancel()
+        asked.append(question)
+        return True
+
+    preparing = session.prepare(ask, pytest.fail, pytest.fail, pytest.fail)
+    in_slicer.wait(lambda: asked, "ask")
+    in_slicer.leaves_nothing()
+    assert "Installing" not in in_slicer.ui.logText.plainText
+
+
+@pytest.mark.parametrize(
+    ("change", "says"), [({"OLDEST_PYTHON": (4, 0)}, "too old"), ({"library": lambda: None}, "not beside")]
+)
+def test_a_slicer_that_cannot_compute_says_so(
+    change: dict[str, Any], says: str, in_slicer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SRCyc import Failure, SRCycLogic
+
+    from SRCycLib import engine_needs
+
+    for name, value in change.items():
+        monkeypatch.setattr(engine_needs, name, value)
+    scan = in_slicer.ui.inputSelector.currentNode()
+    in_slicer.open()
+    in_slicer.wait(lambda: says in in_slicer.ui.reasonLabel.text, "say why")
+    assert not in_slicer.ui.applyButton.enabled
+    logic = SRCycLogic()
+    with pytest.raises(Failure, match=says):
+        logic.process(scan)
+    logic.close()
+
+
+def test_a_python_that_cannot_be_run_leaves_nothing(stand_in: Any, tmp_path: Path) -> None:
+    from SRCycLib.remote import Calls, new_folder
+
+    with pytest.raises(OSError):
+        Calls(str(tmp_path / "none")).begin(
+            "SRCycLib.worker", {}, done=pytest.fail, failed=pytest.fail, folder=new_folder("scan")
+        )
+    assert list((stand_in.folder / "temporary").iterdir()) == []
+
+
+def test_the_time_to_go_is_said(in_slicer: Any) -> None:
+    panel = in_slicer.widget._resolve
+    panel._remaining = SimpleNamespace(seconds=lambda share: 4000.0)
+    panel._progress("running", 0.5)
+    assert "about 1 h 7 min to go" in in_slicer.ui.statusLabel.text
 
 
 @pytest.mark.slow
@@ -334,6 +434,9 @@ def test_the_module_lies_in_a_folder_of_any_depth(
     local_server = library("local_server")
     monkeypatch.setattr(local_server, "__file__", "/SRCycLib/local_server.py")
     assert local_server.find_studies() == ""
+    (tmp_path / "srcyc").touch(mode=0o755)
+    stand_in.environment["PATH"] = str(tmp_path)
+    assert local_server.find_program() == str(tmp_path / "srcyc")
     (tmp_path / "sample-data").mkdir()
     deep = tmp_path / "Extensions" / "lib" / "Slicer-5.12" / "qt-scripted-modules" / "SRCycLib"
     monkeypatch.setattr(local_server, "__file__", str(deep / "local_server.py"))

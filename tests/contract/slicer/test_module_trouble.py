@@ -144,6 +144,23 @@ def test_the_server_ends_with_slicer(local: Any) -> None:
     assert has_ended(process)
 
 
+def test_a_server_that_does_not_end_is_ended(
+    local: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SRCycLib import local_server
+
+    monkeypatch.setattr(local_server, "_GRACE", 0.0)
+    (tmp_path / "bin" / "srcyc").write_text("#!/bin/sh\nexec sleep 600\n")
+    before = set(psutil.Process().children())
+    local.click(local.ui.localServerButton)
+    new = set(psutil.Process().children()) - before
+    (process,) = (each for each in new if "SRCycLib.worker" not in " ".join(_line(each)))
+    local.click(local.ui.localServerButton)
+    local.wait(lambda: local.ui.localServerButton.text == "Start server", "end it")
+    assert has_ended(process)
+    local.leaves_nothing()
+
+
 def test_a_program_that_is_no_server(local: Any, tmp_path: Path) -> None:
     program = tmp_path / "srcyc"
     program.write_text("#!/bin/sh\necho 'I am something else.'\nexit 3\n")
