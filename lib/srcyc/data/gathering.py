@@ -213,23 +213,18 @@ def _require(sorting: _Sorting, domain: Domain, needed: int) -> None:
     count = len(_persons(sorting.used[domain]))
     if count >= needed:
         return
-    option = "lr" if domain is Domain.LR else "hr"
+    if domain is Domain.LR:
+        option, purpose, otherwise = "lr", "", ", or train without by set mode=generator-only"
+    else:
+        option = "hr"
+        purpose = " (to train on some and hold others back)" if needed > 1 else ""
+        otherwise = ", or do without validation by set data.validation_fraction=0" if count else ""
     raise DataError(
-        f"{count} person(s) with usable {domain.value} scans, {needed} needed{_purpose(domain, needed)}"
+        f"{count} person(s) with usable {domain.value} scans, {needed} needed{purpose}"
         f"{_first_reason(sorting.left_out[domain])}",
-        remedy=f"add more persons to {option}{_other_ways(domain, count)}",
+        remedy=f"add more persons to {option}{otherwise}",
         options=(option, "set"),
     )
-
-
-def _purpose(domain: Domain, needed: int) -> str:
-    return " (to train on some and hold others back)" if domain is Domain.HR and needed > 1 else ""
-
-
-def _other_ways(domain: Domain, count: int) -> str:
-    if domain is Domain.LR:
-        return ", or train without by set mode=generator-only"
-    return ", or do without validation by set data.validation_fraction=0" if count else ""
 
 
 def _first_reason(left_out: Sequence[AssignedScan]) -> str:
