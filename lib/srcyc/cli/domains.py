@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,7 +38,7 @@ def domains(
     console = Console(json=json)
     scans = assign_domains(paths, manifest=read_manifest(manifest) if manifest else None)
     if json:
-        console.answer([_document(scan) for scan in scans])
+        console.answer([asdict(scan) for scan in scans])
         return
     console.table(domain_table(scans))
 
@@ -48,13 +49,3 @@ def domain_table(scans: list[AssignedScan]) -> Table:
     for scan in scans:
         table.add_row(scan.path.name, scan.domain.value, scan.person, scan.reason)
     return table
-
-
-def _document(scan: AssignedScan) -> dict[str, object]:
-    return {
-        "path": str(scan.path),
-        "domain": scan.domain.value,
-        "person": scan.person,
-        "reason": scan.reason,
-        "spacing": scan.spacing,
-    }
