@@ -15,7 +15,6 @@ from srcyc.inference.super_resolver import SuperResolver
 from srcyc.models.model_file import (
     DEFAULT_MODEL,
     SUFFIX,
-    PublishedModel,
     load_model,
     packaged_models,
 )
@@ -229,7 +228,8 @@ class ModelShelf:
             state = _state(path)
             with self._lock:
                 if state not in self._cards:
-                    self._cards[state] = _describe(load_model(path))
+                    model = load_model(path)
+                    self._cards[state] = {**model.card.model_dump(mode="json"), "sha256": model.sha256}
                 return self._cards[state]
         except (SRCycError, OSError) as error:
             _log.debug("%s", error)
@@ -239,7 +239,3 @@ class ModelShelf:
 def _state(path: Path) -> _State:
     status = path.stat()
     return str(path), status.st_mtime_ns, status.st_size
-
-
-def _describe(model: PublishedModel) -> dict[str, Any]:
-    return {**model.card.model_dump(mode="json"), "sha256": model.sha256}

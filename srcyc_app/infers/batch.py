@@ -32,16 +32,6 @@ Infer = Callable[[dict[str, Any], Datastore], dict[str, Any]]
 class BatchSuperResolution:
     """Keeps each result in the datastore as image ``ID_sr`` in the domain SR."""
 
-    def get_images(self, request: Mapping[str, Any], datastore: Datastore) -> list[str]:
-        """List the ids to do: those named, else all LR scans.
-
-        Raises:
-            Refusal: 404 for an id that is not there, 422 for what is none.
-        """
-        images = request.get("images", "all")
-        check_images(images, datastore)
-        return scans_in(datastore, "LR") if isinstance(images, str) else list(dict.fromkeys(images))
-
     def __call__(
         self, request: Mapping[str, Any], datastore: Datastore, infer: Infer
     ) -> dict[str, dict[str, Any]]:
@@ -68,7 +58,9 @@ class BatchSuperResolution:
         datastore = studies_folder(datastore, "a batch")
         wanted = _options(request)
         Options.of(wanted)
-        images = self.get_images(request, datastore)
+        images = request.get("images", "all")
+        check_images(images, datastore)
+        images = scans_in(datastore, "LR") if isinstance(images, str) else list(dict.fromkeys(images))
         most = request.get("max_batch_size")
         if isinstance(most, int) and most > 0:
             images = images[:most]

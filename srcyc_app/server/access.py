@@ -29,6 +29,8 @@ from starlette.datastructures import Headers
 from srcyc.errors import ConfigError, OutputError
 from srcyc_app.refusals import forbidden
 from srcyc_app.server.actions import Role, action_of
+from srcyc_app.server.asgi import HttpMiddleware
+from srcyc_app.server.names import address_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -221,16 +223,11 @@ class Rules:
         return (_forwarded(Headers(scope=scope)) if self._is_proxy(peer) else None) or peer
 
     def _is_proxy(self, peer: str) -> bool:
-        try:
-            address = ipaddress.ip_address(peer.partition("%")[0])
-        except ValueError:
-            return False
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(address in network for network in self.proxies)
+        address = address_of(peer)
+        return address is not None and any(address in network for network in self.proxies)
 
 
-class Access:
+class Access(HttpMiddleware):
     """Lets through whoever may do what a request asks for.
 
     Args:
@@ -238,15 +235,12 @@ class Access:
     """
 
     def __init__(self, app: ASGIApp, rules: Rules) -> None:
-        self._app = app
+        super().__init__(app)
         self._rules = rules
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def meet(self, scope: Scope, receive: Receive, send: Send) -> None:
         from srcyc_app.server.failures import problem
 
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         action = action_of(scope["method"], scope["path"])
         person = self._rules.who(scope)
         if person is None and action.role is Role.NOBODY:
@@ -307,11 +301,8 @@ def networks(texts: Iterable[str]) -> list[Network]:
 
 def _forwarded(headers: Headers) -> str | None:
     """Give the address that the nearest proxy saw: the last one; those before it are what a client says."""
-    last = headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
-    try:
-        return str(ipaddress.ip_address(last))
-    except ValueError:
-        return None
+    last = address_of(headers.get("x-forwarded-for", "").rpartition(",")[2].strip())
+    return None if last is None else str(last)
 
 
 def main(argv: Sequence[str] | None = None, say: Callable[[str], object] = sys.stdout.write) -> int:

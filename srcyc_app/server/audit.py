@@ -16,6 +16,7 @@ from srcyc.documents import json_line
 from srcyc.errors import OutputError
 from srcyc_app.server.access import Rules
 from srcyc_app.server.actions import action_of
+from srcyc_app.server.asgi import HttpMiddleware
 from srcyc_app.server.logs import AUDIT, LogFile
 from srcyc_app.server.replies import Reply
 
@@ -45,7 +46,7 @@ def record(action: str, outcome: str = "done", **facts: Any) -> None:
     _write({"user": None, "address": None, "action": action, **facts, "outcome": outcome})
 
 
-class Audit:
+class Audit(HttpMiddleware):
     """Writes a line for every request that touches a scan or a model, and for all that are refused access.
 
     It is written before the reply has gone out whole: nobody has a scan of which the log does not tell.
@@ -58,14 +59,11 @@ class Audit:
     def __init__(
         self, app: ASGIApp, rules: Rules, observe: Callable[[str, str, float], None] = lambda *_: None
     ) -> None:
-        self._app = app
+        super().__init__(app)
         self._rules = rules
         self._observe = observe
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def meet(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
         notes: dict[str, Any] = {}
 
@@ -138,7 +136,11 @@ class _Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         facts: Mapping[str, Any] = record.__dict__["facts"]
-        told = {key: _short(value) for key, value in facts.items() if value is not None}
+        told = {
+            key: value[:_LONGEST] if isinstance(value, str) else value
+            for key, value in facts.items()
+            if value is not None
+        }
         if self._form == "json":
             return json_line(told)
         time_, *others = told.items()
@@ -166,10 +168,6 @@ def _subject(scope: Scope) -> dict[str, Any]:
     if tag := query.get("tag"):
         facts["tag"] = tag
     return facts
-
-
-def _short(value: Any) -> Any:
-    return value[:_LONGEST] if isinstance(value, str) else value
 
 
 def _word(value: Any) -> str:

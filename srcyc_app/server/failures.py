@@ -12,10 +12,11 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from srcyc.errors import InputError, SRCycError
 from srcyc_app.refusals import DISK_FULL, is_full, worded
+from srcyc_app.server.asgi import HttpMiddleware
 from srcyc_app.server.audit import note
 from srcyc_app.server.replies import Json
 
@@ -46,13 +47,10 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(SRCycError, _failed)
 
 
-class Failures:
+class Failures(HttpMiddleware):
     """ASGI middleware: answers 500 to whatever else a route raises, and logs it."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def meet(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
 
         async def watched(message: Message) -> None:
@@ -65,7 +63,7 @@ class Failures:
         except ClientDisconnect:
             _log.info("%s %s: the client hung up", scope["method"], scope["path"])
         except Exception as error:
-            if begun or scope["type"] != "http":
+            if begun:
                 raise
             status, sentence = _unexpected(error)
             _log.exception("%s %s: %s", scope["method"], scope["path"], sentence)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import os
 import signal
@@ -21,6 +20,7 @@ import srcyc_app
 from srcyc.errors import ConfigError, OutputError, VolumeError
 from srcyc.files import make_folder
 from srcyc_app.server.logs import LOG
+from srcyc_app.server.names import address_of, split_host
 from srcyc_app.server.options import Options
 
 if TYPE_CHECKING:
@@ -281,10 +281,8 @@ def _rules(options: Options) -> Rules:
 
 
 def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+    address = address_of(host)
+    return host.lower() == "localhost" if address is None else address.is_loopback
 
 
 def _check_names(options: Options) -> None:
@@ -293,8 +291,6 @@ def _check_names(options: Options) -> None:
     Raises:
         ConfigError: a name or an origin that no request could have.
     """
-    from srcyc_app.server.names import split_host
-
     for host in options.allowed_host or ():
         if split_host(host) != (host.lower().strip("[]"), None):
             raise ConfigError(f"--allowed-host {host!r}: give a name without scheme, port and path.")

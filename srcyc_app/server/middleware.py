@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -11,8 +10,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from srcyc_app.refusals import Refusal
+from srcyc_app.server.asgi import HttpMiddleware
 from srcyc_app.server.failures import problem
-from srcyc_app.server.names import split_host
+from srcyc_app.server.names import address_of, split_host
 from srcyc_app.server.replies import Reply
 
 _log = logging.getLogger(__name__)
@@ -37,13 +37,10 @@ _HEADERS = {
 }
 
 
-class SecureHeaders:
+class SecureHeaders(HttpMiddleware):
     """Adds the headers that keep a browser from making more of a reply than it is."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def meet(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
@@ -54,14 +51,11 @@ class SecureHeaders:
         await self._app(scope, receive, with_headers)
 
 
-class Journal:
+class Journal(HttpMiddleware):
     """Logs every request that may change something: when it is over, without its query."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in _HARMLESS:
+    async def meet(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] in _HARMLESS:
             await self._app(scope, receive, send)
             return
         start = time.perf_counter()
@@ -78,7 +72,7 @@ class Journal:
             reply.over()
 
 
-class KnownHosts:
+class KnownHosts(HttpMiddleware):
     """Refuses requests under a name that is not the server's: a foreign page may have made its own name point here.
 
     Args:
@@ -90,27 +84,25 @@ class KnownHosts:
     def __init__(
         self, app: ASGIApp, hosts: Sequence[str], *, addresses: bool = False, option: str = "--allowed-host"
     ) -> None:
-        self._app = app
+        super().__init__(app)
         self._hosts = {host.lower().strip("[]") for host in (*LOCAL_HOSTS, *hosts)}
         self._addresses = addresses
         self._option = option
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            given = Headers(scope=scope).getlist("host")
-            name = split_host(given[0])[0] if len(given) == 1 else None
-            if name is None or not (name in self._hosts or (self._addresses and _is_address(name))):
-                shown = given[0][:100] if given else ""
-                reply = problem(
-                    400,
-                    f"host {shown!r}: the server does not go by this name; start it with {self._option} NAME.",
-                )
-                await reply(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+    async def meet(self, scope: Scope, receive: Receive, send: Send) -> None:
+        given = Headers(scope=scope).getlist("host")
+        name = split_host(given[0])[0] if len(given) == 1 else None
+        handler: ASGIApp = self._app
+        if name is None or not (name in self._hosts or (self._addresses and address_of(name) is not None)):
+            shown = given[0][:100] if given else ""
+            handler = problem(
+                400,
+                f"host {shown!r}: the server does not go by this name; start it with {self._option} NAME.",
+            )
+        await handler(scope, receive, send)
 
 
-class KnownOrigins:
+class KnownOrigins(HttpMiddleware):
     """Refuses what a page from elsewhere makes a browser send.
 
     Args:
@@ -118,31 +110,25 @@ class KnownOrigins:
     """
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
-        self._app = app
+        super().__init__(app)
         self._origins = set(origins)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            origin = headers.get("origin")
-            if origin is not None and origin not in self._origins and not _same(origin, headers["host"]):
-                reply = problem(
-                    403,
-                    f"origin {origin[:100]!r}: pages from there may not use this server; see --cors-origin.",
-                )
-                await reply(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+    async def meet(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        handler: ASGIApp = self._app
+        if origin is not None and origin not in self._origins and not _same(origin, headers["host"]):
+            handler = problem(
+                403, f"origin {origin[:100]!r}: pages from there may not use this server; see --cors-origin."
+            )
+        await handler(scope, receive, send)
 
 
-class HeadAsGet:
+class HeadAsGet(HttpMiddleware):
     """Lets whoever asks for the head of a reply have it: that of GET, where a route has none of its own."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "HEAD" or scope["path"].startswith(_OWN_HEADS):
+    async def meet(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "HEAD" or scope["path"].startswith(_OWN_HEADS):
             await self._app(scope, receive, send)
             return
 
@@ -152,7 +138,7 @@ class HeadAsGet:
         await self._app({**scope, "method": "GET"}, receive, without_body)
 
 
-class UploadLimit:
+class UploadLimit(HttpMiddleware):
     """Refuses bodies that are too large: at once if they say so, else when the limit has been reached.
 
     The form parser reads a whole body before a route runs: a route would come too late.
@@ -162,13 +148,10 @@ class UploadLimit:
     """
 
     def __init__(self, app: ASGIApp, limit: Callable[[], int]) -> None:
-        self._app = app
+        super().__init__(app)
         self._limit = limit
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def meet(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         has_files = headers.get("content-type", "").lower().startswith("multipart/")
         limit = SMALL_BODY + (self._limit() if has_files else 0)
@@ -191,14 +174,6 @@ class UploadLimit:
             return message
 
         await self._app(scope, counted, send)
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _same(origin: str, host: str) -> bool:

@@ -1,7 +1,8 @@
-"""Host names as requests have them."""
+"""Host names and addresses as requests have them."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from urllib.parse import urlsplit
 
@@ -23,3 +24,12 @@ def split_host(text: str) -> tuple[str | None, int | None]:
     if not name or not _HOST.fullmatch(name) or parts.netloc != text or "@" in text:
         return None, None
     return name, port
+
+
+def address_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Read an address, without its zone; that of IPv4 as a server sees it that listens on IPv6; None if it is none."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

@@ -153,7 +153,8 @@ class Background:
         if process is not None:
             _log.info("%s: asked to stop (process %d)", self._method, process.pid)
             with suppress(ProcessLookupError):
-                _ask_to_end(process)
+                # On Windows SIGTERM would end it at once.
+                process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
             threading.Thread(target=self._kill_after, args=(process,), daemon=True).start()
         return active[0].json() if active else None
 
@@ -238,11 +239,6 @@ class Background:
         except subprocess.TimeoutExpired:
             _log.warning("%s: process %d did not end and is killed", self._method, process.pid)
             kill_tree(process)
-
-
-def _ask_to_end(process: subprocess.Popen[str]) -> None:
-    """Send SIGTERM; on Windows, where that would end it at once, SIGBREAK."""
-    process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
 
 
 def kill_tree(process: subprocess.Popen[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
 import re
@@ -14,8 +13,10 @@ from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from srcyc_app.refusals import Refusal, forbidden, not_found, unusable
+from srcyc_app.server.asgi import HttpMiddleware
 from srcyc_app.server.failures import Failures, problem
 from srcyc_app.server.middleware import KnownHosts, KnownOrigins, UploadLimit
+from srcyc_app.server.names import address_of
 
 _log = logging.getLogger(__name__)
 
@@ -61,16 +62,10 @@ def guard(hosts: Sequence[str], largest: Callable[[], int]) -> None:
         handler.addFilter(one_line)
 
 
-class HandedOn:
+class HandedOn(HttpMiddleware):
     """Refuses what MONAI Label's routes would hand on to a process, a path, or the PACS."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def meet(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             check_address(scope["method"], scope["path"], QueryParams(scope["query_string"]))
             if _begins_a_task(scope):
@@ -83,14 +78,12 @@ class HandedOn:
         await self._app(scope, receive, send)
 
 
-class OwnMachine:
+class OwnMachine(HttpMiddleware):
     """Refuses whoever is not on this machine: where nobody chose an address, MONAI Label's server listens on all."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not _is_loopback((scope.get("client") or ("", 0))[0]):
+    async def meet(self, scope: Scope, receive: Receive, send: Send) -> None:
+        address = address_of((scope.get("client") or ("", 0))[0])
+        if address is None or not address.is_loopback:
             sentence = (
                 "this server has no login and was started without --host, so it answers this machine only; use "
                 "`srcyc serve` behind a proxy, or choose --host if everybody on the network may use it."
@@ -191,10 +184,3 @@ def _again(body: bytes, receive: Receive) -> Receive:
 def _host_was_chosen(arguments: Sequence[str]) -> bool:
     """Tell whether the command line names an address; `argparse` takes its option's beginnings too."""
     return any(text.startswith(("--ho", "-i")) for text in arguments)
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
-    except ValueError:
-        return False

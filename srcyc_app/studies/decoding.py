@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import psutil
 
 import srcyc.errors
 from srcyc.errors import ModelError, OutputError, SRCycError, VolumeError
@@ -190,7 +191,7 @@ class Apart:
             "task": task,
             "path": os.path.abspath(path),
             "most": self._most,
-            "memory": memory or _affordable(),
+            "memory": memory or int(_SHARE * psutil.virtual_memory().available),
             "seconds": _SECONDS[task],
             **more,
         }
@@ -332,12 +333,6 @@ def prepare() -> None:
     _PROCESS.start()
 
 
-def _affordable() -> int:
-    import psutil
-
-    return int(_SHARE * psutil.virtual_memory().available)
-
-
 def _error_of(reply: Mapping[str, Any], path: Path, task: str) -> SRCycError:
     kind = getattr(srcyc.errors, reply["error"], None)
     if not (isinstance(kind, type) and issubclass(kind, SRCycError)):
@@ -453,8 +448,6 @@ def _limit_time(seconds: int) -> None:
 def _limit_memory(more: int) -> None:
     """Limit what this process may take besides what it has; a limit that it was born with stays."""
     import resource
-
-    import psutil
 
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     wanted = psutil.Process().memory_info().vms + more

@@ -80,7 +80,11 @@ class Discovery:
             new = [
                 (name, mark) for name, mark in scans.items() if name in settled and known.get(name) != mark
             ]
-            read = {name: (mark, self._description(name)) for name, mark in new}
+            # Of a series in a tree what was read when the tree was listed.
+            read = {
+                name: (mark, self._read.pop(name, {}) or describe(self._folder / name, self._reading))
+                for name, mark in new
+            }
             self.found = bool(read or stale)
             if self.found:
                 with self._state.changing() as model:
@@ -93,10 +97,6 @@ class Discovery:
         """Give file name -> mark of what the state has."""
         objects = self._state.model.objects.items()
         return {file_name(key, image): str(image.image.info.get("seen")) for key, image in objects}
-
-    def _description(self, name: str) -> dict[str, Any]:
-        """Give what a scan's header says; of a series in a tree, what was read when the tree was listed."""
-        return self._read.pop(name, None) or describe(self._folder / name, self._reading)
 
     def _list(self, folder: Path) -> list[str]:
         """List the series of a tree by their names below the studies folder, and keep what their headers say."""
@@ -118,7 +118,8 @@ class Discovery:
         for image_id, image in list(model.objects.items()):
             name = file_name(image_id, image)
             # Looked at again: it may have been uploaded since the folder was listed.
-            if name not in there and (self._view.knows(name) or not is_scan(self._folder / name)):
+            path = self._folder / name
+            if name not in there and (self._view.knows(name) or not (path.exists() and is_volume_path(path))):
                 _log.info("%s: went.", name)
                 self._gone[name] = image_id, dict(image.image.info)
                 del model.objects[image_id]
@@ -203,11 +204,6 @@ def _told(error: VolumeError, path: Path) -> dict[str, Any]:
 def place_of(grid: Grid) -> dict[str, Any]:
     """Give spacing (mm) and shape of a grid as image info."""
     return {"spacing": [round(value, 6) for value in grid.spacing], "shape": list(grid.shape)}
-
-
-def is_scan(path: Path) -> bool:
-    """Tell whether a volume file or a folder with a DICOM series is there."""
-    return path.exists() and is_volume_path(path)
 
 
 def free_id(model: StudiesModel, name: str) -> str:

@@ -87,7 +87,8 @@ class StateFile:
         self.model = self._parsed(_EMPTY.encode())
         self.reload()
         if not read_only:
-            self._clear_up()
+            with self._locked():
+                remove_unfinished(folder, STATE_FILE)
 
     def reload(self) -> None:
         """Take over what another process has written meanwhile.
@@ -165,18 +166,14 @@ class StateFile:
         try:
             model = StudiesModel.model_validate_json(raw)
         except ValueError as error:
+            reason = " ".join(str(error).split())[:160]
             raise DataError(
-                f"{self.path}: the state of the studies folder is damaged ({_first_line(error)}); restore the file "
+                f"{self.path}: the state of the studies folder is damaged ({reason}); restore the file "
                 "from a copy, or move it away to begin anew without tags."
             ) from error
         model.images_dir, model.labels_dir, model.base_path = ".", LABELS, str(self.path.parent)
         _drop_unusable(model)
         return model
-
-    def _clear_up(self) -> None:
-        """Remove what a process that was killed while writing left."""
-        with self._locked():
-            remove_unfinished(self.path.parent, STATE_FILE)
 
 
 def file_name(image_id: str, image: ImageLabelModel) -> str:
@@ -202,7 +199,3 @@ def _drop_unusable(model: StudiesModel) -> None:
         names.add(name)
         for tag in [tag for tag in image.labels if not is_plain_component(tag)]:
             del image.labels[tag]
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]

@@ -27,6 +27,7 @@ playwright = pytest.importorskip(
 pytestmark = pytest.mark.slow
 
 PATIENCE = 90.0
+playwright.expect.set_options(timeout=1000 * PATIENCE)
 #: Of the browser: WebGL by the processor.
 FLAGS = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 #: Bright pixels of both panes correlate better than this where they show one thing at one place.
@@ -108,7 +109,7 @@ class Page:
         return self
 
     def see(self, selector: str, text: Any) -> None:
-        playwright.expect(self.page.locator(selector)).to_have_text(text, timeout=1000 * PATIENCE)
+        playwright.expect(self.page.locator(selector)).to_have_text(text)
 
     def text(self, selector: str) -> str:
         return str(self.page.locator(selector).text_content())
@@ -124,7 +125,7 @@ class Page:
         """Choose what the left pane shows, and wait until it does."""
         self.page.locator("#left").select_option(choice)
         self.see("#original-name", title)
-        playwright.expect(self.page.locator("#original-veil")).to_be_hidden(timeout=1000 * PATIENCE)
+        playwright.expect(self.page.locator("#original-veil")).to_be_hidden()
 
     def address(self) -> str:
         """What the page has written into its address."""

@@ -130,7 +130,15 @@ def client(*middleware: Middleware, address: str = "127.0.0.1") -> TestClient:
 
 @pytest.mark.parametrize(
     ("address", "status"),
-    [("127.0.0.1", 200), ("::1", 200), ("127.0.0.9", 200), ("10.0.0.1", 403), ("", 403), ("testclient", 403)],
+    [
+        ("127.0.0.1", 200),
+        ("::1", 200),
+        ("127.0.0.9", 200),
+        ("::ffff:127.0.0.1", 200),
+        ("10.0.0.1", 403),
+        ("", 403),
+        ("testclient", 403),
+    ],
 )
 def test_only_this_machine_is_answered(address: str, status: int) -> None:
     assert client(Middleware(OwnMachine), address=address).get("/").status_code == status

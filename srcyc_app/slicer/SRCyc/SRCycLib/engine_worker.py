@@ -7,16 +7,13 @@ standard output gets one JSON object per line: ``pid``, ``progress``, and last `
 from __future__ import annotations
 
 import importlib
-import json
-import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from SRCycLib import engine_needs, engine_pip
-from SRCycLib.processes import end_with
+from SRCycLib.processes import Say, answer
 
 Progress = Callable[[str, float], None]
 
@@ -28,40 +25,16 @@ class EngineError(Exception):
     """Its text is a sentence for the user: what is wrong, and what to do."""
 
 
-def main(arguments: list[str]) -> int:
+def main(file: str) -> int:
     """Meet a request; give the exit code."""
-    say = _take_stdout()
-    file = Path(arguments[0])
-    say({"pid": os.getpid()})
-    try:
-        request = json.loads(file.read_text(encoding="utf-8"))
-        end_with(file, int(request["parent"]), request.get("folders", ()))
-        action = _ACTIONS[request["action"]]
-
-        def progress(state: str, share: float) -> None:
-            say({"progress": {"state": state, "share": share}})
-
-        result = action(progress=progress, **request["arguments"])
-    except EngineError as error:
-        say({"error": str(error)})
-        return 1
-    except Exception as error:  # noqa: BLE001 - whatever it is, the user gets a sentence, and the details go to the log
-        say({"error": _sentence(error), "details": traceback.format_exc()})
-        return 1
-    say({"result": result})
-    return 0
+    return answer(Path(file), _meet, _sentence)
 
 
-def _take_stdout() -> Callable[[dict[str, Any]], None]:
-    """Keep standard output for ourselves: what libraries print goes to standard error."""
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+def _meet(request: dict[str, Any], say: Say) -> dict[str, Any]:
+    def progress(state: str, share: float) -> None:
+        say({"progress": {"state": state, "share": share}})
 
-    def say(what: dict[str, Any]) -> None:
-        out.write(json.dumps(what) + "\n")
-        out.flush()
-
-    return say
+    return _ACTIONS[request["action"]](progress=progress, **request["arguments"])
 
 
 def _look(progress: Progress) -> dict[str, Any]:
@@ -120,17 +93,15 @@ def _load_library() -> None:
 
 
 def _sentence(error: Exception) -> str:
-    """Say an error of the library in words of the panel."""
+    """Say an error of ours or of the library in words of the panel; '' if it is none."""
+    if isinstance(error, EngineError):
+        return str(error)
     if hasattr(error, "fact"):
         return _worded(error)
-    text = " ".join(str(error).split())
+    text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
         return "This computer has too little memory: ask for a coarser target spacing, or use a server with more."
-    if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or text}; check the disk and its permissions, and try once more."
-    kind = type(error).__name__
-    return f"The computation failed unexpectedly ({kind}): please report it with the details in the log."
+    return ""
 
 
 def _worded(error: Any) -> str:
@@ -148,4 +119,4 @@ def _worded(error: Any) -> str:
 _ACTIONS: dict[str, Callable[..., dict[str, Any]]] = {"look": _look, "pip": _pip, "infer": _infer}
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Processes beside Slicer: seen alive, ended, and ending with Slicer. Runs inside Slicer and outside.
+"""Processes beside Slicer: seen alive, ended, ending with Slicer, meeting a request. Runs inside Slicer and outside.
 
 PythonSlicer is a launcher, whose child is the Python that works: the process that Slicer has started is not the one
 that holds the files open, and the parent of that one is not Slicer. So each says its own number, and is told Slicer's.
@@ -7,13 +7,15 @@ that holds the files open, and the parent of that one is not Slicer. So each say
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from typing import Any
 LOOK = 0.2
 #: What a process ends with that is not wanted any more.
 UNWANTED = 3
+
+#: Takes what is said to Slicer.
+Say = Callable[[dict[str, Any]], None]
 
 _SYNCHRONIZE, _TIMEOUT = 0x100000, 0x102
 
@@ -82,6 +87,48 @@ def end_with(file: Path, pid: int, folders: Sequence[str] = ()) -> None:
         os._exit(UNWANTED)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def answer(
+    file: Path, meet: Callable[[dict[str, Any], Say], Any], sentence: Callable[[Exception], str]
+) -> int:
+    """Meet a request, and say what becomes of it to standard output, one JSON object per line; give the exit code.
+
+    What libraries print goes to standard error.
+
+    Args:
+        file: with the request: ``parent`` and ``folders`` of :func:`end_with`, and what is asked for.
+        meet: gives the result of a request; may say something meanwhile, in any thread.
+        sentence: says to the user what it has raised; '' if nobody expects that.
+    """
+    out, saying = os.fdopen(os.dup(1), "w", encoding="utf-8"), threading.Lock()
+    os.dup2(2, 1)
+
+    def say(what: dict[str, Any]) -> None:
+        with saying:
+            out.write(json.dumps(what) + "\n")
+            out.flush()
+
+    say({"pid": os.getpid()})
+    try:
+        request = json.loads(file.read_text(encoding="utf-8"))
+        end_with(file, int(request["parent"]), request.get("folders", ()))
+        result = meet(request, say)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the user gets a sentence, and the details go to the log
+        said = sentence(error)
+        say({"error": said} if said else {"error": _unexpected(error), "details": traceback.format_exc()})
+        return 1
+    say({"result": result})
+    return 0
+
+
+def _unexpected(error: Exception) -> str:
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or " ".join(str(error).split())
+        return f"{where}{reason}; check the disk and its permissions, and try once more."
+    kind = type(error).__name__
+    return f"This failed unexpectedly ({kind}): please report it with the details in the log."
 
 
 def console_options() -> dict[str, Any]:
