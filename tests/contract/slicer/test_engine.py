@@ -24,7 +24,7 @@ import lean_python
 from ended import has_ended
 from srcyc.models.model_file import DEFAULT_MODEL, load_model, packaged_models
 from srcyc.volumes.volume import read_volume
-from SRCycLib import engine_needs, engine_pip
+from SRCycLib import engine_needs, engine_pip, processes
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -594,21 +594,18 @@ def test_whatever_fails_is_a_sentence(
         assert error is not None
         raise error
 
-    said: list[dict[str, Any]] = []
-    monkeypatch.setattr(engine_worker, "_take_stdout", lambda: said.append)
-    monkeypatch.setattr(engine_worker, "end_with", lambda *parent: None)
     if isinstance(error, ImportError):
         monkeypatch.setattr(engine_needs, "load", load)
     elif error is None:
         monkeypatch.setattr(engine_needs, "library", lambda: None)
     else:
         monkeypatch.setattr(engine_worker, "_load_library", lambda: load(tmp_path))
-    arguments = {"file": "a.nrrd", "folder": str(tmp_path), "params": {}}
-    request = tmp_path / "request.json"
-    request.write_text(json.dumps({"parent": os.getpid(), "action": "infer", "arguments": arguments}))
-    assert engine_worker.main([str(request)]) == 1
-    assert says in said[-1]["error"]
-    assert ("Traceback" in said[-1].get("details", "")) == (error is not None and "complete" not in says)
+    said: list[dict[str, Any]] = []
+    request = {"action": "infer", "arguments": {"file": "a.nrrd", "folder": str(tmp_path), "params": {}}}
+    with pytest.raises(Exception) as raised:
+        engine_worker._meet(request, said.append)
+    assert said == [{"progress": {"state": "starting", "share": 0.0}}]
+    assert says in (engine_worker._sentence(raised.value) or processes._unexpected(raised.value))
 
 
 def test_time_that_remains(library: Callable[[str], ModuleType]) -> None:
