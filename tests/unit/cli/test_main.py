@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +7,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from srcyc import __version__
+from srcyc import __version__, cli
 from srcyc.cli import main, spread_paths
 from srcyc.cli.options import parse_numbers
 from srcyc.errors import ConfigError
@@ -85,8 +84,9 @@ def test_a_program_may_run_it_in_any_thread(capsys):
 def test_ctrl_c_before_a_command_began(capsys, monkeypatch):
     class Slow(EntryPoint):
         def load(self):
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
 
+    monkeypatch.setattr(cli, "_commands", set(cli._commands))
     monkeypatch.setattr("srcyc.cli.plugins.entry_points", lambda group: [Slow("slow", "slow", group)])
     assert main(["--help"]) == 130
     assert "interrupted" in capsys.readouterr().err
