@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,11 +11,10 @@ from fastapi import HTTPException
 from pydantic import ValidationError
 
 from srcyc.errors import InputError, SRCycError
+from srcyc.files import is_full
 from srcyc.inference.options import first_problem
 from srcyc.schema import Schema
 
-#: What a system says of a disk that is full, a file that is as large as it may be, and a quota that is used up.
-_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 #: Without a path: where the server keeps its files is none of the client's business.
 DISK_FULL = "the server's disk is full; free some space there and try again."
 #: Characters of a value that is shown back.
@@ -77,15 +75,6 @@ def worded(error: SRCycError) -> str:
     return error.worded(lambda option: _NAMES.get(option, option))
 
 
-def is_full(error: BaseException | None) -> bool:
-    """Tell whether a full disk is behind an error."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return True
-        error = error.__cause__
-    return False
-
-
 @contextmanager
 def refusing(path: Path | None = None, shown: str | None = None) -> Iterator[None]:
     """Turn the library's complaints about input into refusals (422), and those about a full disk (507).
@@ -107,14 +96,30 @@ def refusing(path: Path | None = None, shown: str | None = None) -> Iterator[Non
         raise unusable(sentence) from error
 
 
-def validated(schema: type[Wanted], values: Mapping[str, Any]) -> Wanted:
-    """Make a schema of what a client sent.
+def validated(
+    schema: type[Wanted], request: Mapping[str, Any], whole: Callable[[str, Any], bool] = lambda *_: False
+) -> Wanted:
+    """Make a schema of what a client sent; what is no field of it is left to others.
+
+    The stock client sends lists of choices back as they are, Slicer the item chosen: of a list the first item counts.
+
+    Args:
+        schema: what may be sent.
+        request: what was.
+        whole: tells of key and list whether all of it counts.
 
     Raises:
         Refusal: 422, names the first key that is wrong, its value, and why.
     """
+    known = {}
+    for key in schema.model_fields:
+        value = request.get(key)
+        if isinstance(value, list | tuple) and not whole(key, value):
+            value = value[0] if value else None
+        if value is not None:
+            known[key] = value
     try:
-        return schema.model_validate(values)
+        return schema.model_validate(known)
     except ValidationError as error:
         key, reason = first_problem(error)
-        raise unusable(f"{key} {str(values.get(key))[:_SHOWN]!r}: {reason}.") from error
+        raise unusable(f"{key} {str(known.get(key))[:_SHOWN]!r}: {reason}.") from error

@@ -39,10 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         answer = _run(_app(arguments), arguments)
     except SRCycError as error:
         from srcyc_app.refusals import worded
-        from srcyc_app.trainers.supervision import exit_code
 
         _log.error("%s", worded(error))
-        return exit_code(error)
+        return error.exit_code
     sys.stdout.write(json_text(answer))
     return 0
 

@@ -16,7 +16,12 @@ class SRCycError(Exception):
         fact: which file, what value, what is wrong with it.
         remedy: what to do, in the imperative, without a full stop; None: the fact is a sentence of its own.
         options: names of options that the two mention, as in Python: ``target_spacing``.
+
+    Attributes:
+        exit_code: of a program that it ends.
     """
+
+    exit_code = 1
 
     def __init__(self, fact: str, *, remedy: str | None = None, options: Sequence[str] = ()) -> None:
         super().__init__(fact if remedy is None else f"{fact}; {remedy}.")
@@ -50,6 +55,7 @@ class StoppedError(SRCycError):
     ) -> None:
         super().__init__(fact, remedy=remedy, options=options)
         self.number = number
+        self.exit_code = 128 + number
 
 
 class MissingExtraError(SRCycError, ImportError):
@@ -77,6 +83,8 @@ def extra(name: str) -> Iterator[None]:
 
 class InputError(SRCycError, ValueError):
     """Bad input, refused before anything is written; the command line exits with 2."""
+
+    exit_code = 2
 
 
 class VolumeError(InputError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import os
@@ -19,6 +20,8 @@ from srcyc.errors import OutputError, SRCycError, extra
 #: The lock of a folder that one process at a time has.
 LOCK = ".lock"
 _BLOCK = 2**20
+#: What a system says of a disk that is full, a file that is as large as it may be, and a quota that is used up.
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @contextlib.contextmanager
@@ -57,6 +60,15 @@ def writing(place: Path) -> Iterator[None]:
             f"{place}: cannot be written ({error.strerror or error})",
             remedy="free some space or choose another folder",
         ) from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Tell whether a full disk is behind an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__
+    return False
 
 
 def remove(path: Path) -> None:

@@ -35,6 +35,15 @@ def require_memory(needed: int, subject: object) -> None:
         )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that there was not enough memory, of the machine or of a GPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # PyTorch's CPU allocator raises a plain RuntimeError.
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("allocate memory" in text or "out of memory" in text)
+
+
 def _of_machine() -> int | None:
     with contextlib.suppress(OSError):
         for line in _MEMINFO.read_text().splitlines():

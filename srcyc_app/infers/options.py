@@ -84,24 +84,12 @@ class Options(InferenceOptions):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Options:
-        """Read a request; what is none of these is left to others.
-
-        The stock client sends the lists of :func:`choices` back as they are, Slicer sends the item chosen: of a
-        list the first item counts.
+        """Read a request.
 
         Raises:
             Refusal: 422, names the key and what is wrong with its value.
         """
-        known = {}
-        for key in cls.model_fields:
-            if key not in values:
-                continue
-            value = values[key]
-            if isinstance(value, list | tuple) and not (key == "target_spacing" and len(value) == 3):
-                value = value[0] if value else None
-            if value is not None:
-                known[key] = value
-        return validated(cls, known)
+        return validated(cls, values, lambda key, value: key == "target_spacing" and len(value) == 3)
 
 
 def choices(weights: list[str]) -> dict[str, Any]:

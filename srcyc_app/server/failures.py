@@ -15,7 +15,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from srcyc.errors import InputError, SRCycError
-from srcyc_app.refusals import DISK_FULL, is_full, worded
+from srcyc.files import is_full
+from srcyc.memory import is_out_of_memory
+from srcyc_app.refusals import DISK_FULL, worded
 from srcyc_app.server.asgi import HttpMiddleware
 from srcyc_app.server.audit import note
 from srcyc_app.server.replies import Json
@@ -112,7 +114,6 @@ async def _failed(request: Request, error: Any) -> Response:
 def _unexpected(error: Exception) -> tuple[int, str]:
     if is_full(error):
         return 507, DISK_FULL
-    text = str(error)
-    if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+    if is_out_of_memory(error):
         return 507, "the server is out of memory; ask for a coarser target_spacing, or try again later."
     return 500, f"unexpected {type(error).__name__} on the server; its log has the rest."

@@ -24,7 +24,7 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 SMALL_BODY = 1 << 20
 
 #: Routes that know what HEAD is.
-_OWN_HEADS = ("/datastore/image", "/datastore/label", "/compare", "/health")
+_OWN_HEADS = ("/datastore/image", "/datastore/label", "/compare")
 _HARMLESS = ("GET", "HEAD", "OPTIONS")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

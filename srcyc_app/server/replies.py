@@ -16,6 +16,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from srcyc.documents import json_line, json_text
 
+#: What the schema says of a reply that is a file.
+OCTETS: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _BLOCK = 1 << 20
 
 

@@ -216,7 +216,7 @@ class StudiesFolder(LabelledFolder):
         if path.is_file():
             return io.BytesIO(path.read_bytes())
         packed = io.BytesIO()
-        pack_files(_files_of(path, self._reading), packed)
+        pack_files(files_of(path, self._reading), packed)
         packed.seek(0)
         return packed
 
@@ -397,7 +397,7 @@ class StudiesFolder(LabelledFolder):
         if path.exists() or path.is_symlink():
             remove_scan(path)
             return
-        for file in _files_of(path, self._reading) if is_there(path) else ():
+        for file in files_of(path, self._reading) if is_there(path) else ():
             file.unlink(missing_ok=True)
 
     def _require_free(self, model: StudiesModel, image_id: str, name: str, overwrite: bool) -> None:
@@ -451,12 +451,16 @@ def _pack(archive: zipfile.ZipFile, path: Path, key: str, reading: Reading) -> N
     if path.is_file():
         archive.write(path, f"{key}/{path.name}")
         return
-    for file in _files_of(path, reading):
+    for file in files_of(path, reading):
         archive.write(file, f"{key}/{path.name}/{file.name}")
 
 
-def _files_of(path: Path, reading: Reading) -> list[Path]:
-    """List the files of a series: a folder's, or one of several in it."""
+def files_of(path: Path, reading: Reading) -> list[Path]:
+    """List the files of a series: a folder's, or one of several in it.
+
+    Raises:
+        Refusal: 422, the series cannot be read.
+    """
     if path.is_dir():
         return [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
     with refusing(path, path.name):

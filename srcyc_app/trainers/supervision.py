@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
-from srcyc.errors import InputError, SRCycError, StoppedError
+from srcyc.errors import SRCycError
 from srcyc.training.watch.signals import StopRequest, handled
 from srcyc_app.refusals import worded
 
@@ -53,14 +53,7 @@ def background_process(supervised: bool) -> Iterator[None]:
             yield
         except SRCycError as error:
             _log.error("%s", worded(error))
-            raise SystemExit(exit_code(error)) from None
-
-
-def exit_code(error: SRCycError) -> int:
-    """Give the code with which a program that failed so ends; as those of the command line."""
-    if isinstance(error, StoppedError):
-        return 128 + error.number
-    return 2 if isinstance(error, InputError) else 1
+            raise SystemExit(error.exit_code) from None
 
 
 @contextmanager

@@ -11,13 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
 from srcyc.device import resolve_device
 from srcyc.errors import InputError, OutputError, SRCycError, StoppedError
 from srcyc.files import writing
+from srcyc.memory import is_out_of_memory
 from srcyc.models.model_file import load_model
 from srcyc.training.folder import RunFolder
 from srcyc.training.watch.signals import StopRequest
@@ -190,7 +190,7 @@ def _ended_badly(run: RunFolder, status: StatusFile, error: BaseException) -> Ba
             "to go on.",
             number,
         )
-    elif isinstance(error, torch.OutOfMemoryError | MemoryError):
+    elif is_out_of_memory(error):
         raised = SRCycError(
             f"run {run.path.name!r}: memory is full; start another one (run: new) with a smaller data.size or "
             "data.batch_size in settings, or on another device; what was saved is kept."

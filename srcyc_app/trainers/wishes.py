@@ -64,6 +64,8 @@ class Wishes(Schema):
     @field_validator("settings", mode="before")
     @classmethod
     def _words(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            value = " ".join(map(str, value))
         if isinstance(value, str):
             if len(value) > _LONGEST:
                 raise ValueError(f"at most {_LONGEST} characters")
@@ -75,21 +77,12 @@ class Wishes(Schema):
 
     @classmethod
     def of(cls, request: Mapping[str, Any]) -> Wishes:
-        """Read a request; what is none of these is MONAI Label's own.
-
-        Of a list the first item counts, except of ``settings``, which may be a list of them.
+        """Read a request.
 
         Raises:
             Refusal: 422, names the key and what is wrong with its value.
         """
-        values = {}
-        for key in cls.model_fields:
-            value = request.get(key)
-            if isinstance(value, list | tuple):
-                value = " ".join(map(str, value)) if key == "settings" else value[0] if value else None
-            if value is not None:
-                values[key] = value
-        wishes = validated(cls, values)
+        wishes = validated(cls, request, lambda key, value: key == "settings")
         if wishes.preset is not None and wishes.preset not in presets():
             raise unusable(f"preset {wishes.preset[:100]!r}: choose one of {', '.join(_presets())}.")
         return wishes

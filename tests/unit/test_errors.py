@@ -51,6 +51,18 @@ def test_fact_and_remedy_are_data_and_one_sentence() -> None:
     assert str(error) == "scan.nii: 3 channels; give a grey-scale volume."
 
 
+def test_a_front_end_words_the_options_and_ends_with_the_code() -> None:
+    stopped = errors.StoppedError(
+        "set: /force/set", 15, remedy="go on with force, not reset", options=["set", "force"]
+    )
+    assert stopped.worded(str.upper) == "SET: /force/set; go on with FORCE, not reset."
+    assert [error.exit_code for error in (stopped, errors.SRCycError(""), errors.OutputError(""))] == [
+        143,
+        1,
+        2,
+    ]
+
+
 def test_an_error_comes_out_of_another_process_as_it_was() -> None:
     error = pickle.loads(pickle.dumps(errors.VolumeError("a", remedy="b", options=["c"])))  # noqa: S301 - our own
     assert (str(error), error.fact, error.remedy, error.options) == ("a; b.", "a", "b", ("c",))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 import threading
@@ -17,7 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from srcyc.documents import json_text
-from srcyc.errors import InputError, SRCycError, StoppedError
+from srcyc.errors import SRCycError
+from srcyc.files import is_full
+from srcyc.memory import is_out_of_memory
 
 EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
@@ -114,12 +115,9 @@ def sentence_of(error: BaseException, subject: str | None = None) -> tuple[str, 
         subject: the file that was worked on.
     """
     if isinstance(error, SRCycError):
-        text = _about(" ".join(error.worded(flag).split()), subject)
-        if isinstance(error, StoppedError):
-            return text, 128 + error.number
-        return text, EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_FAILURE
+        return _about(" ".join(error.worded(flag).split()), subject), error.exit_code
     text = " ".join(str(error).split())
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         remedy = "give a smaller --max-memory, a coarser --target-spacing, or use a machine with more"
         return _about(f"out of memory; {remedy}.", subject), EXIT_FAILURE
     if isinstance(error, OSError):
@@ -164,17 +162,9 @@ def _about(text: str, subject: str | None) -> str:
     return text if subject is None or subject in text else f"{subject}: {text}"
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    # PyTorch's CPU allocator raises a plain RuntimeError.
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("allocate memory" in text or "out of memory" in text)
-
-
 def _system_error(error: OSError, subject: str | None) -> tuple[str, str | None]:
     reason = error.strerror or str(error) or type(error).__name__
     place = str(error.filename) if error.filename else subject
-    if error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None)):
+    if is_full(error):
         return f"cannot be written ({reason}); free some space or choose another folder.", place
     return f"cannot be used ({reason}); check the path and its permissions.", place

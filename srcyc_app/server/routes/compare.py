@@ -19,7 +19,7 @@ from srcyc_app.infers.baseline import Method, baseline
 from srcyc_app.refusals import not_found, refusing, unusable
 from srcyc_app.server.access import current
 from srcyc_app.server.jobs import Tell
-from srcyc_app.server.replies import FileOnce
+from srcyc_app.server.replies import OCTETS, FileOnce
 from srcyc_app.server.routes.infer import outcome
 from srcyc_app.server.routes.sessions import scan_of
 from srcyc_app.server.services import Served, Services
@@ -71,10 +71,7 @@ _HEADERS = {
 }
 
 _VOLUME: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The volume, uncompressed NIfTI",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    }
+    200: {"description": "The volume, uncompressed NIfTI", "content": OCTETS}
 }
 
 

@@ -16,7 +16,7 @@ from srcyc_app.refusals import not_found, refusing, unusable
 from srcyc_app.server.access import current, require
 from srcyc_app.server.actions import Role
 from srcyc_app.server.audit import note
-from srcyc_app.server.replies import FileOnce
+from srcyc_app.server.replies import OCTETS, FileOnce
 from srcyc_app.server.routes.sessions import send_scan
 from srcyc_app.server.services import Served, Services
 from srcyc_app.server.uploads import read_object, save, unpacked
@@ -28,12 +28,7 @@ router = APIRouter(prefix="/datastore", tags=["Datastore"])
 _HASHES = ("SHA256", "SHA512", "MD5")
 
 JsonField = Annotated[str, Form(description="a JSON object")]
-Binary: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The file",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    }
-}
+Binary: dict[int | str, dict[str, Any]] = {200: {"description": "The file", "content": OCTETS}}
 
 
 class Listing(str, Enum):

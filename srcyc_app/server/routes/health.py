@@ -21,13 +21,13 @@ router = APIRouter(tags=["Health"])
 _ROOM = 500_000_000
 
 
-@router.api_route("/health/live", methods=["GET", "HEAD"], summary="Whether the server answers")
+@router.get("/health/live", summary="Whether the server answers")
 async def live() -> dict[str, str]:
     """Always 200, at once: it needs no thread and no disk."""
     return {"status": "live"}
 
 
-@router.api_route("/health/ready", methods=["GET", "HEAD"], summary="Whether it can do its work")
+@router.get("/health/ready", summary="Whether it can do its work")
 async def ready(served: Served) -> Response:
     """200, or 503 where a check says no: ``studies``, ``models``, ``disk``."""
     checks = await run_in_threadpool(_checks, served)

@@ -18,7 +18,7 @@ from srcyc_app.refusals import Refusal, not_found, unusable
 from srcyc_app.server.access import current
 from srcyc_app.server.audit import note
 from srcyc_app.server.jobs import Cancelled, Job, T
-from srcyc_app.server.replies import FileOnce, Json, MultipartOnce
+from srcyc_app.server.replies import OCTETS, FileOnce, Json, MultipartOnce
 from srcyc_app.server.routes.sessions import scan_of
 from srcyc_app.server.services import Served, Services
 from srcyc_app.server.uploads import first, read_object, save
@@ -63,7 +63,7 @@ class _Wanted:
         200: {
             "description": "The volume, the report, or both",
             "content": {
-                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                **OCTETS,
                 "application/json": {"schema": {"type": "object"}},
                 "multipart/form-data": {
                     "schema": {

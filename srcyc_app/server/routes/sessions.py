@@ -11,13 +11,14 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from srcyc_app.refusals import Refusal, conflict, not_found, refusing, unusable
+from srcyc_app.refusals import Refusal, conflict, not_found, unusable
 from srcyc_app.server.access import current
 from srcyc_app.server.audit import note
-from srcyc_app.server.replies import FileOnce, OpenedFile
+from srcyc_app.server.replies import OCTETS, FileOnce, OpenedFile
 from srcyc_app.server.services import Served, Services
 from srcyc_app.server.uploads import save_all
-from srcyc_app.studies.archives import MOST_MEMBERS, pack_files, pack_folder
+from srcyc_app.studies.archives import MOST_MEMBERS, pack_files
+from srcyc_app.studies.datastore import files_of
 from srcyc_app.studies.sessions import ScanSessions
 from srcyc_app.studies.watching import mark_of
 
@@ -68,9 +69,7 @@ async def create(
 @router.get(
     "/{session_id}",
     summary="What is known of a session, or its image",
-    responses={
-        200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
-    },
+    responses={200: {"content": OCTETS}},
 )
 def get(served: Served, session_id: str, update_ts: bool = False, image: bool = False) -> Any:
     """With ``image``, the file (of a DICOM series, a zip archive)."""
@@ -130,11 +129,7 @@ def _pack(served: Services, path: Path, archive: Path) -> None:
         try:
             before = mark_of(folder)[0]
             with archive.open("wb") as stream:
-                if path.is_dir():
-                    pack_folder(path, stream)
-                else:
-                    with refusing(path, path.name):
-                        pack_files(served.app.reading.files(path), stream)
+                pack_files(files_of(path, served.app.reading), stream)
             if mark_of(folder)[0] == before:
                 return
         except FileNotFoundError:

@@ -11,24 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from srcyc.errors import ConfigError, SRCycError, StoppedError
+from srcyc.errors import ConfigError
 from srcyc.training.watch.signals import StopRequest
 from srcyc_app.trainers.supervision import (
     Asked,
     background_process,
-    exit_code,
     is_background_process,
     once,
     unwinding,
 )
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's processes")
-
-
-def test_the_exit_code_tells_whose_fault_it_was() -> None:
-    assert exit_code(ConfigError("")) == 2
-    assert exit_code(SRCycError("")) == 1
-    assert exit_code(StoppedError("", signal.SIGTERM)) == 143
 
 
 def test_only_what_a_server_started_is_its_process() -> None:
