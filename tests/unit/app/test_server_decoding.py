@@ -160,32 +160,21 @@ def test_an_honest_file_may_be_too_large_for_the_server(files: dict[str, Path]) 
         Apart(1000).volume(files[".nii"])
 
 
-def test_a_decoder_that_is_killed_is_a_refusal(
-    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "seems to run"])
+def test_one_that_is_gone_is_replaced(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
-    """As it is if a library crashes, or the machine runs out of memory."""
+    """As it is if a library crashes, or the machine runs out of memory: a while ago, or this very moment."""
     process = decoding._Process()
     monkeypatch.setattr(decoding, "_PROCESS", process)
     apart = Apart(MOST)
     apart.grid(files[".nii"])
-    assert process._process is not None
-    # The one that forks: the next request starts another one.
-    os.kill(process._process.pid, signal.SIGKILL)
-    process._process.wait()
-    assert apart.grid(files[".nii"]).shape == read_volume(files[".nii"]).shape
-    end(process)
-
-
-def test_one_that_has_closed_its_end_is_replaced(
-    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It runs still, or so it seems: it has been killed this very moment."""
-    process = decoding._Process()
-    monkeypatch.setattr(decoding, "_PROCESS", process)
-    apart = Apart(MOST)
-    apart.grid(files[".nii"])
-    assert process._control is not None
-    process._control.shutdown(socket.SHUT_RDWR)
+    assert process._process is not None and process._control is not None
+    if killed:
+        os.kill(process._process.pid, signal.SIGKILL)
+        process._process.wait()
+    else:
+        process._control.shutdown(socket.SHUT_RDWR)
     assert apart.grid(files[".nii"]).shape == read_volume(files[".nii"]).shape
     end(process)
 
