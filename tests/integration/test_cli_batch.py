@@ -139,6 +139,9 @@ def test_participants_sessions_and_filters_choose(srcyc, heads, tiny_model, tmp_
         out = tmp_path / expected[0]
         assert srcyc("bids", heads, out, *base, *options).code == 0
         assert [name.rpartition("/")[2] for name in _results(out)] == expected
+    assert srcyc("bids", heads, tmp_path / "nothing", "group", "--model", tiny_model).code == 0
+    page = (tmp_path / "nothing" / "group_report.html").read_text(encoding="utf-8")
+    assert "5 scans: 0 done" in page and "Factors" not in page
     for options, told in (
         (("--participant-label", "77"), "77"),
         (("--bids-filter-file", tmp_path / "none.json"), "none.json"),

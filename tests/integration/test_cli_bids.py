@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from factories import make_head
-from srcyc.inference.bids import describe_dataset
+from srcyc.errors import InputError
+from srcyc.inference.bids import describe_dataset, place_of
 from srcyc.volumes.volume import read_volume, write_volume
 
 #: The validator of npm, and the newer one, which checks derivatives too.
@@ -114,6 +115,8 @@ def test_what_is_refused(srcyc, tiny_model, raw, thick_file, tmp_path):
     assert "did not make" in refused(raw, "-o", raw / "derivatives/other")
     assert "--format" in refused(raw, "-o", tmp_path / "a", "--format", "nrrd")
     assert not (tmp_path / "a").exists()
+    with pytest.raises(InputError, match="not named as BIDS has it"):
+        place_of(raw / "sub-01/anat/notes.nii.gz", raw, tmp_path)
     assert not (raw / "derivatives/other/README.md").exists()
 
 

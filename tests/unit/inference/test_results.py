@@ -22,6 +22,7 @@ from srcyc.inference.report import (
 from srcyc.inference.results import Place, fit_type, maps_of, volume_stem, write_result
 from srcyc.inference.super_resolver import SuperResolution
 from srcyc.physics.thickness import SliceThickness
+from srcyc.volumes.image_files import Scaling
 from srcyc.volumes.volume import Volume, read_volume
 
 FINE, SLICES = np.eye(4), np.diag([1.0, 1.0, 4.0, 1.0])
@@ -181,6 +182,14 @@ def test_limits_of_a_type_are_values_of_it(kind: type) -> None:
     assert limits.min <= fitted.data.min() and fitted.data.max() <= limits.max
     assert warnings[0].startswith("2 of 3 voxels")
     assert fit_type(fitted, np.dtype(kind)) == (fitted, [])
+
+
+def test_limits_of_scaled_integers_are_told_as_values() -> None:
+    scaling = Scaling(np.dtype(np.int16), slope=-0.5, intercept=10.0)
+    data = np.array([-1e6, 0, 1e6], np.float32).reshape(1, 1, 1, 3)
+    fitted, (warning,) = fit_type(Volume(data, FINE), scaling.dtype, scaling)
+    assert fitted.data.ravel().tolist() == [-16373.5, 0, 16394]
+    assert "as its header scales it" in warning and "(-16373.5 to 16394)" in warning
 
 
 def test_every_file_names_its_model_and_what_it_is_not_for(

@@ -89,6 +89,8 @@ def test_training_is_told_in_clauses():
     ):
         assert part in text
     assert training_text(None) == []
+    come_back = Training(mode="unpaired", step=5000, validation=ValidationScore(cycle=0.02))
+    assert training_text(come_back) == ["unpaired, 5,000 steps"]
 
 
 def test_a_page_holds_every_score_and_no_broken_table(published):
