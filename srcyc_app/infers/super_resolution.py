@@ -188,16 +188,14 @@ class SuperResolutionTask(InferTask):
         if source.suffix.lower() != ".zip":
             scan = self._reading.volume(source, folder, **choice)
             return scan, DicomSource.of(scan) if derived else None
-        unpacked = Path(tempfile.mkdtemp(prefix="srcyc-", dir=folder))
-        try:
+        with tempfile.TemporaryDirectory(prefix="srcyc-", dir=folder, ignore_cleanup_errors=True) as place:
+            unpacked = Path(place)
             unpack_zip(source, unpacked, self._max_unpacked)
             files = [path for path in unpacked.iterdir() if not path.name.startswith(".")]
             with refusing(unpacked, shown):
                 # An archive of a single volume is as good as the volume.
                 scan = self._reading.volume(files[0] if len(files) == 1 else unpacked, folder, **choice)
                 return scan, DicomSource.of(scan) if derived else None
-        finally:
-            shutil.rmtree(unpacked, ignore_errors=True)
 
 
 def _zipped(written: Written, place: Path) -> Written:

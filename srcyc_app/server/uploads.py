@@ -67,13 +67,13 @@ def first(value: Any) -> Any:
     return value
 
 
-def plain_name(upload: UploadFile, default: str = "scan") -> str:
+def plain_name(upload: UploadFile) -> str:
     """Give the file name of an upload without its folders; a name that no file should have becomes a safe one."""
     name = (upload.filename or "").replace("\\", "/").split("/")[-1].strip()
     if is_plain_component(name):
         return name
     suffix = _ARCHIVE if name.lower().endswith(_ARCHIVE) else volume_suffix(Path(name or "_")) or ""
-    return default + suffix.lower()
+    return f"scan{suffix.lower()}"
 
 
 def save(upload: UploadFile, folder: Path, name: str | None = None) -> Path:

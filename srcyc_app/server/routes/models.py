@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, File, UploadFile
 from fastapi.responses import FileResponse, Response
 
-from srcyc.files import sha256, written
+from srcyc.files import copied, sha256
 from srcyc.models.model_file import SUFFIX
 from srcyc_app.core import NAME
 from srcyc_app.refusals import conflict, forbidden, refusing, unusable
@@ -77,9 +77,7 @@ def upload(served: Served, model: str, file: Annotated[UploadFile, File()]) -> d
         given = save(file, room, f"{model}{SUFFIX}")
         with refusing(given, file.filename or "file"):
             served.app.reading.model(given)
-        with given.open("rb") as source, written(target) as stream:
-            while block := source.read(1 << 20):
-                stream.write(block)
+        copied(given, target)
     _log.info("%s: uploaded", target)
     state = _state(target)
     note(sha256=state["checksum"].removeprefix("SHA256:"))
