@@ -241,14 +241,11 @@ def test_a_slicer_that_cannot_compute_says_so(
     logic.close()
 
 
-def test_a_python_that_cannot_be_run_leaves_nothing(stand_in: Any, tmp_path: Path) -> None:
-    from SRCycLib.remote import Calls, new_folder
-
-    with pytest.raises(OSError):
-        Calls(str(tmp_path / "none")).begin(
-            "SRCycLib.worker", {}, done=pytest.fail, failed=pytest.fail, folder=new_folder("scan")
-        )
-    assert list((stand_in.folder / "temporary").iterdir()) == []
+def test_a_python_that_cannot_be_run_is_said_and_leaves_nothing(in_slicer: Any) -> None:
+    (Path(in_slicer.session.folder) / "bin" / "PythonSlicer").unlink()
+    in_slicer.click(in_slicer.ui.applyButton)
+    assert "PythonSlicer" in in_slicer.complaint()
+    in_slicer.is_ready()
 
 
 def test_the_time_to_go_is_said(in_slicer: Any) -> None:

@@ -327,7 +327,12 @@ class ResolvePanel:
         self._session.calm()
         self.ui.progressBar.setMaximum(0)  # busy, until a share is known
         self._say(_("Looking what is needed …") if self._session.offer is not self._session.server else "")
-        self._preparing = self._session.prepare(_may_install, self._say_installing, self._begin, self._failed)
+        try:
+            self._preparing = self._session.prepare(
+                _may_install, self._say_installing, self._begin, self._failed
+            )
+        except OSError as problem:
+            self._failed(str(problem))
         self._enable()
         # From now on it says "Cancel"; a click made before that may be heard only now.
         self._applied = time.monotonic()
