@@ -117,7 +117,7 @@ def test_a_batch_does_no_more_than_it_may_and_stops_when_asked(studies: Path, th
     assert {image: outcome["status"] for image, outcome in outcomes.items()} == {"another": "skipped"}
 
     def stopped(request: dict[str, Any], store: Any) -> dict[str, Any]:
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         raise AssertionError("it went on")
 
     with pytest.raises(StoppedError, match="is kept") as caught:

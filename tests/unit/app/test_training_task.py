@@ -17,6 +17,9 @@ import psutil
 import pytest
 
 import forks
+
+# Loaded before any test: a signal must not come in the midst of it.
+import srcyc_app.trainers.running  # noqa: F401
 from ended import has_ended
 from factories import TINY_TRAINING, save_people, tiny_words
 from srcyc.errors import OutputError, SRCycError, StoppedError
