@@ -304,7 +304,7 @@ def answering(answers: Answers) -> Iterator[DicomWeb]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         try:
             yield DicomWeb(f"http://127.0.0.1:{server.server_port}/dicom-web")
         finally:
