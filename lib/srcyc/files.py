@@ -73,10 +73,10 @@ def is_full(error: BaseException | None) -> bool:
 
 def remove(path: Path) -> None:
     """Remove a file, or a folder with all that is in it, if it is there and can be."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 

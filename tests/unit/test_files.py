@@ -30,6 +30,8 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OutputError, match=r"file.a\.txt: cannot be written"):
         write_text(tmp_path / "file" / "a.txt", "")
+    with pytest.raises(OutputError, match=r"x: cannot be written"):
+        write_text(tmp_path / ("x" * 300), "")
 
 
 def test_missing_folders_are_made(tmp_path: Path) -> None:
