@@ -119,6 +119,18 @@ def test_an_ambiguous_choice_lists_what_there_is(srcyc, tiny_model, study, tmp_p
     assert not (tmp_path / "one.nii.gz").exists()
 
 
+def test_a_folder_that_cannot_be_listed(srcyc, tiny_model, series, tmp_path, monkeypatch):
+    """As if it were somebody else's: permissions do not bind every user that runs this."""
+
+    def closed(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    ran = srcyc("infer", series, "--series", "5", "-o", tmp_path / "out", "--model", tiny_model)
+    assert ran.code == 2
+    assert str(series) in ran.sentence and "permissions" in ran.sentence
+
+
 def test_series_of_what_is_no_dicom(srcyc, tiny_model, thick_file, tmp_path):
     ran = srcyc("infer", thick_file, "--series", "5", "-o", tmp_path / "one.nii.gz", "--model", tiny_model)
     assert ran.code == 2

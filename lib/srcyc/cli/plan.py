@@ -56,7 +56,7 @@ class Sources:
     """
 
     scans: list[Path]
-    bad: list[tuple[Path, InputError]]
+    bad: list[tuple[Path, Exception]]
     left_out: list[LeftOut] = field(default_factory=list)
     roots: dict[Path, Path] = field(default_factory=dict)
 
@@ -80,14 +80,8 @@ def find_sources(inputs: Sequence[Path], series: Sequence[str] = ()) -> Sources:
             given = Path(os.path.abspath(given))  # `.` has no name that an output could get
         try:
             found, others = _volumes(header_file(given), series)
-        except InputError as error:
+        except (InputError, OSError) as error:
             sources.bad.append((given, error))
-            continue
-        except OSError as error:
-            reason = error.strerror or error
-            sources.bad.append(
-                (given, InputError(f"{given}: cannot be read ({reason}); check its permissions."))
-            )
             continue
         sources.left_out.extend(others)
         for path in found:
