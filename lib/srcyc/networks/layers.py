@@ -40,9 +40,7 @@ def pad_planes(x: Tensor, before: int, after: int, mode: str) -> Tensor:
     if mode == "reflect":
         return x.index_select(2, _reflected(x.shape[2], before, after, x.device))
     n = x.shape[2]
-    padded = x.new_empty(*x.shape[:2], before + n + after, *x.shape[3:]).to(
-        memory_format=CHANNELS_LAST[x.ndim]
-    )
+    padded = x.new_empty(len(x), before + n + after, *x.shape[3:], x.shape[1]).movedim(-1, 1)
     padded[:, :, :before] = 0
     padded[:, :, before : before + n] = x
     padded[:, :, before + n :] = 0
