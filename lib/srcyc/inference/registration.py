@@ -91,7 +91,8 @@ def register(fixed: Image, fixed_grid: Grid, moving: Image, moving_grid: Grid) -
     method.SetMetricAsCorrelation()
     method.SetMetricSamplingStrategy(method.REGULAR)
     shrink = _levels(fixed.shape)
-    method.SetMetricSamplingPercentagePerLevel([min(1.0, _COMPARED * by**3 / fixed.size) for by in shrink])
+    compared = [min(1.0, _COMPARED * by**3 / fixed.size) for by in shrink]
+    method.SetMetricSamplingPercentagePerLevel(compared, _SEED)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(
         _FIRST_STEP, _LAST_STEP, _STEPS, relaxationFactor=_SHORTER, gradientMagnitudeTolerance=1e-8
