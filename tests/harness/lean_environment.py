@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import Distribution, requires, version
 from pathlib import Path
 
@@ -34,13 +35,23 @@ TOOLS = (
 
 
 def make(folder: Path, python: str) -> Path:
-    """Make one, and give its Python."""
+    """Make one in a folder within, and give its Python."""
+    folder = folder / str(_version(python))
     subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
     own = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     _show_torch(folder, own)
     torch = f"torch=={version('torch')}"  # whose CUDA is the one that is shown
     subprocess.run([own, "-m", "pip", "install", "--quiet", torch, *_base(), *CURRENT, *TOOLS], check=True)
     return own
+
+
+def try_to_make(folder: Path, python: str) -> Path | None:
+    """Make one; a Python for which a package cannot be had (PyTorch of this version, say) is told and left out."""
+    try:
+        return make(folder, python)
+    except subprocess.CalledProcessError as error:
+        sys.stderr.write(f"{python}: nothing is tested with it: {error}\n")
+        return None
 
 
 def find(wanted: str) -> str | None:
@@ -96,10 +107,10 @@ def main(folder: Path, wanted: list[str]) -> None:
     for each, python in found.items():
         if python is None:
             sys.stderr.write(f"Python {each} was not found: nothing is tested with it.\n")
-    pythons = [python for python in found.values() if python] or [sys.executable]
     with ThreadPoolExecutor() as makers:
-        for made in makers.map(lambda python: make(folder / str(_version(python)), python), pythons):
-            sys.stdout.write(f"{made}\n")
+        made = [own for own in makers.map(partial(try_to_make, folder), filter(None, found.values())) if own]
+    for own in made or [make(folder, sys.executable)]:
+        sys.stdout.write(f"{own}\n")
 
 
 if __name__ == "__main__":
