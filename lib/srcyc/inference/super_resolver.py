@@ -63,8 +63,8 @@ _CACHE_FEATURES, _GPU_FEATURES = 4 * 2**20, 256 * 2**20
 _VOLUME_BYTES = 12
 #: The same per voxel of the scan on the result's in-plane grid: scan, its copy, delta, and the result acquired again.
 _SCAN_BYTES = 24
-#: Buffers of a slab's features that a layer needs at a time: input, window, output, and one more for the library.
-_LAYER_BUFFERS = 4
+#: Buffers of a slab's features that a layer needs at a time: input of block and layer, window, output, products.
+_LAYER_BUFFERS = 6
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,6 +64,7 @@ def convolution(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
         torch.sub(even[:, :, :, :-1], even[:, :, :, 1:], out=part[:, :, :, :-1])
         part[:, :, :, -1:] = even[:, :, :, -1:]
         m3 = F.conv3d(part, kernel3, padding=_PADDING)
+        del part
         b, c, rows, _, k = m1.shape
         y = m1.new_empty(b, rows, x.shape[_COLUMNS], k, c).movedim(-1, 1)
         first, second = y[:, :, :, 0::2], y[:, :, :, 1::2]
