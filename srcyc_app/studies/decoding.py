@@ -273,13 +273,16 @@ class _Process:
 
     def _hand_over(self, connection: socket.socket) -> None:
         with self._lock:
-            control = self._start()
-            try:
-                socket.send_fds(control, [b"."], [connection.fileno()])
-            except OSError:
-                # It was killed: another one takes its place.
-                self._forget()
-                raise
+            for attempt in (1, 2):
+                control = self._start()
+                try:
+                    socket.send_fds(control, [b"."], [connection.fileno()])
+                    return
+                except OSError:
+                    # It was killed, perhaps after it had taken another's: another one takes its place.
+                    self._forget()
+                    if attempt == 2:
+                        raise
 
     def _start(self) -> socket.socket:
         alive = self._process is not None and self._owner == os.getpid() and self._process.poll() is None
