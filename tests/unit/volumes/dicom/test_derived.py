@@ -447,13 +447,6 @@ def test_the_files_of_a_scan_have_to_be_there_still(tmp_path: Path, scan: Volume
         DicomSource.of(scan)
 
 
-def test_a_series_without_a_uid_is_found_again(tmp_path: Path) -> None:
-    slices = source_slices()
-    for image in slices:
-        del image.SeriesInstanceUID
-    assert len(DicomSource.of(read_volume(save(tmp_path / "scan", slices))).headers) == len(slices)
-
-
 def test_two_stacks_of_one_file_are_told_apart_by_their_addresses(tmp_path: Path) -> None:
     image = make_enhanced((0, 1, 2, 3, 0, 1, 2, 3))
     for number, frame in enumerate(image.PerFrameFunctionalGroupsSequence):
