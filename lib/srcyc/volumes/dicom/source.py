@@ -109,7 +109,7 @@ def _series_of(scan: Volume, source: Path) -> DicomSeries:
     alike = [
         one
         for one in (*listing.series, *listing.unfit)
-        if one.uid == (scan.series or "") and one.files == scan.files and one.problem is None
+        if one.uid == scan.series and one.files == scan.files and one.problem is None
     ]
     found = [one for one in alike if len(alike) == 1 or source in (one.address, one.folder / one.name)]
     if not found:
