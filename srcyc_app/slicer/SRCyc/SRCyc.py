@@ -19,12 +19,12 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from SRCycLib import sample_data, volumes
+from SRCycLib.calls import Remote
 from SRCycLib.client import VERSION
 from SRCycLib.compare_panel import ComparePanel
 from SRCycLib.engine import Engine
 from SRCycLib.local_server import LocalServer, find_program, find_studies
 from SRCycLib.parameters import Parameters
-from SRCycLib.remote import Remote
 from SRCycLib.resolve_panel import ResolvePanel
 from SRCycLib.server_panel import ServerPanel
 from SRCycLib.session import ENGINE, SERVER, Session

@@ -46,7 +46,7 @@ MUTATIONS = {
         "currentNodeChanged(vtkMRMLNode*)",
         "currentNodeChanged(vtkMRMLVolumeNode*)",
     ),
-    "signal of a timer": ("SRCycLib/remote.py", '"timeout()"', '"timedOut()"'),
+    "signal of a timer": ("SRCycLib/calls.py", '"timeout()"', '"timedOut()"'),
     "signal of a slider": ("SRCycLib/compare_panel.py", "valueChanged(double)", "valueChanged(float)"),
     "widget in the code": ("SRCycLib/resolve_panel.py", "ui.applyButton", "ui.applyButon"),
     "widget in the .ui file": ("Resources/UI/SRCyc.ui", 'name="fadeSlider"', 'name="fadSlider"'),
@@ -60,7 +60,7 @@ MUTATIONS = {
         "hiddenNodes = hidden",
     ),
     "property that is called": ("SRCycLib/resolve_panel.py", "currentText.strip()", "currentText().strip()"),
-    "property of the application": ("SRCycLib/remote.py", "slicer.app.temporaryPath", "slicer.app.tempPath"),
+    "property of the application": ("SRCycLib/calls.py", "slicer.app.temporaryPath", "slicer.app.tempPath"),
     "method of a widget": ("SRCycLib/resolve_panel.py", "progressBar.setMaximum", "progressBar.setMaximun"),
     "method of the layout manager": ("SRCycLib/views.py", "_layouts.setLayout", "_layouts.setLayoutt"),
     "method of the layout node": ("SRCycLib/views.py", "AddLayoutDescription(", "AddLayout("),
@@ -111,12 +111,12 @@ MUTATIONS = {
     "parameter node not observed": ("SRCycLib/parameters.py", "_event: changed()", "_event: None"),
     "option not kept": ("SRCycLib/resolve_panel.py", "self._parameters.set(option, data(", "str(data("),
     "worker not killed with its launcher": (
-        "SRCycLib/remote.py",
+        "SRCycLib/calls.py",
         "            kill(self._worker)",
         "            pass",
     ),
     "files removed before the end of the process": (
-        "SRCycLib/remote.py",
+        "SRCycLib/calls.py",
         "if time.monotonic() < self._deadline:",
         "if False:",
     ),
@@ -235,7 +235,7 @@ def _cancel(panel: Any, larger: Path) -> None:
 
     shutil.rmtree = watched  # type: ignore[assignment]
     # As on Windows, where a process ends some time after it was told to.
-    remote = sys.modules["SRCycLib.remote"]
+    remote = sys.modules["SRCycLib.calls"]
     kill = remote.kill
     remote.kill = lambda pid: threading.Timer(0.3, kill, (pid,)).start()
     try:

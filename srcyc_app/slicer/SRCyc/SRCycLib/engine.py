@@ -11,8 +11,8 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from SRCycLib import engine_needs
+from SRCycLib.calls import Call, Calls
 from SRCycLib.engine_install import EngineProblem, Installation, Needs, Say, verify
-from SRCycLib.remote import Call, Calls
 
 __all__ = ["Engine", "EngineProblem", "Needs", "Remaining"]
 
@@ -108,12 +108,12 @@ class Engine:
         return Installation(self._calls, needs, say, look_again, failed)
 
     def call(self, action: str, arguments: dict[str, Any], **callbacks: Any) -> Call:
-        """Begin a piece of work, as :meth:`SRCycLib.remote.Remote.call` does with a server.
+        """Begin a piece of work, as :meth:`SRCycLib.calls.Remote.call` does with a server.
 
         Args:
             action: ``infer``.
             arguments: ``file``, ``folder`` and ``params``, as of :meth:`SRCycLib.client.Client.infer`.
-            callbacks: ``done``, ``failed`` and ``progress`` of :meth:`SRCycLib.remote.Calls.begin`, and its ``folder``;
+            callbacks: ``done``, ``failed`` and ``progress`` of :meth:`SRCycLib.calls.Calls.begin`, and its ``folder``;
                 states are ``starting``, ``reading``, ``running`` (with a share) and ``writing``.
         """
         return self._calls.begin(_WORKER, {"action": action, "arguments": arguments}, **callbacks)

@@ -14,9 +14,9 @@ import slicer
 from slicer.i18n import tr as _
 
 from SRCycLib import engine_needs
+from SRCycLib.calls import Call, Calls, new_folder
 from SRCycLib.engine_needs import REQUIREMENTS
 from SRCycLib.engine_pip import BUSY
-from SRCycLib.remote import Call, Calls, new_folder
 
 #: Told a sentence, and a share from 0 to 1 or None.
 Say = Callable[[str, "float | None"], None]

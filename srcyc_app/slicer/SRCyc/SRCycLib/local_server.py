@@ -15,8 +15,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from SRCycLib.calls import new_folder
 from SRCycLib.processes import console_options
-from SRCycLib.remote import new_folder
 
 _HOST = "127.0.0.1"
 _FIRST_PORT = 8000

@@ -13,10 +13,10 @@ import slicer
 from slicer.i18n import tr as _
 
 from SRCycLib import volumes
+from SRCycLib.calls import Call, new_folder
 from SRCycLib.cards import card_text
 from SRCycLib.engine import Remaining
 from SRCycLib.parameters import Parameters
-from SRCycLib.remote import Call, new_folder
 from SRCycLib.session import Preparing, Session, without_password
 from SRCycLib.suitability import judge
 from SRCycLib.super_resolution import SuperResolution, complete

@@ -10,8 +10,8 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
+from SRCycLib.calls import Call
 from SRCycLib.local_server import LocalServer, find_program, find_studies
-from SRCycLib.remote import Call
 from SRCycLib.session import ENGINE, SERVER, Session, without_password
 from SRCycLib.widgets import data, fill, show_message
 

@@ -11,9 +11,9 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from SRCycLib import engine_needs
+from SRCycLib.calls import Call, Remote
 from SRCycLib.engine import Engine, EngineProblem, Needs
 from SRCycLib.engine_install import Installation
-from SRCycLib.remote import Call, Remote
 
 #: Where it is computed: by the library on this computer, or by a server.
 ENGINE, SERVER = "engine", "server"
@@ -168,7 +168,7 @@ class Session:
         self._listeners.append(listener)
 
     def call(self, action: str, arguments: dict[str, Any] | None = None, **callbacks: Any) -> Call:
-        """Begin a request to the server; the callbacks are those of :meth:`SRCycLib.remote.Remote.call`."""
+        """Begin a request to the server; the callbacks are those of :meth:`SRCycLib.calls.Remote.call`."""
         return self._remote.call(self.url, action, arguments or {}, **callbacks)
 
     def connect(

@@ -12,7 +12,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from SRCycLib import volumes
-from SRCycLib.remote import new_folder
+from SRCycLib.calls import new_folder
 from SRCycLib.session import Session
 
 #: Roles by which a result refers to other nodes; they are saved with the scene.

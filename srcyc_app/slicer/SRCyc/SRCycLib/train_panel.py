@@ -11,7 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from SRCycLib import charts, volumes
-from SRCycLib.remote import Call, new_folder
+from SRCycLib.calls import Call, new_folder
 from SRCycLib.session import Session
 from SRCycLib.super_resolution import file_name
 from SRCycLib.training import is_alive
