@@ -30,7 +30,7 @@ from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import forbidden, not_found, unusable
 from srcyc_app.studies.archives import refuse_detached
 from srcyc_app.studies.datastore import StudiesFolder
-from srcyc_app.studies.decoding import InPlace, Reading, prepare, reading
+from srcyc_app.studies.decoding import Reading, reading
 from srcyc_app.studies.identifiers import is_inside, is_plain_component
 from srcyc_app.studies.pacs import ANSWER_SECONDS, Pacs
 from srcyc_app.studies.sessions import ScanSessions
@@ -95,7 +95,7 @@ class AppCore:
         self.shelf = ModelShelf(self.model_dir, with_packaged=_switch(conf, "packaged_models", default=True))
         apart = _switch(conf, "decode_apart", default=True)
         #: Reads what clients send and what lies in the studies folder.
-        self.reading: Reading = reading(self.max_upload) if apart else InPlace()
+        self.reading: Reading = reading(self.max_upload) if apart else Reading()
         #: Where results are made before they are sent; None: the system's temporary folder.
         self.scratch: Path | None = None
 
@@ -191,8 +191,7 @@ class AppCore:
                 self.shelf.settle()
             except OutputError as error:
                 _log.warning("%s The model in use is the newest one until somebody chooses another.", error)
-            if not isinstance(self.reading, InPlace):
-                prepare()
+            self.reading.prepare()
 
     # -- requests ------------------------------------------------------------------------------------------------
 

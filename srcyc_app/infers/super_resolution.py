@@ -23,7 +23,7 @@ from srcyc_app.infers.options import Options, choices, descriptions
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import refusing, unusable
 from srcyc_app.studies.archives import pack_folder, unpack_zip
-from srcyc_app.studies.decoding import InPlace, Reading
+from srcyc_app.studies.decoding import Reading
 from srcyc_app.studies.identifiers import is_plain_component
 
 #: Bytes that a call needs at its peak per voxel of the output: measured 26 (2.19 GB for 512 x 512 x 320).
@@ -76,7 +76,7 @@ class SuperResolutionTask(InferTask):
         )
         self._shelf = shelf
         self._max_unpacked = max_unpacked
-        self._reading = reading or InPlace()
+        self._reading = reading or Reading()
 
     def is_valid(self) -> bool:
         return True

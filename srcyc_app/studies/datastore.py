@@ -23,7 +23,7 @@ from srcyc.volumes.image_files import volume_suffix
 from srcyc.volumes.volume import read_grid
 from srcyc_app.refusals import conflict, not_found, refusing, unusable
 from srcyc_app.studies.archives import pack_files, refuse_detached
-from srcyc_app.studies.decoding import InPlace, Reading
+from srcyc_app.studies.decoding import Reading
 from srcyc_app.studies.discovery import Discovery, label_stem, place_of
 from srcyc_app.studies.domains import SR, TAGS, assigned_domain
 from srcyc_app.studies.identifiers import OWNER, check_image_id
@@ -71,7 +71,7 @@ class StudiesFolder(LabelledFolder):
                 f"{place}: cannot be the studies folder ({error.strerror}); choose one that can be written."
             ) from error
         super().__init__(place, read_only=read_only)
-        self._reading = reading or InPlace()
+        self._reading = reading or Reading()
         self._discovery = Discovery(self._folder, self._state, interval, self._reading)
         if self._discovery.look():
             # What was copied here just before the start shall not be missing.

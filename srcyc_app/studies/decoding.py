@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
@@ -51,16 +51,24 @@ _PATIENCE = 600
 #: Voxel types that are sent as they are; float32, as which scans are read, holds every value of theirs.
 _KEPT = frozenset(np.dtype(name) for name in ("int8", "uint8", "int16", "uint16"))
 
-
-#: What a volume consists of besides plain values.
-_PARTS: dict[str, Callable[..., Any]] = {"Orientation": Orientation, "Scaling": Scaling}
+#: What is told besides plain values.
+_PARTS: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in (Volume, Grid, Orientation, Scaling)}
+#: Values of an array that is told in the reply itself; a larger one becomes a file.
+_FEW = 64
 
 #: What a process says first.
 _BEGUN = b"+"
+#: Of what ended its process.
+_GREEDY = "reading it took more memory or time than a file of its kind and size does"
+
+T = TypeVar("T")
 
 
-class Reading(Protocol):
-    """Reads files. All methods raise what the library's functions raise."""
+class Reading:
+    """Reads files in this process: for files of one's own. All methods raise what the library's functions raise."""
+
+    def prepare(self) -> None:
+        """Have the readers loaded while other things go on."""
 
     def volume(
         self,
@@ -71,43 +79,14 @@ class Reading(Protocol):
         fill_gaps: bool = False,
     ) -> Volume:
         """Read a volume; ``folder`` is where temporary files may lie, the others are :func:`read_volume`'s."""
-
-    def grid(self, path: Path) -> Grid:
-        """Read a volume's place from its header."""
-
-    def tree(self, folder: Path) -> dict[str, Grid | VolumeError]:
-        """List the DICOM series at and below a folder: address below it ("": itself) -> place, or why it has none."""
-
-    def files(self, path: Path) -> list[Path]:
-        """List the files of a DICOM series."""
-
-    def check(self, path: Path) -> Grid:
-        """Read a volume completely, and give its place."""
-
-    def nifti(self, path: Path, target: Path) -> None:
-        """Write a volume as NIfTI, integers as they are."""
-
-    def model(self, path: Path) -> None:
-        """Load a model file completely."""
-
-
-class InPlace:
-    """Reads in this process: for files of one's own."""
-
-    def volume(
-        self,
-        path: Path,
-        folder: Path | None = None,
-        *,
-        series: str | None = None,
-        fill_gaps: bool = False,
-    ) -> Volume:
         return read_volume(path, series=series, fill_gaps=fill_gaps)
 
     def grid(self, path: Path) -> Grid:
+        """Read a volume's place from its header."""
         return read_grid(path)
 
     def tree(self, folder: Path) -> dict[str, Grid | VolumeError]:
+        """List the DICOM series at and below a folder: address below it ("": itself) -> place, or why it has none."""
         listing = list_series(folder)
         found: dict[str, Grid | VolumeError] = {}
         for series in listing.series:
@@ -120,22 +99,26 @@ class InPlace:
         return found
 
     def files(self, path: Path) -> list[Path]:
+        """List the files of a DICOM series."""
         return list(files_of(path))
 
     def check(self, path: Path) -> Grid:
+        """Read a volume completely, and give its place."""
         return read_volume(path).grid
 
     def nifti(self, path: Path, target: Path) -> None:
+        """Write a volume as NIfTI, integers as they are."""
         scan = read_volume(path)
         write_volume(scan, target, dtype=scan.stored_dtype if scan.stored_dtype in _KEPT else np.float32)
 
     def model(self, path: Path) -> None:
+        """Load a model file completely."""
         from srcyc.models.model_file import load_model
 
         load_model(path)
 
 
-class Apart:
+class Apart(Reading):
     """Reads in other processes: for files of strangers.
 
     Args:
@@ -144,6 +127,9 @@ class Apart:
 
     def __init__(self, most_voxels: int) -> None:
         self._most = most_voxels
+
+    def prepare(self) -> None:
+        _PROCESS.start()
 
     def volume(
         self,
@@ -155,27 +141,22 @@ class Apart:
     ) -> Volume:
         with tempfile.TemporaryDirectory(prefix="srcyc-", dir=folder) as place:
             # On POSIX a mapped file stays readable when its name has gone.
-            told = self._ask("volume", path, target=place, series=series, fill_gaps=fill_gaps)
-            return _volume_of(told, Path(place))
+            return self._ask(Reading.volume, path, into=Path(place), series=series, fill_gaps=fill_gaps)
 
     def grid(self, path: Path) -> Grid:
-        return _grid_of(self._ask("grid", path))
+        return self._ask(Reading.grid, path)
 
     def tree(self, folder: Path) -> dict[str, Grid | VolumeError]:
-        told: dict[str, dict[str, Any]] = self._ask("tree", folder)
-        return {
-            name: VolumeError(one["fact"], remedy=one["remedy"]) if "fact" in one else _grid_of(one)
-            for name, one in told.items()
-        }
+        return self._ask(Reading.tree, folder)
 
     def files(self, path: Path) -> list[Path]:
-        return [Path(file) for file in self._ask("files", path)]
+        return self._ask(Reading.files, path)
 
     def check(self, path: Path) -> Grid:
-        return _grid_of(self._ask("check", path))
+        return self._ask(Reading.check, path)
 
     def nifti(self, path: Path, target: Path) -> None:
-        self._ask("nifti", path, target=str(target))
+        self._ask(Reading.nifti, path, target)
 
     def model(self, path: Path) -> None:
         size = path.stat().st_size
@@ -183,28 +164,43 @@ class Apart:
             raise ModelError(
                 f"{path}: a model of {size / 1e6:.0f} MB", remedy=f"send at most {LARGEST_MODEL / 1e6:.0f} MB"
             )
-        memory = _MODEL_MEMORY + _MODEL_FACTOR * size
-        self._ask("model", path, memory=memory)
+        self._ask(Reading.model, path, memory=_MODEL_MEMORY + _MODEL_FACTOR * size)
 
-    def _ask(self, task: str, path: Path, *, memory: int | None = None, **more: Any) -> Any:
-        request = {
-            "task": task,
-            "path": os.path.abspath(path),
-            "most": self._most,
-            "memory": memory or int(_SHARE * psutil.virtual_memory().available),
-            "seconds": _SECONDS[task],
-            **more,
-        }
-        reply = _PROCESS.ask(request)
+    def _ask(
+        self,
+        task: Callable[..., T],
+        *paths: Path,
+        memory: int | None = None,
+        into: Path | None = None,
+        **choices: Any,
+    ) -> T:
+        """Have a method of :class:`Reading` called in another process.
+
+        Args:
+            task: the method.
+            paths: its first arguments.
+            memory: bytes that it may take; default: a share of what is free.
+            into: folder for large arrays.
+            choices: its other arguments, plain ones.
+        """
+        name = task.__name__
+        reply = _PROCESS.ask(
+            {
+                "task": name,
+                "paths": [os.path.abspath(path) for path in paths],
+                "choices": choices,
+                "into": None if into is None else str(into),
+                "most": self._most,
+                "memory": memory or int(_SHARE * psutil.virtual_memory().available),
+                "seconds": _SECONDS[name],
+            }
+        )
         if reply is None:
-            kind = ModelError if task == "model" else VolumeError
-            raise kind(
-                f"{path}: reading it took more memory or time than a file of its kind and size does",
-                remedy="check it, or convert it to .nii.gz",
-            )
-        if "error" in reply:
-            raise _error_of(reply, path, task)
-        return reply["value"]
+            raise _unreadable(name, paths[0], _GREEDY)
+        told: T = _meant(reply["told"], into)
+        if isinstance(told, SRCycError):
+            raise told
+        return told
 
 
 class ReaderError(SRCycError):
@@ -213,7 +209,7 @@ class ReaderError(SRCycError):
 
 def reading(most_voxels: int) -> Reading:
     """Give the way to read files of strangers on this system."""
-    return Apart(most_voxels) if hasattr(os, "fork") and hasattr(socket, "send_fds") else InPlace()
+    return Apart(most_voxels) if hasattr(os, "fork") and hasattr(socket, "send_fds") else Reading()
 
 
 # -- this side ---------------------------------------------------------------------------------------------------------
@@ -331,43 +327,92 @@ _PROCESS = _Process()
 atexit.register(_PROCESS._forget)
 
 
-def prepare() -> None:
-    """Have the readers that work apart loaded while other things go on."""
-    _PROCESS.start()
+# -- what one side says to the other -----------------------------------------------------------------------------------
 
 
-def _error_of(reply: Mapping[str, Any], path: Path, task: str) -> SRCycError:
-    kind = getattr(srcyc.errors, reply["error"], None)
-    if not (isinstance(kind, type) and issubclass(kind, SRCycError)):
-        kind = ModelError if task == "model" else VolumeError
-    error: SRCycError = kind(reply["fact"], remedy=reply["remedy"], options=reply["options"])
-    if reply["errno"]:
-        error.__cause__ = OSError(reply["errno"], os.strerror(reply["errno"]))
-    return error
+def _told(value: Any, folder: Path | None) -> Any:
+    """Say a value in JSON; large arrays go into files of a folder."""
+    if isinstance(value, np.ndarray):
+        if folder is None or value.size <= _FEW:
+            return {"values": value.tolist(), "dtype": value.dtype.str}
+        # The other side maps it, and holds in memory only what it looks at.
+        name = f"{len(os.listdir(folder))}.npy"
+        _save(folder / name, value)
+        return {"file": name}
+    if isinstance(value, np.dtype):
+        return {"dtype": value.str}
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, Path):
+        return {"path": str(value)}
+    if isinstance(value, list | tuple):
+        return {"items": [_told(item, folder) for item in value], "tuple": isinstance(value, tuple)}
+    if isinstance(value, dict):
+        return {"by_name": {name: _told(item, folder) for name, item in value.items()}}
+    if isinstance(value, SRCycError):
+        return {
+            "error": type(value).__name__,
+            "fact": value.fact,
+            "remedy": value.remedy,
+            "options": value.options,
+            "errno": value.__cause__.errno if isinstance(value.__cause__, OSError) else None,
+        }
+    if is_dataclass(value):
+        told = {field.name: _told(getattr(value, field.name), folder) for field in fields(value)}
+        return {"kind": type(value).__name__, "fields": told}
+    return value
 
 
-def _grid_of(value: Mapping[str, Any]) -> Grid:
-    return Grid(tuple(value["shape"]), np.array(value["affine"], np.float64))
-
-
-def _volume_of(told: Mapping[str, Any], folder: Path) -> Volume:
-    return Volume(**{name: _meant(value, folder) for name, value in told.items()})
-
-
-def _meant(told: Mapping[str, Any], folder: Path) -> Any:
+def _meant(told: Any, folder: Path | None) -> Any:
     """Give the value that :func:`_told` has said."""
-    if "array" in told:
+    if not isinstance(told, dict):
+        return told
+    if "file" in told and folder is not None:
         # Copied when written to, as an array of this process's own.
-        return np.load(folder / f"{told['array']}.npy", mmap_mode="c", allow_pickle=False)
+        return np.load(folder / told["file"], mmap_mode="c", allow_pickle=False)
+    if "values" in told:
+        return np.array(told["values"], told["dtype"])
     if "dtype" in told:
         return np.dtype(told["dtype"])
     if "path" in told:
         return Path(told["path"])
-    if "tuple" in told:
-        return tuple(_meant(part, folder) for part in told["tuple"])
-    if "fields" in told:
-        return _PARTS[told["kind"]](**{name: _meant(value, folder) for name, value in told["fields"].items()})
-    return told["plain"]
+    if "items" in told:
+        items = [_meant(item, folder) for item in told["items"]]
+        return tuple(items) if told["tuple"] else items
+    if "by_name" in told:
+        return {name: _meant(item, folder) for name, item in told["by_name"].items()}
+    if "error" in told:
+        error = getattr(srcyc.errors, told["error"])(
+            told["fact"], remedy=told["remedy"], options=told["options"]
+        )
+        if told["errno"]:
+            error.__cause__ = OSError(told["errno"], os.strerror(told["errno"]))
+        return error
+    return _PARTS[told["kind"]](**{name: _meant(item, folder) for name, item in told["fields"].items()})
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """Write an array.
+
+    Raises:
+        OutputError: the disk is full; nothing is left in the array's folder.
+    """
+    try:
+        np.save(path, array, allow_pickle=False)
+        np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        # Of a full disk NumPy says nothing, or not what was wrong.
+        number = getattr(error, "errno", None) or errno.ENOSPC
+        raise OutputError(
+            f"the scan cannot be unpacked on the server ({os.strerror(number)})",
+            remedy="free some space there",
+        ) from OSError(number, os.strerror(number))
+
+
+def _unreadable(task: str, path: Path, reason: str) -> SRCycError:
+    kind = ModelError if task == "model" else VolumeError
+    return kind(f"{path}: {reason}", remedy="check it, or convert it to .nii.gz")
 
 
 # -- the other side ----------------------------------------------------------------------------------------------------
@@ -408,36 +453,29 @@ def _answer(descriptor: int) -> None:
         stream.write(_BEGUN)
         stream.flush()
         request = json.loads(stream.readline())
-        try:
-            _limit_time(request["seconds"])
-            _limit_memory(min(_HEADER_MEMORY, request["memory"]))
-            reply = {"value": _TASKS[request["task"]](request)}
-        except Exception as error:  # whatever a decoder makes of it, the file is to blame  # noqa: BLE001
-            reply = _reply_of(error, request["path"])
-        stream.write(json.dumps(reply).encode() + b"\n")
+        stream.write(json.dumps({"told": _met(request)}).encode() + b"\n")
 
 
-def _reply_of(error: Exception, path: str) -> dict[str, Any]:
-    if isinstance(error, SRCycError):
-        number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
-        return {
-            "error": type(error).__name__,
-            "fact": error.fact,
-            "remedy": error.remedy,
-            "options": error.options,
-            "errno": number,
-        }
-    if isinstance(error, MemoryError):
-        fact = f"{path}: reading it took more memory than a file of its kind and size does"
-    else:
-        fact = f"{path}: cannot be read ({type(error).__name__})"
-    return {
-        "error": "",
-        "fact": fact,
-        "remedy": "check it, or convert it to .nii.gz",
-        "options": (),
-        "errno": error.errno if isinstance(error, OSError) else None,
-    }
+def _met(request: Mapping[str, Any]) -> Any:
+    """Do what is asked, within limits, and say what came of it."""
+    task, paths = request["task"], [Path(path) for path in request["paths"]]
+    into = None if request["into"] is None else Path(request["into"])
+    try:
+        _limit_time(request["seconds"])
+        _limit_memory(min(_HEADER_MEMORY, request["memory"]))
+        if task in ("volume", "check", "nifti"):
+            _make_room(paths[0], request)
+        elif task != "grid":
+            # The headers of many files, or a model.
+            _limit_memory(request["memory"])
+        return _told(getattr(Reading(), task)(*paths, **request["choices"]), into)
+    except SRCycError as error:
+        return _told(error, None)
+    except Exception as error:  # whatever a decoder makes of it, the file is to blame  # noqa: BLE001
+        reason = _GREEDY if isinstance(error, MemoryError) else f"cannot be read ({type(error).__name__})"
+        problem = _unreadable(task, paths[0], reason)
+        problem.__cause__ = error
+        return _told(problem, None)
 
 
 def _limit_time(seconds: int) -> None:
@@ -461,122 +499,21 @@ def _limit_memory(more: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
 
 
-def _header(request: Mapping[str, Any]) -> Grid:
-    """Read where a volume is, and make room for as much as it says that it has, if that is not too much.
+def _make_room(path: Path, request: Mapping[str, Any]) -> None:
+    """Let this process take as much memory as a volume says that it has, if that is not too much.
 
     Raises:
         VolumeError: it is.
     """
-    grid = read_grid(request["path"], **_choice(request))
-    voxels = math.prod(map(int, grid.shape))
+    shape = [int(size) for size in read_grid(path, **request["choices"]).shape]
+    voxels = math.prod(shape)
     if voxels > request["most"]:
-        shape = " x ".join(map(str, grid.shape))
         raise VolumeError(
-            f"{request['path']}: {shape} voxels are more than this server takes",
+            f"{path}: {' x '.join(map(str, shape))} voxels are more than this server takes",
             remedy="crop it, or have the server started with a larger --max-upload",
         )
     _limit_memory(min(_HEADER_MEMORY + _BYTES_PER_VOXEL * voxels, request["memory"]))
-    return grid
-
-
-def _grid(request: Mapping[str, Any]) -> dict[str, Any]:
-    return _place(read_grid(request["path"]))
-
-
-def _tree(request: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    # Headers of many files.
-    _limit_memory(request["memory"])
-    found = InPlace().tree(Path(request["path"]))
-    return {
-        name: {"fact": one.fact, "remedy": one.remedy} if isinstance(one, VolumeError) else _place(one)
-        for name, one in found.items()
-    }
-
-
-def _files(request: Mapping[str, Any]) -> list[str]:
-    _limit_memory(request["memory"])
-    return [str(file) for file in InPlace().files(Path(request["path"]))]
 
 
 def _below(place: Path, folder: Path) -> str:
     return "" if place == folder else place.relative_to(folder).as_posix()
-
-
-def _check(request: Mapping[str, Any]) -> dict[str, Any]:
-    _header(request)
-    return _place(read_volume(request["path"]).grid)
-
-
-def _place(grid: Grid) -> dict[str, Any]:
-    return {"shape": [int(size) for size in grid.shape], "affine": grid.affine.tolist()}
-
-
-def _volume(request: Mapping[str, Any]) -> dict[str, Any]:
-    _header(request)
-    scan = read_volume(request["path"], **_choice(request))
-    return _told(scan, "", Path(request["target"]))["fields"]
-
-
-def _choice(request: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: request[key] for key in ("series", "fill_gaps") if key in request}
-
-
-def _told(value: Any, name: str, folder: Path) -> dict[str, Any]:
-    """Say a value in JSON; arrays go into files."""
-    if isinstance(value, np.ndarray):
-        # A file's: the server maps it, and holds in memory only what it looks at.
-        _save(folder / f"{name}.npy", value)
-        return {"array": name}
-    if isinstance(value, np.dtype):
-        return {"dtype": value.str}
-    if isinstance(value, Path):
-        return {"path": str(value)}
-    if isinstance(value, tuple):
-        return {"tuple": [_told(part, f"{name}.{number}", folder) for number, part in enumerate(value)]}
-    if is_dataclass(value):
-        told = {
-            field.name: _told(getattr(value, field.name), f"{name}.{field.name}", folder)
-            for field in fields(value)
-        }
-        return {"kind": type(value).__name__, "fields": told}
-    return {"plain": value}
-
-
-def _nifti(request: Mapping[str, Any]) -> None:
-    _header(request)
-    InPlace().nifti(Path(request["path"]), Path(request["target"]))
-
-
-def _model(request: Mapping[str, Any]) -> None:
-    _limit_memory(request["memory"])
-    InPlace().model(Path(request["path"]))
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    """Write an array.
-
-    Raises:
-        OutputError: the disk is full; nothing is left in the array's folder.
-    """
-    try:
-        np.save(path, array, allow_pickle=False)
-        np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        shutil.rmtree(path.parent, ignore_errors=True)
-        # Of a full disk NumPy says nothing, or not what was wrong.
-        number = getattr(error, "errno", None) or errno.ENOSPC
-        raise OutputError(
-            f"the scan cannot be unpacked on the server ({os.strerror(number)})",
-            remedy="free some space there",
-        ) from OSError(number, os.strerror(number))
-
-
-_TASKS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    "grid": _grid,
-    "tree": _tree,
-    "files": _files,
-    "check": _check,
-    "volume": _volume,
-    "nifti": _nifti,
-    "model": _model,
-}

@@ -35,7 +35,7 @@ from srcyc_app.server.failures import Failures, add_handlers
 from srcyc_app.server.middleware import SecureHeaders
 from srcyc_app.server.routes import compare
 from srcyc_app.server.services import Services
-from srcyc_app.studies.decoding import InPlace
+from srcyc_app.studies.decoding import Reading
 
 FOLDER = Path(srcyc_app.__file__).parent / "compare"
 OWN = sorted(path for path in FOLDER.iterdir() if path.name not in ("niivue.js", "NOTICE.txt"))
@@ -333,7 +333,7 @@ def test_scans_that_are_damaged_or_gone(client: TestClient, studies: Path) -> No
 
 def test_a_full_disk_is_said(client: TestClient, file_size_limit: Callable) -> None:
     # The limit is this process's; the one that reads strangers' files began before it.
-    client.app.state.services.app.reading = InPlace()  # type: ignore[attr-defined]
+    client.app.state.services.app.reading = Reading()  # type: ignore[attr-defined]
     with file_size_limit(2000):
         reply = client.get("/compare/volume", params={"image": "thick"})
     assert reply.status_code == 507

@@ -33,7 +33,7 @@ from srcyc.volumes.geometry import Grid
 from srcyc.volumes.volume import Volume, read_volume, write_volume
 from srcyc_app.refusals import Refusal
 from srcyc_app.studies.datastore import StudiesFolder
-from srcyc_app.studies.decoding import InPlace
+from srcyc_app.studies.decoding import Reading
 from srcyc_app.studies.discovery import free_id
 from srcyc_app.studies.holders import held
 from srcyc_app.studies.placing import remove_scan
@@ -293,7 +293,7 @@ def test_a_growing_file_appears_when_it_is_complete(studies: Path, incoming: Pat
     assert "error" not in store.get_image_info("copied")
 
 
-class Odd(InPlace):
+class Odd(Reading):
     """A library that does to some files what nobody foresaw, while they are read."""
 
     def __init__(self, act: Callable[[Path], None]) -> None:

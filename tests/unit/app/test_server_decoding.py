@@ -23,7 +23,7 @@ from srcyc.files import is_full
 from srcyc.volumes.image_files import Orientation, Scaling
 from srcyc.volumes.volume import Volume, read_volume, write_volume
 from srcyc_app.studies import decoding
-from srcyc_app.studies.decoding import Apart, InPlace, ReaderError, reading
+from srcyc_app.studies.decoding import Apart, ReaderError, Reading, reading
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot fork")
 
@@ -67,39 +67,27 @@ def test_a_volume_is_the_same_as_read_in_place(
     assert not list(tmp_path.iterdir()), "no temporary file is left"
 
 
-def test_padding_and_warnings_come_along(
-    apart: Apart, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    head = read_volume(files[".nii"])
-    padding = head.data[0] < 100
-    told = replace(head, slice_thickness=3.0, padding=padding, warnings=("a", "b"))
-    monkeypatch.setattr(decoding, "read_volume", lambda path: told)
-    # In this process, which has more to do than this one file.
-    monkeypatch.setattr(decoding, "_limit_memory", lambda more: None)
-    value = decoding._volume({"path": files[".nii"], "target": tmp_path, "most": MOST, "memory": 10**12})
-    again = decoding._volume_of(value, tmp_path)
-    np.testing.assert_array_equal(again.padding, padding)  # type: ignore[arg-type]
-    assert again.warnings == ("a", "b")
-    assert again.slice_thickness == 3.0
-
-
-def test_place_scaling_and_files_come_along(
-    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_all_that_a_file_says_comes_along(files: dict[str, Path], tmp_path: Path) -> None:
     place, scaling = Orientation(4, 1, np.diag([1.0, 2, 3, 1])), Scaling(np.dtype(np.int16), 2.0, 1.0)
     head = read_volume(files[".nii"])
-    told = replace(
-        head, orientation=place, scaling=scaling, labels="so", files=(Path("/a"), Path("/b")), series="1.2"
+    given = replace(
+        head,
+        slice_thickness=3.0,
+        padding=head.data[0] < 100,
+        warnings=("a", "b"),
+        orientation=place,
+        scaling=scaling,
+        labels="so",
+        files=(Path("/a"), Path("/b")),
+        series="1.2",
     )
-    monkeypatch.setattr(decoding, "read_volume", lambda path: told)
-    # In this process, which has more to do than this one file.
-    monkeypatch.setattr(decoding, "_limit_memory", lambda more: None)
-    value = decoding._volume({"path": files[".nii"], "target": tmp_path, "most": MOST, "memory": 10**12})
-    again = decoding._volume_of(json.loads(json.dumps(value)), tmp_path)
-    assert again.orientation is not None
-    assert (again.orientation.sform_code, again.orientation.qform_code) == (4, 1)
+    told = json.loads(json.dumps(decoding._told(given, tmp_path)))
+    again = decoding._meant(told, tmp_path)
+    np.testing.assert_array_equal(again.padding, given.padding)
     np.testing.assert_array_equal(again.orientation.to_second, place.to_second)
-    assert (again.scaling, again.labels, again.files, again.series) == (scaling, "so", told.files, "1.2")
+    assert (again.orientation.sform_code, again.orientation.qform_code) == (4, 1)
+    for name in ("slice_thickness", "warnings", "scaling", "labels", "files", "series", "source"):
+        assert getattr(again, name) == getattr(given, name), name
 
 
 def test_integers_stay_integers_for_the_compare_page(
@@ -185,7 +173,7 @@ def test_a_full_disk_is_said_and_nothing_is_left(
     place = tmp_path / "place"
     place.mkdir()
     with file_size_limit(1000), pytest.raises(OutputError, match="unpacked") as caught:
-        decoding._told(head.data, "", place)
+        decoding._told(head.data, place)
     assert isinstance(caught.value.__cause__, OSError) and is_full(caught.value)
     assert not place.exists()
 
@@ -199,13 +187,21 @@ def test_a_full_disk_is_said_and_nothing_is_left(
         (OutputError("so", remedy="set it", options=["set"]), OutputError, "so; set it."),
     ],
 )
-def test_what_goes_wrong_there_is_told_here(error: Exception, kind: type[SRCycError], says: str) -> None:
-    reply = json.loads(json.dumps(decoding._reply_of(error, "a.nii")))
-    told = decoding._error_of(reply, Path("a.nii"), "volume")
-    assert type(told) is kind and says in str(told)
-    assert is_full(told) == isinstance(error, OSError)
-    if isinstance(error, KeyError):
-        assert type(decoding._error_of(reply, Path("a"), "model")) is ModelError
+def test_what_goes_wrong_there_is_told_here(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[SRCycError], says: str
+) -> None:
+    def fail(self: Reading, path: Path) -> None:
+        raise error
+
+    # In this process, which has more to do than this one file.
+    monkeypatch.setattr(decoding, "_limit_memory", lambda more: None)
+    monkeypatch.setattr(decoding, "_limit_time", lambda seconds: None)
+    for task, otherwise in (("grid", kind), ("model", ModelError)):
+        monkeypatch.setattr(Reading, task, fail)
+        request = {"task": task, "paths": ["a.nii"], "choices": {}, "into": None, "seconds": 1, "memory": 1}
+        told = decoding._meant(json.loads(json.dumps(decoding._met(request))), None)
+        assert type(told) is (kind if kind is OutputError else otherwise) and says in str(told)
+        assert is_full(told) == isinstance(error, OSError)
 
 
 def test_a_file_that_takes_too_long_is_a_refusal(
@@ -278,4 +274,4 @@ def test_a_python_that_is_gone_is_said(
 def test_where_python_cannot_fork_files_are_read_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(reading(MOST), Apart)
     monkeypatch.delattr(os, "fork")
-    assert isinstance(reading(MOST), InPlace)
+    assert isinstance(reading(MOST), Reading)

@@ -20,7 +20,7 @@ from srcyc.volumes.volume import Volume, read_volume
 from srcyc_app.refusals import Refusal
 from srcyc_app.server.routes.sessions import _pack
 from srcyc_app.studies.datastore import StudiesFolder
-from srcyc_app.studies.decoding import Apart, InPlace
+from srcyc_app.studies.decoding import Apart, Reading
 from srcyc_app.studies.domains import person_in, training_scans
 from srcyc_app.studies.placing import clear_leftovers, put
 
@@ -76,7 +76,7 @@ def test_one_series_of_a_folder_is_sent_and_removed_without_the_other(studies: P
     with zipfile.ZipFile(store.get_image("otto_dump_3_c-tra")) as packed:
         assert {name[0] for name in packed.namelist()} == {"c"} and len(packed.namelist()) == 6
     archive = studies.parent / "packed.zip"
-    services: Any = SimpleNamespace(app=SimpleNamespace(reading=InPlace()))
+    services: Any = SimpleNamespace(app=SimpleNamespace(reading=Reading()))
     _pack(services, Path(store.get_image_uri("otto_dump_3_c-tra")), archive)
     with zipfile.ZipFile(archive) as packed:
         assert {name[0] for name in packed.namelist()} == {"c"}
