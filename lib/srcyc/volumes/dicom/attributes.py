@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
+from typing import Any
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
@@ -117,6 +118,19 @@ def take(source: Dataset, target: Dataset, keywords: Iterable[str]) -> None:
             # What cannot be read as what it is, pydicom gives as something else, or as text.
             if element.VM and element.VR in dictionary_VR(tag) and _is_readable(element):
                 target.add(_public(element))
+
+
+def item(**values: Any) -> Dataset:
+    """Make an item of a sequence of elements by their keywords."""
+    made = Dataset()
+    for keyword, value in values.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def code(value: str, meaning: str, scheme: str = "DCM") -> Dataset:
+    """Make a coded entry."""
+    return item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
 
 
 def flattened(image: Dataset, index: int) -> Dataset:

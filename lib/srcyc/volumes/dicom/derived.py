@@ -25,10 +25,10 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
 from srcyc.errors import OutputError, VolumeError
-from srcyc.files import publish, staging
-from srcyc.volumes.dicom.attributes import OF_IMAGE, OF_SERIES, OF_WINDOW, REQUIRED, quietly, take
+from srcyc.files import publish, staging, synchronise, writing
+from srcyc.volumes.dicom.attributes import OF_IMAGE, OF_SERIES, OF_WINDOW, REQUIRED, code, item, quietly, take
 from srcyc.volumes.dicom.enhanced import enhanced
-from srcyc.volumes.dicom.files import read_whole_header
+from srcyc.volumes.dicom.files import read_whole_header, whole_or_none
 from srcyc.volumes.dicom.reader import files_of
 from srcyc.volumes.dicom.source import MR_IMAGE, DicomSource
 from srcyc.volumes.formats.raw import LPS_TO_RAS, Origin
@@ -170,10 +170,10 @@ class _Planes:
     """A volume as it is stored.
 
     Attributes:
-        stored: ``(planes, rows, columns)`` 16-bit integers, in the order of instance numbers.
+        stored: ``(planes, rows, columns)`` 16-bit integers, lowest byte first, in the order of instance numbers.
         positions: ``(planes, 3)`` centres of the first pixels, LPS mm.
-        row, column: directions in which column and row indices grow, LPS.
-        between_rows, between_columns, between_planes: mm.
+        directions: ``(3, 3)``, columns: in which indices along the volume's axes grow, LPS.
+        steps: mm between voxels along them.
         slope, intercept: from stored values to the volume's, as the header's text has them.
         padding: stored value that means "no pixel here", or None.
         window: centre and width that show the volume.
@@ -181,11 +181,8 @@ class _Planes:
 
     stored: npt.NDArray[Any]
     positions: npt.NDArray[np.float64]
-    row: npt.NDArray[np.float64]
-    column: npt.NDArray[np.float64]
-    between_rows: float
-    between_columns: float
-    between_planes: float
+    directions: npt.NDArray[np.float64]
+    steps: npt.NDArray[np.float64]
     slope: float
     intercept: float
     padding: int | None
@@ -201,10 +198,10 @@ class _Planes:
         known = np.isfinite(data)
         lps = LPS_TO_RAS @ volume.affine
         steps = np.linalg.norm(lps[:3, :3], axis=0)
-        row, column, along = (lps[:3, axis] / steps[axis] for axis in range(3))
+        directions = lps[:3, :3] / steps
         indices = np.arange(data.shape[2])
         # Instance numbers run as the scan's do, whichever way the volume's last axis runs.
-        if (float(along @ source.frames[0].normal) > 0) != source.ascending:
+        if (float(directions[:, 2] @ source.frames[0].normal) > 0) != source.ascending:
             indices = indices[::-1]
         positions = lps[:3, 3] + indices[:, None] * lps[:3, 2]
         slope, intercept, kind = _rescale(data[known], folder, whole=whole, all_known=bool(known.all()))
@@ -219,11 +216,8 @@ class _Planes:
         return cls(
             stored.transpose(2, 1, 0)[indices],
             positions,
-            row,
-            column,
-            float(steps[1]),
-            float(steps[0]),
-            float(steps[2]),
+            directions,
+            steps,
             slope,
             intercept,
             padding,
@@ -243,7 +237,7 @@ def _rescale(
     """
     low, high = min(float(data.min(initial=0)), 0.0), max(float(data.max(initial=0)), 0.0)
     if whole and all_known:
-        kind = np.dtype(np.int16 if low < 0 else np.uint16)
+        kind = np.dtype("<i2" if low < 0 else "<u2")
         limits = np.iinfo(kind)
         if not limits.min <= round(low) <= round(high) <= limits.max:
             raise OutputError(
@@ -254,7 +248,7 @@ def _rescale(
     # Some steps are left, for what the rounding of the header's texts may cost, and for voxels without a value.
     slope = float(format_number_as_ds((high - low) / (_MOST - 4))) if high > low else 1.0
     below = math.ceil(-low / slope) + (0 if all_known else 1)
-    return slope, float(format_number_as_ds(-below * slope)) if below else 0.0, np.dtype(np.uint16)
+    return slope, float(format_number_as_ds(-below * slope)) if below else 0.0, np.dtype("<u2")
 
 
 def _padding(
@@ -306,7 +300,7 @@ class _Identity:
             digest.update(f"{origin.fields.get(key, '')}\0".encode())
         digest.update(b"frames" if multi_frame else b"")
         digest.update(repr((planes.positions.round(3).tolist(), planes.slope, planes.intercept)).encode())
-        digest.update(np.ascontiguousarray(planes.stored).tobytes())
+        digest.update(planes.stored.tobytes())
         return cls(_uid(digest.digest()), None)
 
     def instance(self, number: int) -> str:
@@ -353,7 +347,7 @@ def _common(source: DicomSource, planes: _Planes, origin: Origin, identity: _Ide
     )
     how = f"slices of {len(source.frames)} images brought to {planes.count} by {fields.get('software', '')}"
     image.DerivationDescription = f"{what}: {how}, {model}. {note}"[:_LONGEST_TEXT]
-    image.DerivationCodeSequence = [_code("113085", "Spatial resampling")]
+    image.DerivationCodeSequence = [code("113085", "Spatial resampling")]
     image.ImageComments = f"{what} by {MANUFACTURER}. {note}"
     image.SourceImageSequence = [
         _reference(frame.instance, str(header.SOPClassUID), frame.index + 1 if frame.enhanced else None)
@@ -367,9 +361,9 @@ def _common(source: DicomSource, planes: _Planes, origin: Origin, identity: _Ide
         image.PixelPaddingValue = planes.padding
     image.RescaleSlope, image.RescaleIntercept = _number(planes.slope), _number(planes.intercept)
     image.RescaleType = "US"
-    image.PixelSpacing = [_number(planes.between_rows), _number(planes.between_columns)]
-    image.SliceThickness = image.SpacingBetweenSlices = _number(planes.between_planes)
-    image.ImageOrientationPatient = [_number(value) for value in (*planes.row, *planes.column)]
+    image.PixelSpacing = [_number(planes.steps[1]), _number(planes.steps[0])]
+    image.SliceThickness = image.SpacingBetweenSlices = _number(planes.steps[2])
+    image.ImageOrientationPatient = [_number(value) for value in planes.directions[:, :2].T.ravel()]
     return image
 
 
@@ -397,9 +391,7 @@ def _image(
         *(image.get("ContributingEquipmentSequence") or ()),
         _equipment(origin, identity),
     ]
-    image.PixelData = (
-        np.ascontiguousarray(planes.stored[number - 1]).astype("<" + planes.stored.dtype.str[1:]).tobytes()
-    )
+    image.PixelData = planes.stored[number - 1].tobytes()
     return image
 
 
@@ -422,7 +414,7 @@ def _frames(
         organisation=identity.instance(0),
     )
     image.ContributingEquipmentSequence = [_equipment(origin, identity)]
-    image.PixelData = np.ascontiguousarray(planes.stored).astype("<" + planes.stored.dtype.str[1:]).tobytes()
+    image.PixelData = planes.stored.tobytes()
     return image
 
 
@@ -444,31 +436,28 @@ def _show(image: Dataset, nearest: Dataset, planes: _Planes, *, mapped: bool) ->
 
 def _equipment(origin: Origin, identity: _Identity) -> Dataset:
     fields = origin.fields
-    item = Dataset()
-    item.PurposeOfReferenceCodeSequence = [_code("109102", "Processing Equipment")]
-    item.Manufacturer = MANUFACTURER
-    item.ManufacturerModelName = fields.get("model", "")[:_LONGEST_DESCRIPTION]
-    item.SoftwareVersions = fields.get("software", "")[:_LONGEST_DESCRIPTION]
-    if identity.made is not None:
-        item.ContributionDateTime = identity.made.strftime("%Y%m%d%H%M%S.%f%z")
     model = f"model {fields.get('model', '')}, SHA-256 {fields.get('model_sha256', '')}"
-    item.ContributionDescription = f"Super-resolution; {model}. {fields.get('note', '')}"[:_LONGEST_TEXT]
-    return item
+    equipment = item(
+        PurposeOfReferenceCodeSequence=[code("109102", "Processing Equipment")],
+        Manufacturer=MANUFACTURER,
+        ManufacturerModelName=fields.get("model", "")[:_LONGEST_DESCRIPTION],
+        SoftwareVersions=fields.get("software", "")[:_LONGEST_DESCRIPTION],
+        ContributionDescription=f"Super-resolution; {model}. {fields.get('note', '')}"[:_LONGEST_TEXT],
+    )
+    if identity.made is not None:
+        equipment.ContributionDateTime = identity.made.strftime("%Y%m%d%H%M%S.%f%z")
+    return equipment
 
 
 def _reference(instance: str, kind: str, frame: int | None) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = kind, instance
+    reference = item(
+        ReferencedSOPClassUID=kind,
+        ReferencedSOPInstanceUID=instance,
+        PurposeOfReferenceCodeSequence=[code("121322", "Source image for image processing operation")],
+    )
     if frame is not None:
-        item.ReferencedFrameNumber = frame
-    item.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
-    return item
-
-
-def _code(value: str, meaning: str) -> Dataset:
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
-    return item
+        reference.ReferencedFrameNumber = frame
+    return reference
 
 
 def _described(first: Dataset, content: str) -> str:
@@ -479,12 +468,9 @@ def _described(first: Dataset, content: str) -> str:
 
 
 def _numbered(first: Dataset, content: str) -> int:
-    try:
-        own = int(first.get("SeriesNumber") or 0)
-    except (TypeError, ValueError):
-        own = 0
-    number = 100 * abs(own) + _NUMBERS.get(content, 9)
-    return number if number <= _LARGEST_NUMBER else _NUMBERS.get(content, 9)
+    behind = _NUMBERS.get(content, 9)
+    number = 100 * abs(whole_or_none(first, "SeriesNumber") or 0) + behind
+    return number if number <= _LARGEST_NUMBER else behind
 
 
 def _number(value: float) -> str:
@@ -504,12 +490,6 @@ def _write(image: Dataset, file: Path, folder: Path) -> None:
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID, meta.ImplementationVersionName = PYDICOM_IMPLEMENTATION_UID, "SRCYC"
     whole = FileDataset(str(file), image, preamble=bytes(128), file_meta=meta, is_implicit_VR=False)
-    try:
+    with writing(folder):
         pydicom.dcmwrite(str(file), whole)
-        with file.open("rb+") as stream:
-            os.fsync(stream.fileno())
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be written ({error.strerror or error})",
-            remedy="free some space or choose another folder",
-        ) from error
+        synchronise(file)

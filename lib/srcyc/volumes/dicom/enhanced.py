@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from srcyc.volumes.dicom.attributes import take
+from srcyc.volumes.dicom.attributes import code, item, take
 from srcyc.volumes.dicom.source import ENHANCED_MR_IMAGE
 
 #: What a classic image says of itself, and an enhanced one of its frames.
@@ -36,7 +35,7 @@ _REQUIRED = (
 _EQUIPMENT = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions")
 _UNKNOWN = "UNKNOWN"
 #: Required of every frame: the part of the body, of which a scan may say nothing.
-_BRAIN, _BODY = ("12738006", "SCT", "Brain"), ("38266002", "SCT", "Entire body")
+_BRAIN, _BODY = ("12738006", "Brain", "SCT"), ("38266002", "Entire body", "SCT")
 _HEADS = ("BRAIN", "HEAD", "SKULL")
 
 
@@ -84,13 +83,9 @@ def enhanced(
         "ComplexImageComponent": "MAGNITUDE",
         "AcquisitionContrast": _UNKNOWN,
     }
-    _set(
-        image,
-        **kind,
-        ContentQualification="RESEARCH",
-        PresentationLUTShape="IDENTITY",
-        AcquisitionContextSequence=[],
-    )
+    image.update(item(**kind))
+    image.ContentQualification, image.PresentationLUTShape = "RESEARCH", "IDENTITY"
+    image.AcquisitionContextSequence = []
     image.BurnedInAnnotation = image.get("BurnedInAnnotation") or "NO"
     image.LossyImageCompression = image.get("LossyImageCompression") or "00"
     # That of the world, where the scan does not say which one it was made under.
@@ -98,9 +93,9 @@ def enhanced(
     image.SourceImageEvidenceSequence = [_evidence(common, first)]
     image.NumberOfFrames = len(positions)
     image.DimensionOrganizationType = "3D"
-    image.DimensionOrganizationSequence = [_item(DimensionOrganizationUID=organisation)]
+    image.DimensionOrganizationSequence = [item(DimensionOrganizationUID=organisation)]
     image.DimensionIndexSequence = [
-        _item(
+        item(
             DimensionOrganizationUID=organisation,
             DimensionIndexPointer=Tag(name),
             FunctionalGroupPointer=Tag("FrameContentSequence"),
@@ -109,11 +104,11 @@ def enhanced(
     ]
     image.SharedFunctionalGroupsSequence = [_shared(common, first, window, kind)]
     image.PerFrameFunctionalGroupsSequence = [
-        _item(
+        item(
             FrameContentSequence=[
-                _item(StackID="1", InStackPositionNumber=number, DimensionIndexValues=[1, number])
+                item(StackID="1", InStackPositionNumber=number, DimensionIndexValues=[1, number])
             ],
-            PlanePositionSequence=[_item(ImagePositionPatient=list(position))],
+            PlanePositionSequence=[item(ImagePositionPatient=list(position))],
         )
         for number, position in enumerate(positions, 1)
     ]
@@ -122,19 +117,19 @@ def enhanced(
 
 def _shared(common: Dataset, first: Dataset, window: tuple[str, str], kind: dict[str, str]) -> Dataset:
     region = first.get("AnatomicRegionSequence") or [
-        _code(*(_BRAIN if str(first.get("BodyPartExamined", "")).upper() in _HEADS else _BODY))
+        code(*(_BRAIN if str(first.get("BodyPartExamined", "")).upper() in _HEADS else _BODY))
     ]
     names = ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
     derivation = ("DerivationDescription", "DerivationCodeSequence", "SourceImageSequence")
     values = ("RescaleIntercept", "RescaleSlope", "RescaleType")
-    return _item(
+    return item(
         PixelMeasuresSequence=[_some(common, names)],
         PlaneOrientationSequence=[_some(common, ("ImageOrientationPatient",))],
         PixelValueTransformationSequence=[_some(common, values)],
-        FrameVOILUTSequence=[_item(WindowCenter=window[0], WindowWidth=window[1])],
-        MRImageFrameTypeSequence=[_item(FrameType=["DERIVED", "PRIMARY", "OTHER", "RESAMPLED"], **kind)],
+        FrameVOILUTSequence=[item(WindowCenter=window[0], WindowWidth=window[1])],
+        MRImageFrameTypeSequence=[item(FrameType=["DERIVED", "PRIMARY", "OTHER", "RESAMPLED"], **kind)],
         DerivationImageSequence=[_some(common, derivation)],
-        FrameAnatomySequence=[_item(FrameLaterality="U", AnatomicRegionSequence=list(region))],
+        FrameAnatomySequence=[item(FrameLaterality="U", AnatomicRegionSequence=list(region))],
     )
 
 
@@ -144,29 +139,14 @@ def _evidence(common: Dataset, first: Dataset) -> Dataset:
         str(one.ReferencedSOPInstanceUID): str(one.ReferencedSOPClassUID)
         for one in common.SourceImageSequence
     }
-    series = _item(
+    series = item(
         SeriesInstanceUID=str(first.get("SeriesInstanceUID")),
         ReferencedSOPSequence=[
-            _item(ReferencedSOPClassUID=kind, ReferencedSOPInstanceUID=uid) for uid, kind in instances.items()
+            item(ReferencedSOPClassUID=kind, ReferencedSOPInstanceUID=uid) for uid, kind in instances.items()
         ],
     )
-    return _item(StudyInstanceUID=common.StudyInstanceUID, ReferencedSeriesSequence=[series])
+    return item(StudyInstanceUID=common.StudyInstanceUID, ReferencedSeriesSequence=[series])
 
 
 def _some(source: Dataset, keywords: Sequence[str]) -> Dataset:
-    return _item(**{keyword: source[keyword].value for keyword in keywords})
-
-
-def _code(value: str, scheme: str, meaning: str) -> Dataset:
-    return _item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
-
-
-def _item(**values: Any) -> Dataset:
-    item = Dataset()
-    _set(item, **values)
-    return item
-
-
-def _set(item: Dataset, **values: Any) -> None:
-    for keyword, value in values.items():
-        setattr(item, keyword, value)
+    return item(**{keyword: source[keyword].value for keyword in keywords})

@@ -47,18 +47,6 @@ _NATIVE = {
 _PREAMBLE = 128
 _MARK = b"DICM"
 _HEAD = 4096
-_NO_PREAMBLE_TAGS = {  # what a data set may begin with
-    (0x0002, 0x0000),
-    (0x0002, 0x0001),
-    (0x0002, 0x0002),
-    (0x0002, 0x0010),
-    (0x0008, 0x0000),
-    (0x0008, 0x0001),
-    (0x0008, 0x0005),
-    (0x0008, 0x0008),
-    (0x0008, 0x0012),
-    (0x0008, 0x0016),
-}
 _LONGEST_FIRST_VALUE = 1024
 _LONGEST_REASON = 200
 _PIXELS = 0x7FE00008  # Float Pixel Data: the first of the elements that hold pixels
@@ -218,6 +206,14 @@ def whole(header: Dataset, key: str, default: int) -> int:
     return default if value in (None, "") else int(value)
 
 
+def whole_or_none(header: Dataset, key: str) -> int | None:
+    """Give a whole number of a header; None where it is missing or none."""
+    try:
+        return int(header[key].value)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def inflated(stream: BinaryIO, path: Path, limit: int) -> tuple[bytes, bytes]:
     """Give the file meta information and the inflated data set of a deflated file, up to ``limit`` bytes of it.
 
@@ -313,10 +309,7 @@ def _is_element(data: bytes) -> bool:
     if len(data) < 8:
         return False
     group, element = struct.unpack("<HH", data[:4])
-    if group not in (0x0002, 0x0008):
-        return False
-    first = (group, element) in _NO_PREAMBLE_TAGS
-    return (first or element < 0x2000) and _length_of_element(data) <= _LONGEST_FIRST_VALUE
+    return group in (0x0002, 0x0008) and element < 0x2000 and _length_of_element(data) <= _LONGEST_FIRST_VALUE
 
 
 def _length_of_element(data: bytes) -> int:

@@ -9,10 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from pydicom.dataset import Dataset
 
 from srcyc.errors import VolumeError
-from srcyc.volumes.dicom.files import reading, whole
+from srcyc.volumes.dicom.files import reading, whole_or_none
 from srcyc.volumes.dicom.frames import Frame, frames_of
 from srcyc.volumes.dicom.kinds import COLOUR, image_type, plain_text, why_no_scan, why_phase
 from srcyc.volumes.dicom.repeats import told_apart, without_copies
@@ -46,11 +45,11 @@ def _series_of(where: Path, images: Sequence[Image], unfit: str | None) -> list[
     header = images[0].header
     files = [image.file for image in images]
     folder = _folder_of(files, where)
-    announced = [_whole_or_none(image.header, "ImagesInAcquisition") for image in images]
+    announced = [whole_or_none(image.header, "ImagesInAcquisition") for image in images]
     whole_series = DicomSeries(
         folder=folder,
         uid=str(header.get("SeriesInstanceUID", "") or ""),
-        number=_whole_or_none(header, "SeriesNumber"),
+        number=whole_or_none(header, "SeriesNumber"),
         description=plain_text(header.get("SeriesDescription")) or plain_text(header.get("ProtocolName")),
         part="",
         frames=(),
@@ -162,11 +161,3 @@ def _placeless(files: Sequence[Path]) -> tuple[Frame, ...]:
 def _sampling(frame: Frame) -> str:
     rows, columns = frame.size
     return f"{columns} x {rows} at {frame.pixel_spacing[1]:g} x {frame.pixel_spacing[0]:g} mm"
-
-
-def _whole_or_none(header: Dataset, key: str) -> int | None:
-    """Give a whole number of a header, None where it is missing or none."""
-    try:
-        return whole(header, key, -1) if header.get(key) not in (None, "") else None
-    except (TypeError, ValueError):
-        return None

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from srcyc.errors import OutputError
 from srcyc.volumes.dicom.attributes import flattened, quietly
-from srcyc.volumes.dicom.files import read_whole_header
+from srcyc.volumes.dicom.files import read_whole_header, whole_or_none
 from srcyc.volumes.dicom.frames import Frame
 from srcyc.volumes.dicom.listing import list_series
 from srcyc.volumes.dicom.series import DicomSeries
@@ -55,9 +55,7 @@ class DicomSource:
                 remedy="write another format, or give the DICOM series itself",
             )
         series = _series_of(scan, scan.source)
-        whole: dict[Path, Dataset] = {}
-        for file in series.files:
-            whole[file] = read_whole_header(file)
+        whole = {file: read_whole_header(file) for file in series.files}
         with disable_value_validation(), quietly():
             frames = tuple(in_order(series.frames))
             headers = tuple(flattened(whole[frame.file], frame.index) for frame in frames)
@@ -72,15 +70,14 @@ class DicomSource:
     @property
     def first(self) -> Dataset:
         """The header that speaks for the series: that of its first instance by number."""
-        return min(self.headers, key=lambda header: _whole(header.get("InstanceNumber")))
+        return min(self.headers, key=_instance_number)
 
     @property
     def ascending(self) -> bool:
         """Whether instance numbers grow along the normal."""
         if self.frames[0].enhanced and len({frame.file for frame in self.frames}) == 1:
             return self.frames[0].index <= self.frames[-1].index
-        first, last = (_whole(header.get("InstanceNumber")) for header in (self.headers[0], self.headers[-1]))
-        return first <= last
+        return _instance_number(self.headers[0]) <= _instance_number(self.headers[-1])
 
     @property
     def padding(self) -> float | None:
@@ -120,8 +117,5 @@ def _series_of(scan: Volume, source: Path) -> DicomSeries:
     return found[0]
 
 
-def _whole(value: object) -> int:
-    try:
-        return int(value)  # type: ignore[call-overload, no-any-return]
-    except (TypeError, ValueError):
-        return 0
+def _instance_number(header: Dataset) -> int:
+    return whole_or_none(header, "InstanceNumber") or 0

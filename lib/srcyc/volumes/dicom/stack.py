@@ -69,9 +69,9 @@ class Stack:
             )
         _require_one_person(frames, where)
         frames = in_order(frames)
-        places = _places(frames)
-        _require_different_places(frames, places, where)
+        _require_different_places(frames, where)
         _require_upright(frames, where)
+        places = _places(frames)
         gaps = np.diff(places)
         mean = float((places[-1] - places[0]) / len(gaps))
         worst = int(np.argmax(np.abs(gaps - mean)))
@@ -101,18 +101,14 @@ def repeated(frames: Sequence[Frame]) -> list[tuple[Frame, Frame]]:
         return []
     frames = in_order(frames)
     places = _places(frames)
-    near = np.flatnonzero(np.diff(places) <= _same_place(places))
-    return [(frames[index], frames[index + 1]) for index in near]
+    # mm; of slices that all lie at one place the mean gap is none.
+    near = max(_SAME_POSITION * float(places[-1] - places[0]) / (len(places) - 1), 1e-4)
+    return [(frames[index], frames[index + 1]) for index in np.flatnonzero(np.diff(places) <= near)]
 
 
 def _places(frames: Sequence[Frame]) -> npt.NDArray[np.float64]:
     normal = frames[0].normal
     return np.array([frame.position @ normal for frame in frames])
-
-
-def _same_place(places: npt.NDArray[np.float64]) -> float:
-    """Give the distance below which two of the places are one, mm."""
-    return max(_SAME_POSITION * float(places[-1] - places[0]) / (len(places) - 1), 1e-4)
 
 
 def _require_one_person(frames: Sequence[Frame], where: Path) -> None:
@@ -125,12 +121,11 @@ def _require_one_person(frames: Sequence[Frame], where: Path) -> None:
         )
 
 
-def _require_different_places(frames: Sequence[Frame], places: npt.NDArray[np.float64], where: Path) -> None:
-    near = np.flatnonzero(np.diff(places) <= _same_place(places))
-    if len(near):
-        first, second = frames[near[0]], frames[near[0] + 1]
+def _require_different_places(frames: Sequence[Frame], where: Path) -> None:
+    if pairs := repeated(frames):
+        first, second = pairs[0]
         raise VolumeError(
-            f"{where}: {len(near)} of the {len(frames)} slices repeat the position of another, {second.label} that of "
+            f"{where}: {len(pairs)} of the {len(frames)} slices repeat the position of another, {second.label} that of "
             f"{first.label} (echoes, time points or diffusion weightings in one series)",
             remedy="take out what does not belong to the scan, or export it as a series of its own",
         )
