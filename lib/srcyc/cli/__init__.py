@@ -19,10 +19,11 @@ import typer
 from srcyc._version import __version__
 from srcyc.cli import bids, combine, domains, evaluate, infer, models, publish, receive, train
 from srcyc.cli.console import EXIT_INTERRUPTED, EXIT_TERMINATED, show_error, usage_sentence
-from srcyc.cli.plugins import add_commands
+from srcyc.cli.plugins import Commands
 
 app = typer.Typer(
     name="srcyc",
+    cls=Commands,
     help="Thin slices from thick ones: super-resolution of MR volumes. Not for diagnostic use.",
     no_args_is_help=True,
     add_completion=False,
@@ -58,9 +59,6 @@ app.command()(models.models)
 app.command()(publish.publish)
 app.command()(receive.receive)
 
-#: Commands that `srcyc` has, plug-ins included once they have been looked for.
-_commands = {"infer", "combine", "bids", "evaluate", "train", "domains", "models", "publish", "receive"}
-
 #: Options that take all that follows them: paths, as a shell's `scans/*.nii.gz` gives them, and labels of a BIDS App.
 _PATH_OPTIONS = ("--hr", "--lr", "--participant-label", "--session-label")
 
@@ -81,9 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with _terminated_by_signal():
-            if not _commands.intersection(arguments[:1]):
-                # Plug-ins are looked for only where one may be meant, or where help lists them.
-                add_commands(app, _commands)
             code = app(args=spread_paths(arguments), prog_name="srcyc", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED

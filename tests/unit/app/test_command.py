@@ -4,16 +4,12 @@ import os
 import socket
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
 import pytest
 
-import srcyc.cli
 from srcyc.cli import main
-from srcyc.cli.plugins import add_commands
 from srcyc.errors import ConfigError, OutputError
-from srcyc.models.model_file import DEFAULT_MODEL
 from srcyc_app.server import launch
 from srcyc_app.server.logs import log_to
 from srcyc_app.server.options import Options
@@ -132,40 +128,3 @@ def test_without_monai_label_it_says_what_to_install(capsys, tmp_path, monkeypat
     error = capsys.readouterr().err
     assert 'pip install "srcyc[server]"' in error
     assert error.count("\n") == 1
-
-
-@pytest.fixture
-def plug_ins(monkeypatch):
-    """Install plug-ins for one test: ``plug_ins(name="module:function")``."""
-
-    def install(**commands: str) -> None:
-        entries = [EntryPoint(name, value, "srcyc.commands") for name, value in commands.items()]
-        monkeypatch.setattr("srcyc.cli.plugins.entry_points", lambda group: entries)
-        monkeypatch.setattr(srcyc.cli, "_commands", {"infer", "evaluate", "train", "domains", "models"})
-        monkeypatch.setattr(srcyc.cli.app, "registered_commands", list(srcyc.cli.app.registered_commands))
-
-    return install
-
-
-def test_a_broken_plug_in_is_one_sentence_when_it_is_called(capsys, plug_ins):
-    plug_ins(broken="srcyc_app.not_there:serve")
-    assert main(["--help"]) == 0
-    assert "broken" in capsys.readouterr().out
-    for arguments in (["broken"], ["broken", "x", "--port", "1", "--help"]):
-        assert main(arguments) == 2
-        error = capsys.readouterr().err
-        assert error.startswith("srcyc broken: cannot be loaded (No module named 'srcyc_app.not_there')")
-        assert error.count("\n") == 1
-
-
-def test_a_plug_in_does_not_take_a_command_of_srcyc(capsys, plug_ins):
-    plug_ins(models="json:dumps")
-    assert main(["models"]) == 0
-    assert DEFAULT_MODEL in capsys.readouterr().out
-
-
-def test_plug_ins_are_added_once():
-    own = {"serve"}
-    before = list(srcyc.cli.app.registered_commands)
-    add_commands(srcyc.cli.app, own)
-    assert srcyc.cli.app.registered_commands == before

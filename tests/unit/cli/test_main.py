@@ -3,11 +3,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import EntryPoint
 
 import pytest
 
-from srcyc import __version__, cli
+from srcyc import __version__
 from srcyc.cli import main, spread_paths
 from srcyc.cli.options import parse_numbers
 from srcyc.errors import ConfigError
@@ -79,17 +78,6 @@ def test_a_program_may_run_it_in_any_thread(capsys):
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(main, ["--version"]).result() == 0
     assert __version__ in capsys.readouterr().out
-
-
-def test_ctrl_c_before_a_command_began(capsys, monkeypatch):
-    class Slow(EntryPoint):
-        def load(self):
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "_commands", set(cli._commands))
-    monkeypatch.setattr("srcyc.cli.plugins.entry_points", lambda group: [Slow("slow", "slow", group)])
-    assert main(["--help"]) == 130
-    assert "interrupted" in capsys.readouterr().err
 
 
 def test_paths_after_a_path_option_all_belong_to_it():
