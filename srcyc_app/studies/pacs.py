@@ -254,49 +254,18 @@ class Pacs(Datastore):
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
         return ""
 
-    def get_label(self, label_id: str, label_tag: str, params: Any = None) -> NoReturn:
+    def _no_labels(self, *_: Any, **__: Any) -> NoReturn:
         raise not_found("no labels are kept of scans on a DICOMweb server.")
 
-    def get_label_uri(self, label_id: str, label_tag: str) -> NoReturn:
-        self.get_label(label_id, label_tag)
+    get_label = get_label_uri = get_label_info = get_dataset_archive = _no_labels
 
-    def get_label_info(self, label_id: str, label_tag: str) -> NoReturn:
-        self.get_label(label_id, label_tag)
-
-    def get_dataset_archive(self, limit_cases: int | None) -> NoReturn:
-        self.get_label("", "")
-
-    def set_name(self, name: str) -> NoReturn:
-        self._refuse()
-
-    def set_description(self, description: str) -> NoReturn:
-        self._refuse()
-
-    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> NoReturn:
-        self._refuse()
-
-    def remove_image(self, image_id: str) -> NoReturn:
-        self._refuse()
-
-    def save_label(
-        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
-    ) -> NoReturn:
-        self._refuse()
-
-    def remove_label(self, label_id: str, label_tag: str) -> NoReturn:
-        self._refuse()
-
-    def update_image_info(self, image_id: str, info: dict[str, Any]) -> NoReturn:
-        self._refuse()
-
-    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> NoReturn:
-        self._refuse()
-
-    @staticmethod
-    def _refuse() -> NoReturn:
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise conflict(
             "the scans are a DICOMweb server's, of which nothing is changed here; serve a folder to tag or keep scans."
         )
+
+    set_name = set_description = add_image = remove_image = update_image_info = _refuse
+    save_label = remove_label = update_label_info = _refuse
 
 
 @contextmanager

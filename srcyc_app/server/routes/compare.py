@@ -29,36 +29,8 @@ router = APIRouter(prefix="/compare", tags=["Compare"])
 
 _FOLDER = Path(srcyc_app.__file__).parent / "compare"
 
-_HTML, _STYLE, _SCRIPT, _TEXT = (
-    f"text/{kind}; charset=utf-8" for kind in ("html", "css", "javascript", "plain")
-)
-#: Everything that is sent, and as what: no name from the network ever becomes a path.
-FILES = {
-    "": ("index.html", _HTML),
-    "style.css": ("style.css", _STYLE),
-    **{
-        name: (name, _SCRIPT)
-        for name in (
-            "main.js",
-            "server.js",
-            "view.js",
-            "pane.js",
-            "pointer.js",
-            "keys.js",
-            "lists.js",
-            "left.js",
-            "marks.js",
-            "picture.js",
-            "results.js",
-            "volume.js",
-            "runner.js",
-            "address.js",
-            "text.js",
-            "niivue.js",
-        )
-    },
-    "NOTICE.txt": ("NOTICE.txt", _TEXT),
-}
+#: Suffix of a file that is sent -> kind of text that it is.
+_KINDS = {".html": "html", ".css": "css", ".js": "javascript", ".txt": "plain"}
 
 _HEADERS = {
     # Scripts and styles only from here, none in the page itself; NiiVue's letters are an image within its script.
@@ -180,15 +152,15 @@ def to_the_page() -> Response:
 @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 def page(request: Request) -> Response:
     """Send the page."""
-    return file(request, "")
+    return file(request, "index.html")
 
 
 @router.api_route("/{name}", methods=["GET", "HEAD"], include_in_schema=False)
 def file(request: Request, name: str) -> Response:
     """Send one of its files."""
-    if name not in FILES:
+    found = files().get(name)
+    if found is None:
         raise not_found(f"{name[:60]!r}: the compare page has no such file; it is at /compare/.")
-    found = _load(name)
     headers = {**_HEADERS, "ETag": found.tag}
     if found.tag in [
         tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")
@@ -199,7 +171,12 @@ def file(request: Request, name: str) -> Response:
 
 
 @cache
-def _load(name: str) -> _File:
-    path, media_type = FILES[name]
-    content = (_FOLDER / path).read_bytes()
-    return _File(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+def files() -> dict[str, _File]:
+    """Give everything that is sent, by its name: none from the network ever becomes a path."""
+    found = {}
+    for path in _FOLDER.iterdir():
+        if kind := _KINDS.get(path.suffix):
+            content = path.read_bytes()
+            tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+            found[path.name] = _File(content, f"text/{kind}; charset=utf-8", tag)
+    return found

@@ -92,12 +92,12 @@ def load(client: TestClient, tmp_path: Path) -> Callable[[str], Path]:
 
 def test_every_file_is_sent_as_what_it_is(client: TestClient) -> None:
     kinds = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".txt": "text/plain"}
-    assert {file for file, _ in compare.FILES.values()} == {path.name for path in FOLDER.iterdir()}
-    for name, (file, _) in compare.FILES.items():
+    names = {path.name: path for path in FOLDER.iterdir()}
+    for name, path in {"": FOLDER / "index.html", **names}.items():
         reply = client.get(f"/compare/{name}")
         assert reply.status_code == 200
-        assert reply.content == (FOLDER / file).read_bytes()
-        assert reply.headers["content-type"] == f"{kinds[Path(file).suffix]}; charset=utf-8"
+        assert reply.content == path.read_bytes()
+        assert reply.headers["content-type"] == f"{kinds[path.suffix]}; charset=utf-8"
         assert reply.headers["cache-control"] == "no-cache"
         assert reply.headers["x-content-type-options"] == "nosniff"
 
@@ -117,7 +117,7 @@ def test_only_scripts_and_styles_of_its_own_may_run(client: TestClient) -> None:
 
 
 def test_head_tells_what_get_would_send(client: TestClient) -> None:
-    for name in compare.FILES:
+    for name in ("", *compare.files()):
         head, got = client.head(f"/compare/{name}"), client.get(f"/compare/{name}")
         assert (head.status_code, head.headers) == (200, got.headers)
 
@@ -188,7 +188,7 @@ def test_the_page_is_whole(html: _Page) -> None:
     assert html.handlers == []
     assert len(html.ids) == len(set(html.ids))
     assert set(html.points) <= set(html.ids)
-    assert set(html.loads) - {"data:,"} <= set(compare.FILES)
+    assert set(html.loads) - {"data:,"} <= set(compare.files())
     for script in SCRIPTS:
         used = re.findall(r'\$\("([^"]+)"\)', script.read_text(encoding="utf-8"))
         assert set(used) <= set(html.ids), script.name
