@@ -58,6 +58,8 @@ def study(head: Volume, tmp_path: Path) -> Path:
 
 
 def test_several_series_give_several_outputs(srcyc, tiny_model, study, tmp_path):
+    for number in range(25):
+        (study / f"slide {number:02}.txt").write_text("hello")
     ran = srcyc("infer", study, "-o", tmp_path / "out", "--model", tiny_model)
     assert ran.code == 0
     assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == [
@@ -67,7 +69,9 @@ def test_several_series_give_several_outputs(srcyc, tiny_model, study, tmp_path)
     # A series in one line.
     (line,) = [line for line in ran.out.splitlines() if "localizer" in line]
     assert line.startswith("left out") and "more of its series" in line
-    assert "read me.txt" in ran.out
+    # Of other files no more than are read.
+    assert "read me.txt: no DICOM" in ran.out
+    assert "left out 6 more (--json names them): no DICOM" in ran.out
 
 
 def test_json_names_series_and_what_is_left_out(srcyc, tiny_model, study, tmp_path):

@@ -533,14 +533,17 @@ def _summarise(console: Console, outcomes: list[Outcome], left_out: list[LeftOut
         where = f" -> {outcome.output}" if outcome.status is Status.WRITTEN else ""
         reason = f": {outcome.message}" if outcome.status in (Status.REFUSED, Status.FAILED) else ""
         console.say(f"{outcome.status.value:8} {outcome.input}{where}{reason}")
+    reasons: dict[str, list[Path]] = {}
     for one in left_out:
         if one.series and len(one.files) > 1:
             console.say(f"left out {one.files[0]} and {len(one.files) - 1} more of its series, {one.reason}")
-            continue
-        for file in one.files[:_TOLD]:
-            console.say(f"left out {file}: {one.reason}")
-        if len(one.files) > _TOLD:
-            console.say(f"left out {len(one.files) - _TOLD} more (--json names them): {one.reason}")
+        else:
+            reasons.setdefault(one.reason, []).extend(one.files)
+    for reason, files in reasons.items():
+        for file in files[:_TOLD]:
+            console.say(f"left out {file}: {reason}")
+        if len(files) > _TOLD:
+            console.say(f"left out {len(files) - _TOLD} more (--json names them): {reason}")
     counts = [f"{sum(o.status is status for o in outcomes)} {status.value}" for status in Status]
     counts += [f"{sum(len(one.files) for one in left_out)} left out"] if left_out else []
     console.say(", ".join(counts))
