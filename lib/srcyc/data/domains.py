@@ -64,7 +64,8 @@ def read_manifest(path: Path) -> dict[Path, ManifestEntry]:
         ConfigError: missing file or column, or a domain that is not LR, HR or neither.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        # Spreadsheets begin UTF-8 with a mark of their own, which is no part of the first column's name.
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: the manifest cannot be read ({error}).") from error

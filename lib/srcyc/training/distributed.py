@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from srcyc.data.patches import Share
+from srcyc.device import resolve_device
 from srcyc.errors import SRCycError
 
 #: The others wait while the first process reads hundreds of scans; torchrun ends them if it fails.
@@ -122,12 +123,15 @@ def processes(device: torch.device) -> Iterator[Processes]:
 
     Args:
         device: where to train; of several processes on GPUs, each takes the GPU of its local rank.
+
+    Raises:
+        ConfigError: there are more processes than GPUs.
     """
     if not dist.is_torchelastic_launched():
         yield Processes(device=device)
         return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:

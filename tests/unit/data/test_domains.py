@@ -69,6 +69,13 @@ def test_a_wrong_manifest_is_refused_with_its_line(tmp_path: Path, text: str) ->
         read_manifest(manifest)
 
 
+def test_a_manifest_that_a_spreadsheet_wrote_is_read(tmp_path: Path) -> None:
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("path,domain,person\r\na.nii,LR,änne\r\n", encoding="utf-8-sig")
+    (entry,) = read_manifest(manifest).values()
+    assert (entry.domain, entry.person) == (Domain.LR, "änne")
+
+
 def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.csv"):
         read_manifest(tmp_path / "none.csv")

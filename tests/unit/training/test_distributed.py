@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from srcyc.errors import ConfigError
 from srcyc.training.distributed import Processes, processes
 
 TOGETHER = """
@@ -44,7 +45,6 @@ with processes(torch.device("cpu")) as team:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="torchrun with gloo is used on Linux")
-@pytest.mark.slow
 def test_two_processes_do_it_together(tmp_path) -> None:  # type: ignore[no-untyped-def]
     script = tmp_path / "together.py"
     script.write_text(TOGETHER)
@@ -55,6 +55,34 @@ def test_two_processes_do_it_together(tmp_path) -> None:  # type: ignore[no-unty
     assert "AssertionError" not in done.stderr, done.stderr
     assert "exitcode  : 7" in done.stderr, done.stderr
     assert "first: another process of this run has ended" in done.stdout
+
+
+@pytest.mark.parametrize(("rank", "gpus", "taken"), [("1", 2, "cuda:1"), ("2", 2, None)])
+def test_each_process_takes_a_gpu_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, rank: str, gpus: int, taken: str | None
+) -> None:
+    """As on a machine with GPUs, up to the first message to the others."""
+    joined: list[object] = []
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    for place, name, value in (
+        (torch.cuda, "is_available", lambda: True),
+        (torch.cuda, "device_count", lambda: gpus),
+        (torch.cuda, "set_device", joined.append),
+        (torch.distributed, "is_torchelastic_launched", lambda: True),
+        (torch.distributed, "init_process_group", lambda backend, **_: joined.append(backend)),
+        (torch.distributed, "destroy_process_group", lambda: joined.append("left")),
+        (torch.distributed, "get_rank", lambda: int(rank)),
+        (torch.distributed, "get_world_size", lambda: 3),
+    ):
+        monkeypatch.setattr(place, name, value)
+    if taken is None:
+        with pytest.raises(ConfigError, match="2 CUDA devices"), processes(torch.device("cuda")):
+            pass
+        assert joined == []
+        return
+    with processes(torch.device("cuda")) as team:
+        assert (team.rank, team.world, team.device) == (int(rank), 3, torch.device(taken))
+    assert joined == [torch.device(taken), "nccl", "left"]
 
 
 def test_one_process_needs_no_messages() -> None:

@@ -100,9 +100,12 @@ class Optimiser:
         self.processes.average_gradients(self.parameters)
         for algorithm, _ in self.algorithms.values():
             self.scaler.unscale_(algorithm)
-        nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        for algorithm, _ in self.algorithms.values():
-            self.scaler.step(algorithm)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        # The scaler leaves out the step of that algorithm alone whose gradients overflowed, but clipping has brought
+        # the norm, which is no number then, into the other one's.
+        if not self.scaler.is_enabled() or norm.isfinite():
+            for algorithm, _ in self.algorithms.values():
+                self.scaler.step(algorithm)
         self.scaler.update()
 
     def state_dict(self) -> dict[str, Any]:

@@ -66,6 +66,26 @@ def test_a_loss_that_overflows_fp16_is_scaled_down_and_its_step_left_out() -> No
     assert again.scaler.get_scale() == optimiser.scaler.get_scale()
 
 
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_what_overflows_in_one_algorithm_moves_nothing_of_the_other(bad: float) -> None:
+    """The layer that overflows is Adam's; Muon's gradients, clipped by the norm of all, must not follow."""
+    network = SliceResDNet(features=8, depth=1)
+    config = OptimiserConfig(algorithm="muon")
+    optimiser = Optimiser([network], 0.1, config, Processes(), torch.float16, inner_of=network)
+
+    def loss() -> torch.Tensor:
+        return torch.stack([(p - 0.5).square().sum() for p in network.parameters()]).sum()
+
+    optimiser.minimise(loss(), 1.0)  # Muon has momentum, in whose direction it would go on
+    scale, before = optimiser.scaler.get_scale(), [p.detach().clone() for p in network.parameters()]
+    optimiser.minimise(loss() + bad * network.head.bias.sum(), 1.0)
+    assert all(map(torch.equal, network.parameters(), before))
+    assert optimiser.scaler.get_scale() == scale / 2
+    optimiser.minimise(loss(), 1.0)
+    assert not any(map(torch.equal, network.parameters(), before))
+    assert all(bool(p.isfinite().all()) for p in network.parameters())
+
+
 def test_a_run_goes_on_in_a_type_that_needs_scaling() -> None:
     network = nn.Linear(1, 1)
     saved = Optimiser([network], 0.1, OptimiserConfig(), Processes(), torch.bfloat16).state_dict()
