@@ -34,7 +34,7 @@ from srcyc.models.model_file import DEFAULT_MODEL, ModelCard, PublishedModel, fi
 from srcyc.networks import Generator
 from srcyc.physics.acquisition import Acquisition, AxisAcquisition, relative_residual
 from srcyc.physics.noise import estimate_noise
-from srcyc.physics.slice_gain import correction_share
+from srcyc.physics.slice_gain import correction_share, slice_gain
 from srcyc.physics.slice_profile import ProfileEstimate, estimate_profile
 from srcyc.physics.thickness import Estimate, SliceThickness, slice_thickness
 from srcyc.volumes.geometry import Grid, target_grid
@@ -271,6 +271,7 @@ class SuperResolver:
         # Within the slices no network is needed: they are brought to the result's in-plane grid consistently.
         sliced = plan.in_plane.upscale(y)
         slab = self._slab(plan)
+        gain = slice_gain(working.image) if options.correct_slices else None
 
         def enhanced(flip: tuple[int, ...], done: int) -> tuple[Tensor, Tensor, float]:
             each = (_NETWORK_ENDS - _NETWORK_STARTS) / (len(_FLIPS) if options.uncertainty else 1)
@@ -286,7 +287,7 @@ class SuperResolver:
                 flip=flip,
                 progress=lambda part: tell(_NETWORK_STARTS + each * (done + part)),
             )
-            share = correction_share(working.image, plan.in_plane.apply(delta).numpy())
+            share = correction_share(working.image, plan.in_plane.apply(delta).numpy(), gain)
             if share < 1:
                 take_back(image, delta, plan.axis, 1 - share)
             return image, delta, share

@@ -40,7 +40,7 @@ def slice_gain(slices: Image) -> float | None:
     return 100 * math.sqrt(float(np.mean(np.square(gains)))) if gains else None
 
 
-def correction_share(slices: Image, correction: Image) -> float:
+def correction_share(slices: Image, correction: Image, before: float | None) -> float:
     """Tell how much of a correction of the slices may be made: what is meant to make them agree must do so.
 
     The whole, or else the first of a half, a quarter and nothing by which the slice-to-slice gain does not rise
@@ -49,9 +49,9 @@ def correction_share(slices: Image, correction: Image) -> float:
     Args:
         slices: ``(I, J, S)``, slice axis last, normalised intensity.
         correction: delta, the same.
+        before: slice-to-slice gain of the slices; None: nobody can tell, and the whole may be made.
     """
-    before = slice_gain(slices) if correction.any() else None
-    if before is None:
+    if before is None or not correction.any():
         return 1.0
     for share in _STEPS:
         after = slice_gain(slices + np.float32(share) * correction)

@@ -16,6 +16,7 @@ from srcyc.inference.super_resolver import Plan
 from srcyc.networks import Sampling
 from srcyc.physics.acquisition import Acquisition, AxisAcquisition
 from srcyc.physics.simulation import simulate_thick
+from srcyc.physics.slice_gain import slice_gain
 from srcyc.physics.slice_profile import ProfileEstimate
 from srcyc.physics.thickness import slice_thickness
 from srcyc.volumes.volume import Volume, read_volume, write_volume
@@ -313,8 +314,16 @@ def test_repeated_calls_agree(resolver, scan):
     np.testing.assert_array_equal(resolver(scan).volume.data, resolver(scan).volume.data)
 
 
-def test_uncertainty_is_the_spread_over_flips(resolver, scan):
-    plain, result = resolver(scan), resolver(scan, uncertainty=True)
+def test_uncertainty_is_the_spread_over_flips(resolver, scan, monkeypatch):
+    plain, gains = resolver(scan), []
+
+    def measured(slices):
+        gains.append(slice_gain(slices))
+        return gains[-1]
+
+    monkeypatch.setattr("srcyc.inference.super_resolver.slice_gain", measured)
+    result = resolver(scan, uncertainty=True)
+    assert len(gains) == 1  # of the scan, whichever way round
     np.testing.assert_array_equal(result.volume.data, plain.volume.data)
     assert plain.uncertainty is None
 

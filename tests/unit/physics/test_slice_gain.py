@@ -39,10 +39,12 @@ def test_of_two_slices_or_of_air_it_is_none():
 def test_a_correction_is_made_as_far_as_slices_agree_better(scan):
     bands = 0.05 * np.where(np.arange(scan.shape[2]) % 2, 1, -1).astype(np.float32) * scan
     banded = scan + bands
-    assert correction_share(banded, -bands) == 1.0
+    before = slice_gain(banded)
+    assert correction_share(banded, -bands, before) == 1.0
     # Twice too much turns the bands round; three times and a half too much leaves worse ones even halved.
-    assert correction_share(banded, -2.5 * bands) == 0.5
-    assert correction_share(banded, -5 * bands) == 0.25
-    assert correction_share(banded, bands) == 0.0
+    assert correction_share(banded, -2.5 * bands, before) == 0.5
+    assert correction_share(banded, -5 * bands, before) == 0.25
+    assert correction_share(banded, bands, before) == 0.0
     # Where nothing can be told, the network is believed.
-    assert correction_share(banded[..., :2], bands[..., :2]) == 1.0
+    two = banded[..., :2]
+    assert correction_share(two, bands[..., :2], slice_gain(two)) == 1.0
