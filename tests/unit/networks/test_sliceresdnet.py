@@ -48,6 +48,17 @@ def test_channels_are_the_voxels_of_a_cell_row_by_row_then_its_sub_planes() -> N
                 assert torch.equal(channel, image[0, 0, row::2, column::2, plane::4])
 
 
+@pytest.mark.parametrize("shape", [(7, 6), (6, 5), (7, 5)])
+def test_an_odd_row_or_column_is_packed_with_a_copy_of_itself(shape: tuple[int, int]) -> None:
+    """Beside nothing, the edge of an odd image would look like the edge of the head."""
+    network, image = lively(), random(1, 1, 8, 6, 8).double()
+    odd = image[:, :, : shape[0], : shape[1]]
+    rows, columns = (torch.arange(n + n % 2).clamp(max=n - 1) for n in shape)
+    even = odd[:, :, rows][:, :, :, columns]
+    for found, expected in zip(network.estimate(odd, [TOLD]), network.estimate(even, [TOLD]), strict=True):
+        torch.testing.assert_close(found, expected[:, :, : shape[0], : shape[1]], rtol=0, atol=1e-12)
+
+
 # -- what comes out ----------------------------------------------------------------------------------------------
 
 
