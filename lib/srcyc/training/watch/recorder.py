@@ -5,15 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from srcyc.errors import OutputError
-from srcyc.files import write_text
+from srcyc.files import write_text, writing
 from srcyc.training.validation import Image, Picture
 from srcyc.training.watch.progress import Progress
 
@@ -150,18 +149,14 @@ class _Events:
 
         self._folder = folder
         self._event = Event
-        with self._full_disk_told():
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             # TensorBoard reads the files of a folder in the order of their names.
             self._stream = (folder / f"events.out.tfevents.{time.time_ns()}").open("wb")
-            self._records = RecordWriter(self._stream)
+        self._records = RecordWriter(self._stream)
         # Events of earlier files from this step on are hidden: those of another run, or of steps that are done again.
-        start = SessionLog(status=SessionLog.START)
-        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        self._write(
-            Event(wall_time=time.time(), step=resume_step + 1 if resume_step else 0, session_log=start)
-        )
-        self._flush()
+        step, start = resume_step + 1 if resume_step else 0, SessionLog(status=SessionLog.START)
+        self._write({"file_version": "brain.Event:2"}, {"step": step, "session_log": start})
 
     @classmethod
     def opened(cls, folder: Path, resume_step: int) -> _Events | None:
@@ -174,36 +169,19 @@ class _Events:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         from torch.utils.tensorboard.summary import scalar
 
-        for name, value in values.items():
-            self._write(self._event(wall_time=time.time(), step=step, summary=scalar(name, value)))
-        self._flush()
+        self._write(*({"step": step, "summary": scalar(*named)} for named in values.items()))
 
     def images(self, step: int, images: Mapping[str, Image]) -> None:
         from torch.utils.tensorboard.summary import image
 
-        for name, array in images.items():
-            shown = image(name, array, dataformats="HW")
-            self._write(self._event(wall_time=time.time(), step=step, summary=shown))
-        self._flush()
+        self._write(*({"step": step, "summary": image(*named, dataformats="HW")} for named in images.items()))
 
     def close(self) -> None:
-        with self._full_disk_told():
+        with writing(self._folder):
             self._stream.close()
 
-    def _write(self, event: Any) -> None:
-        with self._full_disk_told():
-            self._records.write(event.SerializeToString())
-
-    def _flush(self) -> None:
-        with self._full_disk_told():
+    def _write(self, *events: Mapping[str, Any]) -> None:
+        with writing(self._folder):
+            for event in events:
+                self._records.write(self._event(wall_time=time.time(), **event).SerializeToString())
             self._stream.flush()
-
-    @contextmanager
-    def _full_disk_told(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OutputError(
-                f"{self._folder}: cannot be written ({error.strerror or error})",
-                remedy="free some space or choose another folder",
-            ) from error
