@@ -16,13 +16,12 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from srcyc.inference.results import LABELS, Dicom, Written, write_result
 from srcyc.inference.super_resolver import Plan, SuperResolver
 from srcyc.volumes.dicom.source import DicomSource
-from srcyc.volumes.image_files import volume_suffix
 from srcyc.volumes.labels import require_labels
-from srcyc.volumes.volume import Volume
+from srcyc.volumes.volume import Volume, volume_stem
 from srcyc_app.infers.options import Options, choices, descriptions
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import refusing, unusable
-from srcyc_app.studies.archives import pack_folder, unpack_zip
+from srcyc_app.studies.archives import pack_folder, unpack_scan
 from srcyc_app.studies.decoding import Reading
 from srcyc_app.studies.identifiers import is_plain_component
 
@@ -189,12 +188,9 @@ class SuperResolutionTask(InferTask):
             scan = self._reading.volume(source, folder, **choice)
             return scan, DicomSource.of(scan) if derived else None
         with tempfile.TemporaryDirectory(prefix="srcyc-", dir=folder, ignore_cleanup_errors=True) as place:
-            unpacked = Path(place)
-            unpack_zip(source, unpacked, self._max_unpacked)
-            files = [path for path in unpacked.iterdir() if not path.name.startswith(".")]
+            unpacked = unpack_scan(source, Path(place), self._max_unpacked)
             with refusing(unpacked, shown):
-                # An archive of a single volume is as good as the volume.
-                scan = self._reading.volume(files[0] if len(files) == 1 else unpacked, folder, **choice)
+                scan = self._reading.volume(unpacked, folder, **choice)
                 return scan, DicomSource.of(scan) if derived else None
 
 
@@ -235,6 +231,5 @@ def _check_memory(scan: Volume, options: Options, resolver: SuperResolver, shown
 
 def stem(name: str) -> str:
     """Give a scan's name without its suffix; what cannot be part of a file name becomes ``scan``."""
-    suffix = ".zip" if name.lower().endswith(".zip") else volume_suffix(Path(name)) or ""
-    bare = name[: len(name) - len(suffix)]
+    bare = name[:-4] if name.lower().endswith(".zip") else volume_stem(Path(name))
     return bare if is_plain_component(bare) else "scan"

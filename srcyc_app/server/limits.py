@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from srcyc_app.refusals import Refusal
 from srcyc_app.server.access import current
+from srcyc_app.studies.archives import size_of
+from srcyc_app.studies.datastore import StudiesFolder
 
 if TYPE_CHECKING:
     from srcyc_app.core import AppCore
@@ -65,16 +66,6 @@ class Limits:
     def _taken(self, app: AppCore, user: str) -> int:
         sessions, datastore = app.sessions(), app.datastore()
         paths: list[Path] = [] if sessions is None else [Path(info.image) for info in sessions.of_owner(user)]
-        of_owner: Any = getattr(datastore, "of_owner", None)
-        if of_owner is not None:
-            paths += of_owner(user)
+        if isinstance(datastore, StudiesFolder):
+            paths += datastore.of_owner(user)
         return sum(map(size_of, paths))
-
-
-def size_of(path: Path) -> int:
-    """Give the bytes of a file, or of the files in a folder; 0 if it is gone."""
-    size = 0
-    with suppress(OSError):
-        for file in path.iterdir() if path.is_dir() else (path,):
-            size += file.stat().st_size if file.is_file() else 0
-    return size

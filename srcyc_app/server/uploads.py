@@ -11,12 +11,9 @@ from typing import Any
 from starlette.datastructures import UploadFile
 
 from srcyc.documents import checked_json
-from srcyc.volumes.image_files import volume_suffix
 from srcyc_app.refusals import unusable
-from srcyc_app.studies.archives import unpack_zip
-from srcyc_app.studies.identifiers import is_plain_component
-
-_ARCHIVE = ".zip"
+from srcyc_app.studies import identifiers
+from srcyc_app.studies.archives import Names, unpack_scan
 
 
 def read_object(text: str, what: str) -> dict[str, Any]:
@@ -69,11 +66,7 @@ def first(value: Any) -> Any:
 
 def plain_name(upload: UploadFile) -> str:
     """Give the file name of an upload without its folders; a name that no file should have becomes a safe one."""
-    name = (upload.filename or "").replace("\\", "/").split("/")[-1].strip()
-    if is_plain_component(name):
-        return name
-    suffix = _ARCHIVE if name.lower().endswith(_ARCHIVE) else volume_suffix(Path(name or "_")) or ""
-    return f"scan{suffix.lower()}"
+    return identifiers.plain_name((upload.filename or "").replace("\\", "/").split("/")[-1].strip())
 
 
 def save(upload: UploadFile, folder: Path, name: str | None = None) -> Path:
@@ -99,9 +92,9 @@ def save_all(uploads: Sequence[UploadFile], folder: Path) -> Path:
     """
     if len(uploads) == 1:
         return save(uploads[0], folder)
-    for number, upload in enumerate(uploads):
-        name = plain_name(upload)
-        save(upload, folder, f"{number}-{name}" if (folder / name).exists() else name)
+    names = Names()
+    for upload in uploads:
+        save(upload, folder, names.give(plain_name(upload)))
     return folder
 
 
@@ -111,11 +104,8 @@ def unpacked(path: Path, max_bytes: int) -> Path:
     Raises:
         Refusal: 422: an archive that cannot be unpacked, or unpacks to more than ``max_bytes``.
     """
-    if path.suffix.lower() != _ARCHIVE:
+    if path.suffix.lower() != ".zip":
         return path
-    folder = path.parent / "unpacked" / path.stem
-    folder.mkdir(parents=True)
-    unpack_zip(path, folder, max_bytes)
+    scan = unpack_scan(path, path.parent / "unpacked" / path.stem, max_bytes)
     path.unlink()
-    files = [file for file in folder.iterdir() if not file.name.startswith(".")]
-    return files[0] if len(files) == 1 and volume_suffix(files[0]) is not None else folder
+    return scan

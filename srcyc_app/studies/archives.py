@@ -7,11 +7,12 @@ import lzma
 import stat
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from srcyc.volumes.image_files import detached_data
+from srcyc.volumes.image_files import detached_data, volume_suffix
 from srcyc_app.refusals import unusable
 from srcyc_app.studies.identifiers import is_plain_component, is_program
 
@@ -54,9 +55,10 @@ def unpack_zip(archive: Path, folder: Path, max_bytes: int) -> None:
         with _refusing(archive):
             packed = zipfile.ZipFile(archive)
         with packed:
-            left = max_bytes
+            left, names = max_bytes, Names()
             for member in _members(packed, archive):
-                path = _free_place(folder, member.filename, len(written))
+                base = member.filename.replace("\\", "/").split("/")[-1]
+                path = folder / names.give(base if is_plain_component(base) else f"file-{len(written)}")
                 written.append(path)
                 left -= _extract(packed, member, path, archive, left)
         refuse_detached(folder)
@@ -66,16 +68,56 @@ def unpack_zip(archive: Path, folder: Path, max_bytes: int) -> None:
         raise
 
 
+def unpack_scan(archive: Path, folder: Path, max_bytes: int) -> Path:
+    """Unpack a zip archive of one scan as :func:`unpack_zip` does; one of a single volume is as good as the volume.
+
+    Returns:
+        the volume, or the folder of a DICOM series.
+    """
+    unpack_zip(archive, folder, max_bytes)
+    files = files_in(folder)
+    return files[0] if len(files) == 1 and volume_suffix(files[0]) is not None else folder
+
+
+class Names:
+    """Gives every name once: one that comes again gets a number."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._numbers: Counter[str] = Counter()
+
+    def give(self, name: str) -> str:
+        """Give a name that was not given yet, this one if it can be."""
+        # Some systems do not tell small letters from capital ones.
+        given, key = name, name.casefold()
+        while given.casefold() in self._taken:
+            self._numbers[key] += 1
+            given = f"{self._numbers[key]}-{name}"
+        self._taken.add(given.casefold())
+        return given
+
+
+def files_in(folder: Path) -> list[Path]:
+    """List the files that lie directly in a folder, sorted, hidden ones left out."""
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+
+
+def size_of(path: Path) -> int:
+    """Give the bytes of a file, or of the files in a folder; 0 if it is gone."""
+    size = 0
+    with contextlib.suppress(OSError):
+        for file in path.iterdir() if path.is_dir() else (path,):
+            size += file.stat().st_size if file.is_file() else 0
+    return size
+
+
 def pack_folder(folder: Path, target: BinaryIO) -> None:
     """Write the files that lie directly in a folder, hidden ones left out, into a zip archive.
 
     Raises:
         OSError: a file cannot be read.
     """
-    pack_files(
-        [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")],
-        target,
-    )
+    pack_files(files_in(folder), target)
 
 
 def pack_files(files: Sequence[Path], target: BinaryIO) -> None:
@@ -84,14 +126,12 @@ def pack_files(files: Sequence[Path], target: BinaryIO) -> None:
     Raises:
         OSError: a file cannot be read.
     """
-    names: set[str] = set()
+    names = Names()
     with zipfile.ZipFile(
         target, "w", zipfile.ZIP_DEFLATED, compresslevel=1, strict_timestamps=False
     ) as packed:
-        for number, path in enumerate(files):
-            name = path.name if path.name not in names else f"{number}-{path.name}"
-            names.add(name)
-            packed.write(path, name)
+        for path in files:
+            packed.write(path, names.give(path.name))
 
 
 def refuse_detached(path: Path, shown: str | None = None) -> None:
@@ -146,14 +186,6 @@ def _members(packed: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:
             f"{archive.name}: {len(members)} files, at most {MOST_MEMBERS} are taken; send one series."
         )
     return members
-
-
-def _free_place(folder: Path, name: str, number: int) -> Path:
-    base = name.replace("\\", "/").split("/")[-1]
-    if not is_plain_component(base):
-        base = f"file-{number}"
-    path = folder / base
-    return folder / f"{number}-{base}" if path.exists() else path
 
 
 def _extract(packed: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, archive: Path, limit: int) -> int:

@@ -20,9 +20,9 @@ from srcyc.inference.results import LABELS as LABEL_MAP
 from srcyc.inference.results import MAPS
 from srcyc.pacs.remote import Search
 from srcyc.volumes.image_files import volume_suffix
-from srcyc.volumes.volume import read_grid
+from srcyc.volumes.volume import read_grid, volume_stem
 from srcyc_app.refusals import conflict, not_found, refusing, unusable
-from srcyc_app.studies.archives import pack_files, refuse_detached
+from srcyc_app.studies.archives import files_in, pack_files, refuse_detached
 from srcyc_app.studies.decoding import Reading
 from srcyc_app.studies.discovery import Discovery, label_stem, place_of
 from srcyc_app.studies.domains import SR, TAGS, assigned_domain
@@ -280,7 +280,7 @@ class StudiesFolder(LabelledFolder):
         info = merged({}, checked_image_info(wishes))
         source = Path(image_filename)
         suffix = "" if source.is_dir() else volume_suffix(source) or ""
-        stem = source.name[: len(source.name) - len(suffix)]
+        stem = source.name if source.is_dir() else volume_stem(source)
         image_id = check_image_id(str(image_id) if image_id else stem)
         with refusing(source, image_id + suffix):
             refuse_detached(source, image_id + suffix)
@@ -462,6 +462,6 @@ def files_of(path: Path, reading: Reading) -> list[Path]:
         Refusal: 422, the series cannot be read.
     """
     if path.is_dir():
-        return [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+        return files_in(path)
     with refusing(path, path.name):
         return reading.files(path)

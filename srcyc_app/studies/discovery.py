@@ -12,7 +12,7 @@ from typing import Any
 from srcyc.errors import DataError, VolumeError
 from srcyc.volumes.geometry import Grid
 from srcyc.volumes.image_files import volume_suffix
-from srcyc.volumes.volume import is_volume_path
+from srcyc.volumes.volume import is_volume_path, volume_stem
 from srcyc_app.studies.decoding import Reading
 from srcyc_app.studies.identifiers import is_plain_component
 from srcyc_app.studies.state import DataModel, ImageLabelModel, StateFile, StudiesModel, file_name
@@ -209,7 +209,7 @@ def place_of(grid: Grid) -> dict[str, Any]:
 def free_id(model: StudiesModel, name: str) -> str:
     """Choose the id of a new file: its stem, else its name, else its name with a number; of a tree's, its path."""
     name = name.replace("/", "_")
-    stem = name[: len(name) - len(volume_suffix(Path(name)) or "")]
+    stem = volume_stem(Path(name))
     for candidate in (stem, name):
         if candidate not in model.objects and is_plain_component(candidate):
             return candidate
@@ -221,8 +221,7 @@ def free_id(model: StudiesModel, name: str) -> str:
 
 def label_stem(name: str) -> str:
     """Give the image id that a label file's name stands for."""
-    suffix = volume_suffix(Path(name)) or Path(name).suffix
-    return name[: len(name) - len(suffix)]
+    return volume_stem(Path(name)) if volume_suffix(Path(name)) else Path(name).stem
 
 
 def label_name(image_id: str, label: DataModel) -> str:

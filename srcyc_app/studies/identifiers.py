@@ -7,6 +7,7 @@ import unicodedata
 from importlib.machinery import all_suffixes
 from pathlib import Path
 
+from srcyc.volumes.image_files import volume_suffix
 from srcyc_app.refusals import unusable
 
 #: Key of an image's info and of a session's: who sent it.
@@ -32,6 +33,14 @@ def is_plain_component(text: str) -> bool:
         and not _DEVICES.fullmatch(text)
         and not any(char in _FORBIDDEN or unicodedata.category(char).startswith("C") for char in text)
     )
+
+
+def plain_name(name: str) -> str:
+    """Give a file's name; of one that no file should have, a safe one with the same suffix."""
+    if is_plain_component(name):
+        return name
+    suffix = ".zip" if name.lower().endswith(".zip") else volume_suffix(Path(name)) or ""
+    return f"scan{suffix}"
 
 
 def check_image_id(text: str) -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from srcyc.files import remove, synchronise, writing
 from srcyc.volumes.dicom import is_dicom_file, is_series_address
-from srcyc.volumes.image_files import detached_data, volume_suffix
-from srcyc_app.studies.archives import refuse_programs
+from srcyc.volumes.image_files import detached_data
+from srcyc.volumes.volume import volume_stem
+from srcyc_app.studies.archives import files_in, refuse_programs
 from srcyc_app.studies.holders import held, left_behind
 
 #: Hidden, so that no reader picks it up.
@@ -37,9 +38,8 @@ def brought(source: Path, folder: Path, suffix: str) -> Iterator[Path]:
         with writing(Path(folder.name)):
             if source.is_dir():
                 coming.mkdir()
-                for path in sorted(source.iterdir()):
-                    if path.is_file() and not path.name.startswith("."):
-                        _copy(path, coming / path.name)
+                for path in files_in(source):
+                    _copy(path, coming / path.name)
             else:
                 _copy(source, coming)
         yield coming
@@ -108,14 +108,10 @@ def clear_leftovers(folder: Path) -> None:
         remove(path)
     for path, name in left_behind(folder, _OLD):
         # What replaces it is called as it was, but for the suffix.
-        if any(_stem(entry) == _stem(name) for entry in os.listdir(folder)):
+        if any(volume_stem(entry) == volume_stem(Path(name)) for entry in folder.iterdir()):
             _leave(path, folder / name)
         else:
             path.rename(folder / name)
-
-
-def _stem(name: str) -> str:
-    return name[: len(name) - len(volume_suffix(Path(name)) or "")]
 
 
 def _is_of_series(path: Path) -> bool:

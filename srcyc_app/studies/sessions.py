@@ -16,10 +16,9 @@ from monailabel.utils.sessions import SessionInfo, Sessions
 from srcyc.documents import read_json
 from srcyc.errors import OutputError
 from srcyc.files import remove, remove_unfinished, staging, write_text, writing
-from srcyc.volumes.image_files import volume_suffix
 from srcyc_app.refusals import unusable
-from srcyc_app.studies.archives import refuse_detached, refuse_programs, unpack_zip
-from srcyc_app.studies.identifiers import OWNER, is_plain_component, is_session_id
+from srcyc_app.studies.archives import refuse_detached, refuse_programs, size_of, unpack_zip
+from srcyc_app.studies.identifiers import OWNER, is_plain_component, is_session_id, plain_name
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +101,11 @@ class ScanSessions(Sessions):
                 if uncompress and source.is_file():
                     unpack_zip(source, image, self._max_bytes)
                 else:
-                    self._require_size(source)
+                    if size_of(source) > self._max_bytes:
+                        raise unusable(
+                            f"{source.name}: larger than the {self._max_bytes / 1e9:g} GB that this server takes; "
+                            "send less."
+                        )
                     shutil.move(source, image)
                 refuse_detached(image)
                 info = self._info(session_id, folder, image.name, expiry)
@@ -191,21 +194,12 @@ class ScanSessions(Sessions):
         info.expiry = min(expiry, self.expiry) if expiry > 0 else self.expiry
         return info
 
-    def _require_size(self, source: Path) -> None:
-        files = source.iterdir() if source.is_dir() else [source]
-        if sum(file.lstat().st_size for file in files) > self._max_bytes:
-            raise unusable(
-                f"{source.name}: larger than the {self._max_bytes / 1e9:g} GB that this server takes; send less."
-            )
-
 
 def _kept_name(source: Path, uncompress: bool) -> str:
     """Give the name under which an upload is kept: its own if that is plain."""
     if uncompress and source.is_file():
         return "series"
-    if is_plain_component(source.name) and source.name != _META:
-        return source.name
-    return f"scan{'.zip' if source.suffix.lower() == '.zip' else volume_suffix(source) or ''}"
+    return plain_name(source.name) if source.name != _META else "scan"
 
 
 def _remove_upload(source: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from srcyc.volumes.image_files import volume_suffix
-from srcyc.volumes.volume import is_volume_path
+from srcyc.volumes.volume import is_volume_path, volume_stem
 from srcyc_app.studies.identifiers import is_plain_component
 
 _log = logging.getLogger(__name__)
@@ -112,8 +112,7 @@ class FolderView:
         return [top] if self._is_plain(top) and is_volume_path(self._folder / top) else []
 
     def _is_plain(self, name: str) -> bool:
-        suffix = volume_suffix(Path(name)) or ""
-        plain = is_plain_component(name[: len(name) - len(suffix)].replace("/", "_"))
+        plain = is_plain_component(volume_stem(Path(name.replace("/", "_"))))
         if not plain and name not in self._warned:
             self._warned.add(name)
             _log.warning("%r: left out, its name cannot be an image id; rename it.", name)

@@ -71,6 +71,9 @@ def test_members_are_flattened(archive: Archive, tmp_path: Path) -> None:
         ("one/IM1", b"4"),
         ("two/IM1", b"5"),
         ("bad:name", b"6"),
+        # Called as the second of a name would be.
+        ("1-im1", b"7"),
+        ("three/IM1", b"8"),
         ("__MACOSX/one/IM1", b"no"),
         ("one/.DS_Store", b"no"),
         ("empty/", b""),
@@ -82,8 +85,10 @@ def test_members_are_flattened(archive: Archive, tmp_path: Path) -> None:
         "absolute.dcm": b"2",
         "windows.dcm": b"3",
         "IM1": b"4",
-        "4-IM1": b"5",
+        "1-IM1": b"5",
         "file-5": b"6",
+        "1-1-im1": b"7",
+        "2-IM1": b"8",
     }
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".zip") == sorted(found)
 

@@ -8,8 +8,8 @@ import pytest
 from starlette.datastructures import UploadFile
 
 from srcyc_app.refusals import Refusal
-from srcyc_app.server.limits import size_of
 from srcyc_app.server.uploads import check_object, first, plain_name, read_object, save, save_all, unpacked
+from srcyc_app.studies.archives import size_of
 
 
 def upload(name: str | None, content: bytes = b"content") -> UploadFile:
@@ -82,9 +82,11 @@ def test_files_are_saved_under_their_own_names(tmp_path):
 
 
 def test_files_of_the_same_name_are_all_kept(tmp_path):
-    series = [upload("a/1.dcm", b"1"), upload("b/1.dcm", b"2"), upload("2.dcm", b"3")]
+    # Two are called as a second and a third "1.dcm" would be.
+    names = ("2-1.dcm", "a/1.dcm", "b/1.dcm", "1-1.dcm", "1.dcm")
+    series = [upload(name, bytes([number])) for number, name in enumerate(names)]
     assert save_all(series, tmp_path) == tmp_path
-    assert sorted(path.read_bytes() for path in tmp_path.iterdir()) == [b"1", b"2", b"3"]
+    assert sorted(path.read_bytes() for path in tmp_path.iterdir()) == [bytes([n]) for n in range(5)]
 
 
 def test_nothing_is_overwritten(tmp_path):
