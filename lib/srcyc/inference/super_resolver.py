@@ -65,6 +65,8 @@ _VOLUME_BYTES = 12
 _SCAN_BYTES = 24
 #: Buffers of a slab's features that a layer needs at a time: input of block and layer, window, output, products.
 _LAYER_BUFFERS = 6
+#: Bytes that the C library keeps of what PyTorch has freed, in pieces, however small the slabs are (measured).
+_HEAP_BYTES = 150_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,7 +339,8 @@ class SuperResolver:
         per_row = _LAYER_BUFFERS * bytes_per_row + 4 * columns * planes
         # What layers and shortcuts remember, and the first slab, which also fills them all.
         held = network.reach * (3 * bytes_per_row + per_row)
-        fixed = n * columns * (_VOLUME_BYTES * fine + _SCAN_BYTES * slices) + held
+        heap = _HEAP_BYTES if self.device.type == "cpu" else 0
+        fixed = n * columns * (_VOLUME_BYTES * fine + _SCAN_BYTES * slices) + held + heap
         affordable = (self._max_memory - fixed) // per_row
         if affordable < network.row_step:
             # Rounded up: what is told must do.

@@ -180,9 +180,10 @@ def test_a_thin_scan_and_parallel_slices_are_told(stacks, resolver):
     assert any("same way" in warning for warning in combine([stacks[0], again], resolver).report.warnings)
 
 
-def test_memory_is_bounded(stacks):
-    small = SuperResolver.from_pretrained(device="cpu", precision="fp32", max_memory=0.009)
-    with pytest.raises(ConfigError, match="max_memory"):
+def test_memory_is_bounded(stacks, published, monkeypatch):
+    monkeypatch.setattr("srcyc.inference.super_resolver._HEAP_BYTES", 0)
+    small = SuperResolver(published(depth=1), device="cpu", precision="fp32", max_memory=0.004)
+    with pytest.raises(ConfigError, match=r"max_memory .* combining needs"):
         combine(stacks, small)
 
 

@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -75,8 +77,10 @@ def test_the_tile_does_not_change_the_result(published, scan, tile):
 # -- memory ------------------------------------------------------------------------------------------------------
 
 
-def test_a_budget_is_kept_and_changes_nothing_but_the_slabs(published, scan):
+def test_a_budget_is_kept_and_changes_nothing_but_the_slabs(published, scan, monkeypatch):
     """What is refused says what it needs; with that much it goes on, in the smallest slabs."""
+    # What no scan and no slab changes would hide what they do, of a scan as small as this.
+    monkeypatch.setattr("srcyc.inference.super_resolver._HEAP_BYTES", 0)
     model = published()
 
     def made(**settings):
@@ -96,6 +100,34 @@ def test_a_budget_is_kept_and_changes_nothing_but_the_slabs(published, scan):
     assert float(re.search(r"needs ([\d.e-]+) GB", str(larger.value)).group(1)) > 1.4 * needed
     tight, free = made(max_memory=1.1 * needed)(scan), made()(scan)
     np.testing.assert_allclose(tight.volume.data, free.volume.data, atol=1e-4 * free.report.scaling.scale)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, to see what a process holds")
+@pytest.mark.parametrize("shape", [(64, 96, 16), (96, 160, 24)])
+def test_the_process_itself_needs_no_more_than_is_allowed(shape):
+    """The least budget that is taken: what a process grows by, with all that PyTorch and the C library keep."""
+    code = f"""
+import re, resource
+import numpy as np
+from srcyc import SuperResolver, Volume
+from srcyc.errors import ConfigError
+
+voxels = np.random.default_rng(0).random((1, *{shape}), np.float32)
+scan = Volume(voxels, np.diag([1.0, 1.0, 5.0, 1.0]), slice_thickness=4.5)
+settings = dict(device="cpu", precision="fp32")
+try:
+    SuperResolver.from_pretrained(max_memory=1e-3, **settings)(scan)
+except ConfigError as error:
+    budget = float(re.search(r"needs ([\\d.]+) GB", str(error)).group(1))
+resolver = SuperResolver.from_pretrained(max_memory=budget, **settings)
+before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+resolver(scan)
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+assert grown < 1e9 * budget, (grown, budget)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_tile_that_is_stated_is_taken_as_far_as_memory_allows(published, scan):
