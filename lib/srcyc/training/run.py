@@ -172,14 +172,12 @@ class Run:
             try:
                 loop.run(stop or StopRequest())
             except CollapseError as error:
-                self._report(material.validator, f"the run broke down: {error}")
+                self._report(loop, f"the run broke down: {error}")
                 raise
         why = []
         if loop.state.done < config.steps:
             why = [f"ended early: no better model for {loop.state.stale} validations"]
-        return Outcome(
-            self.folder.model, loop.state, material.validator, self._report(material.validator, *why)
-        )
+        return Outcome(self.folder.model, loop.state, material.validator, self._report(loop, *why))
 
     def publish(
         self, outcome: Outcome, target: Path, *, even_if_worse: bool = False, incumbent: Path | None = None
@@ -204,8 +202,9 @@ class Run:
         """Remove what only a running training needs."""
         self.folder.remove_prepared_scans()
 
-    def _report(self, validator: Validator, *notes: str) -> list[Path]:
+    def _report(self, loop: Loop, *notes: str) -> list[Path]:
         if not self.processes.is_first or not self.folder.model.exists():
             return []
-        pictures = validator.pictures(load_model(self.folder.model).network.to(validator.device))
-        return write_report(self.folder.path, self.plan.config, pictures, notes)
+        best = load_model(self.folder.model).network.to(self.processes.device)
+        pictures = loop.validator.pictures(best)
+        return write_report(self.folder.path, self.plan.config, loop.state.best_step, pictures, notes)

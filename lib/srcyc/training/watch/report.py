@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -51,46 +51,34 @@ _DEGRADATION = {
     "blur": "blur within the slices, FWHM in voxels",
     "noise": "noise, normalised intensity",
 }
-_NOT_LOSSES = {
-    *("step", "seconds", "learning_rate"),
-    *(prefix + m for prefix in ("", *(f"{b}_" for b in _BASELINES)) for m in _METRICS),
-    *_REAL,
-    *_DEGRADATION,
-}
+_NOT_LOSSES = {"step", "seconds", "learning_rate", *(field.name for field in fields(Score)), *_DEGRADATION}
 
 Row = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class _Best:
-    step: int
-    score: Score
-
-
-@dataclass(frozen=True)
-class _Curve:
-    label: str
-    steps: list[float]
-    values: list[float]
-    dashed: bool = False
-
-
-@dataclass(frozen=True)
 class _Chart:
+    """Columns of the history that belong together; ``curves`` are their labels by name."""
+
     title: str
     unit: str
-    curves: list[_Curve]
+    curves: Mapping[str, str]
     logarithmic: bool = False
 
 
 def write_report(
-    folder: Path, config: TrainingConfig, pictures: Sequence[Picture], notes: Sequence[str] = ()
+    folder: Path,
+    config: TrainingConfig,
+    best_step: int,
+    pictures: Sequence[Picture],
+    notes: Sequence[str] = (),
 ) -> list[Path]:
     """Write ``report/``: ``report.md``, ``curves.png`` and a PNG of each picture; what is there is replaced.
 
     Args:
         folder: of the run; its ``history.csv`` gives the numbers.
         config: of the run.
+        best_step: at which the best model came; 0 if none has.
         pictures: of the best model.
         notes: further sentences for the reader, such as why the run ended early.
 
@@ -102,46 +90,40 @@ def write_report(
     """
     report = folder / REPORT_NAME
     history = read_history(folder)
-    best = _best(history, config.validation.key_metric)
+    best = _score(history, best_step) if best_step else None
     files = []
     if charts := _charts(history):
-        files.append(_draw_curves(report / "curves.png", charts, best.step if best else None))
-    source = f", step {best.step}" if best else ""
+        files.append(_draw_curves(report / "curves.png", charts, history, best_step if best else None))
+    source = f", step {best_step}" if best else ""
     for picture in pictures:
         path = _free_name(report, picture.name, taken=files)
         files.append(_draw_picture(path, picture, picture.name + source))
     lines = [
         f"# Training run {config.card.name}",
         "",
-        *_facts(folder, config, history, best),
+        *_facts(folder, config, history, best_step, best),
         *(f"- {note}" for note in notes),
         "",
-        *_table(history, best.score if best else None),
+        *(_table(history, best) if best else []),
         *(f"![{path.stem}]({path.name})\n" for path in files),
         "Not for diagnostic use.",
     ]
     return [write_text(report / "report.md", "\n".join(lines) + "\n"), *files]
 
 
-def _best(history: Sequence[Row], metric: str) -> _Best | None:
-    """Find the first of the best validations; what training started from is no candidate."""
+def _score(history: Sequence[Row], step: int) -> Score | None:
+    """Give what was measured at a step."""
     names = [field.name for field in fields(Score)]
-    found: _Best | None = None
-    for row in history:
-        score = Score(**{name: row[name] for name in names if name in row})
-        if row["step"] == 0 or score == Score():
-            continue
-        if math.isnan(score.key(metric)):
-            continue
-        if found is None or score.key(metric) > found.score.key(metric):
-            found = _Best(int(row["step"]), score)
-    return found
+    found = [{name: row[name] for name in names if name in row} for row in history if row["step"] == step]
+    return Score(**found[0]) if any(found) else None
 
 
 # -- text ----------------------------------------------------------------------------------------------------
 
 
-def _facts(folder: Path, config: TrainingConfig, history: Sequence[Row], best: _Best | None) -> list[str]:
+def _facts(
+    folder: Path, config: TrainingConfig, history: Sequence[Row], best_step: int, best: Score | None
+) -> list[str]:
     metric = config.validation.key_metric
     last = history[-1] if history else {}
     done = int(last.get("step", 0))
@@ -154,13 +136,13 @@ def _facts(folder: Path, config: TrainingConfig, history: Sequence[Row], best: _
     if best is None:
         facts.append("- model: the last one, since no person was held back to judge by")
     elif metric == "cycle":
-        facts.append(f"- best model: of step {best.step}, forward-cycle error {best.score.cycle:.4g}")
+        facts.append(f"- best model: of step {best_step}, forward-cycle error {best.cycle:.4g}")
     else:
         unit, digits = (" dB", ".2f") if metric == "psnr" else ("", ".4f")
-        gain = best.score.key(metric)
+        gain = best.key(metric)
         word = "better" if gain >= 0 else "worse"
         facts.append(
-            f"- best model: of step {best.step}, by {metric.upper()} {abs(gain):{digits}}{unit} {word} than the "
+            f"- best model: of step {best_step}, by {metric.upper()} {abs(gain):{digits}}{unit} {word} than the "
             "classical inverse, which needs no network"
         )
     if all(name in last for name in _DEGRADATION):
@@ -172,34 +154,24 @@ def _facts(folder: Path, config: TrainingConfig, history: Sequence[Row], best: _
     return facts
 
 
-def _table(history: Sequence[Row], best: Score | None) -> list[str]:
+def _table(history: Sequence[Row], best: Score) -> list[str]:
     """Give the score beside the baselines' and beside what training started from."""
-    if best is None:
-        return []
-    first = history[0] if history and history[0]["step"] == 0 else {}
+    first = history[0] if history[0]["step"] == 0 else {}
     found = best.as_row()
     lines: list[str] = []
-    rows = [
-        (
-            heading,
-            found[name],
-            [found[f"{baseline}_{name}"] for baseline in _BASELINES],
-            first.get(name),
-            form,
-            note,
-        )
-        for name, (heading, form, note) in _METRICS.items()
-        if name in found and all(f"{baseline}_{name}" in found for baseline in _BASELINES)
-    ]
-    if rows:
+    compared = {name: [f"{baseline}_{name}" for baseline in _BASELINES] for name in _METRICS}
+    measured = [name for name, others in compared.items() if found.keys() >= {name, *others}]
+    if measured:
         lines += [
             "Held-back HR scans, thick slices simulated (`validation.thicknesses`), inside the head:",
             "",
             f"| | best model | {' | '.join(_BASELINES.values())} | gain over classical | before training | |",
             "|---|---|---|---|---|---|---|",
         ]
-        for heading, own, others, start, form, note in rows:
-            before = "" if start is None else format(start, form)
+        for name in measured:
+            heading, form, note = _METRICS[name]
+            own, others = found[name], [found[other] for other in compared[name]]
+            before = format(first[name], form) if name in first else ""
             baselines = " | ".join(format(other, form) for other in others)
             gain = own - others[-1]
             lines.append(f"| {heading} | {own:{form}} | {baselines} | {gain:+{form}} | {before} | {note} |")
@@ -248,98 +220,86 @@ def _draw_picture(path: Path, picture: Picture, headline: str) -> Path:
 
 def _charts(history: Sequence[Row]) -> list[_Chart]:
     """Sort what was measured into charts."""
-    names = list(dict.fromkeys(name for row in history for name in row))
-    losses = [name for name in names if name not in _NOT_LOSSES]
-    judges = [name for name in losses if name.startswith("d_")]
+    measured = dict.fromkeys(name for row in history for name in row if _is_drawn(row, name))
+    losses = [name for name in measured if name not in _NOT_LOSSES]
+    judges = {name: name.upper() for name in losses if name.startswith("d_")}
+    terms = {
+        name: name.replace("_", " ").replace(" hr", " HR").replace(" lr", " LR")
+        for name in losses
+        if name not in judges
+    }
     charts = [
-        _Chart(
-            "Generators",
-            "loss term, unweighted",
-            [_curve(history, name) for name in losses if name not in judges],
-            logarithmic=True,
+        _Chart("Generators", "loss term, unweighted", terms, logarithmic=True),
+        _Chart("Discriminators", "loss", judges),
+        *(
+            _Chart(
+                f"{metric.upper()} on held-back HR scans ({note})",
+                unit,
+                {metric: "network", **{f"{b}_{metric}": name for b, name in _BASELINES.items()}},
+            )
+            for metric, (unit, _, note) in _METRICS.items()
         ),
-        _Chart("Discriminators", "loss", [_curve(history, name) for name in judges]),
-    ]
-    for metric, (unit, _, note) in _METRICS.items():
-        curves = [_curve(history, metric, "network")]
-        curves += [_curve(history, f"{b}_{metric}", name, dashed=True) for b, name in _BASELINES.items()]
-        charts.append(_Chart(f"{metric.upper()} on held-back HR scans ({note})", unit, curves))
-    charts += [
         _Chart(
             "Coming back to held-back LR scans (less is better)",
             "relative or normalised error",
-            [_curve(history, name, heading) for name, (heading, _) in _REAL.items()],
+            {name: heading for name, (heading, _) in _REAL.items()},
             logarithmic=True,
         ),
-        _Chart(
-            "What G_LR found of the LR scans",
-            "value",
-            [_curve(history, name, heading) for name, heading in _DEGRADATION.items()],
-            logarithmic=True,
-        ),
-        _Chart(
-            "Learning rate of the generators",
-            "learning rate",
-            [_curve([row for row in history if row["step"] > 0], "learning_rate", "")],
-        ),
+        _Chart("What G_LR found of the LR scans", "value", _DEGRADATION, logarithmic=True),
+        _Chart("Learning rate of the generators", "learning rate", {"learning_rate": ""}),
     ]
     filled = [
-        _Chart(chart.title, chart.unit, curves, chart.logarithmic)
+        replace(chart, curves={name: label for name, label in chart.curves.items() if name in measured})
         for chart in charts
-        if (curves := [curve for curve in chart.curves if curve.steps])
     ]
-    return filled
+    return [chart for chart in filled if chart.curves]
 
 
-def _curve(history: Sequence[Row], name: str, label: str | None = None, *, dashed: bool = False) -> _Curve:
-    rows = [row for row in history if name in row]
-    if label is None:
-        label = name.upper() if name.startswith("d_") else name.replace("_", " ")
-        label = label.replace(" hr", " HR").replace(" lr", " LR")
-    return _Curve(label, [row["step"] for row in rows], [row[name] for row in rows], dashed)
+def _is_drawn(row: Row, name: str) -> bool:
+    """Whether a cell of the history is a point of a curve: before the first step there is no learning rate."""
+    return name in row and (row["step"] > 0 or name != "learning_rate")
 
 
-def _draw_curves(path: Path, charts: Sequence[_Chart], best_step: int | None) -> Path:
+def _draw_curves(path: Path, charts: Sequence[_Chart], history: Sequence[Row], best_step: int | None) -> Path:
     columns = min(2, len(charts))
     rows = -(-len(charts) // columns)
     figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    last = max(step for chart in charts for curve in chart.curves for step in curve.steps)
     for number, chart in enumerate(charts):
-        axes = figure.add_subplot(rows, columns, number + 1)
-        _plot(axes, chart, best_step)
-        axes.set_xlim(0, max(last, 1) * 1.02)
+        _plot(figure.add_subplot(rows, columns, number + 1), chart, history, best_step)
     return save_figure(figure, path)
 
 
-def _plot(axes: Axes, chart: _Chart, best_step: int | None) -> None:
-    colours = iter(_COLOURS * (1 + len(chart.curves) // len(_COLOURS)))
-    for curve in chart.curves:
-        colour = _BASELINE if curve.dashed else next(colours)
-        marker = "o" if len(curve.steps) <= _MARKED and not curve.dashed else ""
+def _plot(axes: Axes, chart: _Chart, history: Sequence[Row], best_step: int | None) -> None:
+    colours = itertools.cycle(_COLOURS)
+    positive = True
+    for name, label in chart.curves.items():
+        points = [(row["step"], row[name]) for row in history if _is_drawn(row, name)]
+        positive &= all(value > 0 for _, value in points)
+        baseline = name.startswith(tuple(_BASELINES))
         axes.plot(
-            curve.steps,
-            curve.values,
-            color=colour,
-            linestyle="--" if curve.dashed else "-",
+            *zip(*points, strict=True),
+            color=_BASELINE if baseline else next(colours),
+            linestyle="--" if baseline else "-",
             linewidth=1.5,
-            marker=marker,
+            marker="o" if len(points) <= _MARKED and not baseline else "",
             markersize=3,
-            label=curve.label,
+            label=label,
         )
     if best_step is not None and "held-back" in chart.title:
         axes.axvline(best_step, color=_BEST, linewidth=1, linestyle=":", label=f"best, step {best_step}")
+    axes.set_xlim(0, max(history[-1]["step"], 1) * 1.02)
     axes.set_title(chart.title, fontsize=11, weight="bold", loc="left")
     axes.set_xlabel("step", fontsize=9)
     axes.set_ylabel(chart.unit, fontsize=9)
     axes.tick_params(which="both", labelsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    if chart.logarithmic and all(value > 0 for curve in chart.curves for value in curve.values):
+    if chart.logarithmic and positive:
         axes.set_yscale("log")
     axes.grid(True, color="#e5e7eb", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if any(curve.label for curve in chart.curves):
+    if any(chart.curves.values()):
         # Beside the curves: inside it would lie on some of them.
         axes.legend(
             fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02), borderaxespad=0.3
