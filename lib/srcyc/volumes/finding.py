@@ -72,12 +72,13 @@ def survey(folder: Path) -> Survey:
     volumes = {*(series.address for series in listing.series), *listing.broken}
     others: list[Path] = []
     reasons: dict[str, list[Path]] = defaultdict(list)
-    for path in _walk(folder, reasons):
+    for path in listing.files:
         if path in known:
             continue
-        if path.is_symlink() and not path.exists():
+        if os.path.islink(path) and not os.path.exists(path):
             reasons[_NO_TARGET].append(path)
-        elif path.is_file() and volume_suffix(path) is not None:
+        # What may not even be looked at is refused when it is read.
+        elif volume_suffix(path) is not None and (os.path.isfile(path) or not os.path.exists(path)):
             volumes.add(path)
         else:
             others.append(path)
@@ -88,25 +89,6 @@ def survey(folder: Path) -> Survey:
     return Survey(
         sorted(volumes), [*told, *(LeftOut(tuple(sorted(files)), why) for why, files in reasons.items())]
     )
-
-
-def _walk(folder: Path, reasons: dict[str, list[Path]]) -> Iterator[Path]:
-    """Give every file that is not hidden; folders that cannot be listed become reasons."""
-    seen: set[str] = set()
-
-    def problem(error: OSError) -> None:
-        reasons[f"cannot be listed ({error.strerror})"].append(Path(error.filename))
-
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=problem):
-        real = os.path.realpath(place)
-        if real in seen:  # a link back
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield Path(place) / name
 
 
 def _companions(volumes: Iterable[Path]) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -139,7 +140,7 @@ def header_file(path: Path) -> Path:
         if name.endswith(suffix) and len(name) > len(suffix):
             stem = path.name[: -len(suffix)]
             found = [path.with_name(stem + header) for header in headers]
-            return next((header for header in found if header.is_file()), path)
+            return next((header for header in found if os.path.isfile(header)), path)
     return path
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from srcyc.errors import VolumeError
 from srcyc.volumes.finding import survey
-from srcyc.volumes.volume import Volume, write_volume
+from srcyc.volumes.volume import Volume, read_volume, write_volume
 
 DATA = np.zeros((4, 5, 3), np.int16)
 
@@ -84,15 +84,17 @@ def test_hidden_files_are_nobodys_business(tmp_path: Path) -> None:
 
 
 def test_links(tmp_path: Path) -> None:
-    """To a scan elsewhere, to nothing (DataLad), and back to where they lie."""
+    """To a scan elsewhere, to nothing (DataLad), and back to where they lie; a pipe is no scan."""
     elsewhere = scan(tmp_path / "store" / "MD5-0.nii.gz")
     tree = tmp_path / "tree"
     (tree / "sub").mkdir(parents=True)
     (tree / "sub" / "T1w.nii.gz").symlink_to(elsewhere)
     (tree / "gone.nii.gz").symlink_to(tmp_path / "store" / "nothing.nii.gz")
     (tree / "sub" / "loop").symlink_to(tree)
+    os.mkfifo(tree / "pipe.nii")
     assert names(tree) == ["sub/T1w.nii.gz"]
     assert "DataLad" in reasons(tree)["gone.nii.gz"]
+    assert reasons(tree)["pipe.nii"] == "no volume"
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="permissions do not bind this user")
@@ -100,6 +102,16 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
     scan(tmp_path / "a.nii")
     (tmp_path / "closed").mkdir(mode=0)
     assert "cannot be listed" in reasons(tmp_path)["closed"]
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="permissions do not bind this user")
+def test_a_folder_whose_files_may_not_be_looked_at(tmp_path: Path) -> None:
+    scan(tmp_path / "a.nii")
+    scan(tmp_path / "closed" / "b.nii")
+    (tmp_path / "closed").chmod(0o444)
+    assert names(tmp_path) == ["a.nii", "closed/b.nii"]
+    with pytest.raises(VolumeError, match=r"b\.nii: cannot be read \(Permission denied\)"):
+        read_volume(tmp_path / "closed" / "b.nii")
 
 
 def test_no_folder(tmp_path: Path) -> None:

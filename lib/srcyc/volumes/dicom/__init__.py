@@ -10,13 +10,12 @@ from srcyc.volumes.dicom.files import is_dicom_file, is_directory_file
 from srcyc.volumes.dicom.listing import is_series_address, list_series, listing_of
 from srcyc.volumes.dicom.reader import (
     files_of,
-    is_dicom_folder,
     parts_of_one_series,
     read_dicom_folder,
     read_dicom_header,
 )
 from srcyc.volumes.dicom.series import DicomSeries, Listing, choose
-from srcyc.volumes.dicom.tree import LeftOut
+from srcyc.volumes.dicom.tree import LeftOut, is_dicom_folder
 
 __all__ = [
     "DicomSeries",

@@ -7,9 +7,10 @@ header promises are compared with the file before anybody decodes them.
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -92,11 +93,8 @@ _TAGS = [
 
 def is_dicom_file(path: Path) -> bool:
     """Tell whether a file is DICOM by its first bytes, with or without the preamble; a DICOMDIR does not count."""
-    if is_directory_file(path):
-        return False
     try:
-        with path.open("rb") as stream:
-            return begins_as_dicom(stream.read(_HEAD))
+        return not is_directory_file(path) and begins_as_dicom(head_of(path))
     except OSError:
         return False
 
@@ -104,6 +102,16 @@ def is_dicom_file(path: Path) -> bool:
 def is_directory_file(path: Path) -> bool:
     """Tell whether a file is the index of a medium (DICOMDIR), by its name."""
     return path.name.upper().split(";")[0].split(".")[0] == "DICOMDIR"
+
+
+def head_of(path: Path) -> bytes:
+    """Give the first bytes of a file: those by which it is told, and its transfer syntax.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        return stream.read(_HEAD)
 
 
 def begins_as_dicom(head: bytes) -> bool:
@@ -165,7 +173,8 @@ def reading(path: Path) -> Iterator[None]:
 
 def unreadable(path: Path, error: OSError) -> VolumeError:
     """Word what the system says about a file."""
-    reason = "a link to nothing" if path.is_symlink() and not path.exists() else error.strerror or error
+    is_link = os.path.islink(path) and not os.path.exists(path)
+    reason = "a link to nothing" if is_link else error.strerror or error
     return VolumeError(f"{path}: cannot be read ({reason})", remedy="copy it again or take it out")
 
 
@@ -174,14 +183,20 @@ def brief(error: Exception) -> str:
     return " ".join(str(error).split())[:_LONGEST_REASON].rstrip(".")
 
 
+def listed(texts: Sequence[str], most: int = 5, between: str = ", ") -> str:
+    """Put texts into a sentence: the first ones, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return between.join(texts[:most]) + more
+
+
 def syntax_of(path: Path) -> str:
     """Give the UID of a file's transfer syntax; that of old files, which do not say it, where it is missing.
 
     Raises:
         VolumeError: the file cannot be read.
     """
-    with reading(path), path.open("rb") as stream:
-        return _syntax_in(stream.read(_HEAD))
+    with reading(path):
+        return _syntax_in(head_of(path))
 
 
 def is_compressed(syntax: str) -> bool:

@@ -17,7 +17,7 @@ from srcyc.errors import VolumeError
 from srcyc.volumes.dicom.files import is_dicom_file, read_header
 from srcyc.volumes.dicom.grouping import stacks_of
 from srcyc.volumes.dicom.series import DicomSeries, Listing, meant
-from srcyc.volumes.dicom.tree import Image, Tree, read_tree
+from srcyc.volumes.dicom.tree import Image, LeftOut, Tree, explained, read_tree, walk
 
 #: A name: without dots but those of a UID, so that nothing looks like the suffix of a volume.
 _NAME = re.compile(r"[\w+-]+|[\w+-]*\d+(\.\d+){2,}[\w+-]*")
@@ -42,7 +42,7 @@ def list_series(path: Path) -> Listing:
     # What is not as the standard has it and can be used is no news to a user: pydicom would write it to stderr.
     with disable_value_validation():
         if not path.is_dir():
-            return _listing(path, Tree([Image(path, _frames_header(path))]))
+            return _listing(path, Tree(images=[Image(path, _frames_header(path))]))
         key, state = (os.path.abspath(path), str(path)), _state(path)
         kept = _last.get(key)
         if kept is not None and state is not None and kept[0] == state:
@@ -80,20 +80,17 @@ def listing_of(address: Path) -> tuple[Listing, str | None] | None:
 
 def _state(folder: Path) -> object | None:
     """Give what changes when a file below a folder does; None if some changed just now, or it cannot be told."""
-    found: list[tuple[str, int, int]] = []
+    found: list[tuple[Path, int, int]] = []
     newest = time.time_ns() - _SETTLED
-    for place, _, names in os.walk(folder, followlinks=False):
-        try:
-            status = os.stat(place)
-            if status.st_mtime_ns > newest:
-                return None
-            for name in names:
-                status = os.stat(os.path.join(place, name))
+    try:
+        for place, files in walk(folder):
+            for path in (place, *files):
+                status = path.stat()
                 if max(status.st_mtime_ns, status.st_ctime_ns) > newest:
                     return None
-                found.append((os.path.join(place, name), status.st_size, status.st_mtime_ns))
-        except OSError:
-            return None
+                found.append((path, status.st_size, status.st_mtime_ns))
+    except OSError:
+        return None
     return found
 
 
@@ -114,7 +111,7 @@ def _listing(where: Path, tree: Tree) -> Listing:
     found: list[DicomSeries] = []
     for group in groups.values():
         found += stacks_of(where, group)
-    broken = {folder: lost.error() for folder, lost in tree.broken.items()}
+    broken = {folder: explained(errors) for folder, errors in tree.broken.items()}
     blamed: set[Path] = set()
     for index, series in enumerate(found):
         folders = dict.fromkeys(file.parent for file in series.files if file.parent in broken)
@@ -126,9 +123,10 @@ def _listing(where: Path, tree: Tree) -> Listing:
     return Listing(
         [series for series in found if series.unfit is None],
         [series for series in found if series.unfit is not None],
-        tree.left_out,
+        [LeftOut(tuple(files), reason) for reason, files in tree.left_out.items()],
         {folder: error for folder, error in broken.items() if folder not in blamed},
-        tuple(file for lost in tree.broken.values() for file in lost.errors),
+        tuple(file for errors in tree.broken.values() for file in errors),
+        tuple(tree.files),
     )
 
 

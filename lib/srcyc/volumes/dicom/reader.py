@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from srcyc.errors import VolumeError
+from srcyc.volumes.dicom.files import listed
 from srcyc.volumes.dicom.frames import Frame
 from srcyc.volumes.dicom.listing import listing_of
 from srcyc.volumes.dicom.pixels import read_voxels
 from srcyc.volumes.dicom.repeats import without_copies
 from srcyc.volumes.dicom.series import DicomSeries, Listing, the_one
 from srcyc.volumes.dicom.stack import Stack, repeated
-from srcyc.volumes.dicom.tree import has_dicom
+from srcyc.volumes.dicom.tree import NO_DICOM
 from srcyc.volumes.formats.raw import RawVolume, require_room
 
 #: Bytes of a rescaled voxel.
@@ -27,15 +28,6 @@ _THINNEST = 0.05
 _PLAUSIBLE_SPACING = (0.02, 50.0)
 #: Spacing Between Slices and the distance of the slices agree to this fraction.
 _DISTANCE_TOLERANCE = 0.05
-_NAMED = 5
-
-
-def is_dicom_folder(folder: Path) -> bool:
-    """Tell whether DICOM files lie directly in a folder (by content: their names often have no suffix)."""
-    try:
-        return has_dicom(folder)
-    except OSError:
-        return False
 
 
 def read_dicom_folder(
@@ -155,12 +147,10 @@ def _stack(series: DicomSeries, *, fill_gaps: bool) -> tuple[Stack, list[str]]:
     stack = Stack.of(frames, series.folder, fill_gaps=fill_gaps)
     warnings = []
     if copies:
-        named = ", ".join(
-            f"{_relative(copy, series.folder)} of {_relative(kept, series.folder)}"
-            for copy, kept in copies[:_NAMED]
-        )
-        more = f" and {len(copies) - _NAMED} more" if len(copies) > _NAMED else ""
-        warnings.append(f"exact copies of slices were dropped: {named}{more}.")
+        named = [
+            f"{_relative(copy, series.folder)} of {_relative(kept, series.folder)}" for copy, kept in copies
+        ]
+        warnings.append(f"exact copies of slices were dropped: {listed(named)}.")
     if stack.filling is not None:
         made = int(np.count_nonzero(stack.filling.max(axis=1) < 1))
         warnings.append(
@@ -235,6 +225,5 @@ def _doubts(series: DicomSeries, stack: Stack) -> list[str]:
 def _left_out(listing: Listing | None) -> list[str]:
     if listing is None:
         return []
-    told = [f"{len(one.files)} file(s) ({one.reason})" for one in listing.told() if one.reason != "no DICOM"]
-    more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
-    return [f"left out of the folder: {'; '.join(told[:_NAMED])}{more}."] if told else []
+    told = [f"{len(one.files)} file(s) ({one.reason})" for one in listing.told() if one.reason != NO_DICOM]
+    return [f"left out of the folder: {listed(told, between='; ')}."] if told else []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srcyc.errors import VolumeError
+from srcyc.volumes.dicom.files import listed
 from srcyc.volumes.dicom.frames import Frame
 from srcyc.volumes.dicom.tree import LeftOut
 
@@ -90,6 +91,7 @@ class Listing:
         left_out: files that are no part of any series.
         broken: what cannot be read and belongs to no series that is there, by folder.
         lost: all files that cannot be read, of series or not; their problems name them.
+        files: all that there is, but what is hidden; empty for a file of many frames.
     """
 
     series: list[DicomSeries]
@@ -97,6 +99,7 @@ class Listing:
     left_out: list[LeftOut]
     broken: dict[Path, VolumeError]
     lost: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = ()
 
     def told(self) -> list[LeftOut]:
         """Give all that is no scan, with its reason."""
@@ -148,7 +151,7 @@ def the_one(listing: Listing, wanted: str | None, where: Path) -> DicomSeries:
     elif listing.unfit:
         if len(listing.unfit) == 1 and listing.unfit[0].unfit == SINGLE:
             return listing.unfit[0]  # whose reader says what is wrong with it
-        reasons = "; ".join(f"{series.label} is {series.unfit}" for series in listing.unfit[:_LISTED])
+        reasons = listed([f"{one.label} is {one.unfit}" for one in listing.unfit], _LISTED, "; ")
         raise VolumeError(
             f"{where}: no scan among its DICOM series ({reasons})",
             remedy="choose one by series to read it all the same",
@@ -176,9 +179,5 @@ def meant(scans: Iterable[DicomSeries], folder: Path) -> list[DicomSeries]:
 def _list(series: Sequence[DicomSeries]) -> str:
     """List series for a sentence; the UID tells those of one label apart."""
     labels = [one.label for one in series]
-    texts = [
-        one.describe() + (f", UID {one.uid}" if labels.count(one.label) > 1 else "")
-        for one in series[:_LISTED]
-    ]
-    texts += [f"{len(series) - _LISTED} more"] if len(series) > _LISTED else []
-    return "; ".join(texts)
+    texts = [one.describe() + (f", UID {one.uid}" if labels.count(one.label) > 1 else "") for one in series]
+    return listed(texts, _LISTED, "; ")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,15 +20,17 @@ from srcyc.volumes.dicom.directory import missing_images
 from srcyc.volumes.dicom.files import (
     DICOM_SUFFIXES,
     begins_as_dicom,
+    head_of,
+    is_dicom_file,
     is_directory_file,
+    listed,
     read_header,
     unreadable,
 )
 from srcyc.volumes.image_files import volume_suffix
 
-_HEAD = 4096
-#: Files that a sentence lists.
-_NAMED = 5
+#: Why a file beside images is left out that is none of their series'.
+NO_DICOM = "no DICOM"
 #: Endings that programs give to files which are not complete, or packed.
 _UNFINISHED = (".part", ".partial", ".crdownload", ".filepart", ".download", ".tmp", ".gz", ".zip", ".bz2")
 
@@ -56,38 +59,24 @@ class LeftOut:
 
 
 @dataclass
-class Broken:
-    """What cannot be read of one folder: files, and why for each."""
-
-    errors: dict[Path, VolumeError] = field(default_factory=dict)
-
-    def error(self) -> VolumeError:
-        """Say it in one sentence."""
-        first, *others = self.errors.values()
-        if not others:
-            return first
-        named = ", ".join(file.name for file in list(self.errors)[1 : 1 + _NAMED])
-        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-        return VolumeError(f"{first.fact}; nor can {named}{more} be used", remedy=first.remedy)
-
-
-@dataclass
 class Tree:
     """What there is below a folder.
 
     Attributes:
+        files: all that is no folder, and not hidden.
         images: in the order of their paths.
-        left_out: reports and the like, and files beside images that are no DICOM.
-        broken: what cannot be read, by the folder whose series may lack it.
+        left_out: reports and the like, and files beside images that are no DICOM, by the reason.
+        broken: what cannot be read and why, by the folder whose series may lack it.
     """
 
+    files: list[Path] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
-    broken: dict[Path, Broken] = field(default_factory=dict)
+    left_out: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
+    broken: dict[Path, dict[Path, VolumeError]] = field(default_factory=lambda: defaultdict(dict))
 
     def miss(self, folder: Path, file: Path, error: VolumeError) -> None:
         """Note what cannot be read of a folder."""
-        self.broken.setdefault(folder, Broken()).errors.setdefault(file, error)
+        self.broken[folder].setdefault(file, error)
 
 
 @dataclass(frozen=True)
@@ -107,34 +96,52 @@ def read_tree(folder: Path) -> Tree:
     """
     tree = Tree()
     doubtful: list[_Doubtful] = []
-    present: list[Path] = []
-    for place, files in _walk(folder, tree):
-        present += files
+
+    def unlisted(place: Path, error: OSError) -> None:
+        if place == folder:
+            raise error
+        reason = f"cannot be listed ({error.strerror})"
+        tree.left_out[reason].append(place)
+        problem = VolumeError(f"{place}: {reason}", remedy="check its permissions or take it out")
+        tree.miss(place.parent, place, problem)
+
+    for place, files in walk(folder, unlisted):
+        tree.files += files
         for file in files:
             _sort_in(place, file, tree, doubtful)
     _judge(tree, doubtful)
-    for index in filter(is_directory_file, present):
-        _compare(index, present, tree)
+    for index in filter(is_directory_file, tree.files):
+        _compare(index, tree)
     return tree
 
 
-def has_dicom(folder: Path) -> bool:
-    """Tell whether DICOM files lie directly in a folder, by content or, if that cannot be read, by suffix.
+def is_dicom_folder(folder: Path) -> bool:
+    """Tell whether DICOM files lie directly in a folder (by content: their names often have no suffix)."""
+    try:
+        return any(
+            os.path.isfile(file) and is_dicom_file(file)
+            for file in folder.iterdir()
+            if not file.name.startswith(".")
+        )
+    except OSError:
+        return False
+
+
+def walk(
+    folder: Path, unlisted: Callable[[Path, OSError], None] | None = None
+) -> Iterator[tuple[Path, list[Path]]]:
+    """Give a folder and those below it once, whatever the links in them lead to, with all that is not hidden.
+
+    Args:
+        folder: where to begin.
+        unlisted: takes the folders that cannot be listed; None: they are an error.
+
+    Yields:
+        a folder, and what lies in it and is none: files, links to nothing, pipes.
 
     Raises:
-        OSError: the folder cannot be listed.
+        OSError: a folder cannot be listed.
     """
-    for file in _entries(folder)[0]:
-        try:
-            if not is_directory_file(file) and begins_as_dicom(_head(file)):
-                return True
-        except OSError:
-            continue
-    return False
-
-
-def _walk(folder: Path, tree: Tree) -> Iterator[tuple[Path, list[Path]]]:
-    """Give every folder once, whatever the links in it lead to, with its files."""
     seen: set[str] = set()
     waiting = [folder]
     while waiting:
@@ -144,36 +151,33 @@ def _walk(folder: Path, tree: Tree) -> Iterator[tuple[Path, list[Path]]]:
             continue
         seen.add(real)
         try:
-            files, folders = _entries(place)
+            paths = sorted(path for path in place.iterdir() if not path.name.startswith("."))
         except OSError as error:
-            if place == folder:
+            if unlisted is None:
                 raise
-            tree.miss(
-                place.parent,
-                place,
-                VolumeError(
-                    f"{place}: cannot be listed ({error.strerror or error})",
-                    remedy="check its permissions or take it out",
-                ),
-            )
+            unlisted(place, error)
             continue
-        yield place, files
+        folders = [path for path in paths if os.path.isdir(path)]
+        yield place, [path for path in paths if not os.path.isdir(path)]
         waiting += reversed(folders)
 
 
-def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """List files (links to nothing among them) and folders; pipes and devices are neither."""
-    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    files = [path for path in entries if path.is_file() or (path.is_symlink() and not path.exists())]
-    return files, [path for path in entries if path.is_dir()]
+def explained(errors: Mapping[Path, VolumeError]) -> VolumeError:
+    """Say in one sentence which files cannot be used, and why the first one cannot."""
+    first, *others = errors.values()
+    if not others:
+        return first
+    named = listed([file.name for file in errors][1:])
+    return VolumeError(f"{first.fact}; nor can {named} be used", remedy=first.remedy)
 
 
 def _sort_in(place: Path, file: Path, tree: Tree, doubtful: list[_Doubtful]) -> None:
-    if is_directory_file(file):
+    is_pipe = os.path.exists(file) and not os.path.isfile(file)
+    if is_pipe or is_directory_file(file):
         return
     named = file.suffix.lower() in DICOM_SUFFIXES
     try:
-        head = _head(file)
+        head = head_of(file)
         if not (named or begins_as_dicom(head)):
             if volume_suffix(file) is not None:
                 return
@@ -194,7 +198,8 @@ def _sort_in(place: Path, file: Path, tree: Tree, doubtful: list[_Doubtful]) -> 
     if "Rows" in header:
         tree.images.append(Image(file, header))
     else:
-        tree.left_out.append(LeftOut((file,), f"no image ({_kind(header)})"))
+        kind = getattr(header.SOPClassUID, "name", header.SOPClassUID)
+        tree.left_out[f"no image ({kind})"].append(file)
 
 
 def _judge(tree: Tree, doubtful: list[_Doubtful]) -> None:
@@ -215,15 +220,15 @@ def _judge(tree: Tree, doubtful: list[_Doubtful]) -> None:
         if alike or ((anonymous or cut) and one.file.parent in folders):
             tree.miss(place, one.file, one.error)
         elif one.file.parent in folders:
-            tree.left_out.append(LeftOut((one.file,), "no DICOM"))
+            tree.left_out[NO_DICOM].append(one.file)
 
 
-def _compare(index: Path, present: list[Path], tree: Tree) -> None:
+def _compare(index: Path, tree: Tree) -> None:
     """Miss what the index of a medium lists in folders that are there."""
     try:
-        missing = missing_images(index, present)
+        missing = missing_images(index, tree.files)
     except VolumeError as error:
-        tree.left_out.append(LeftOut((index,), error.fact.removeprefix(f"{index}: ")))
+        tree.left_out[error.fact.removeprefix(f"{index}: ")].append(index)
         return
     folders = {str(image.file.parent).casefold(): image.file.parent for image in tree.images}
     for file in missing:
@@ -254,16 +259,7 @@ def _is_text(head: bytes) -> bool:
     return bool(head) and not re.search(rb"[\x00-\x08\x0e-\x1a]", head)
 
 
-def _head(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        return stream.read(_HEAD)
-
-
 def _damaged(file: Path, what: str) -> VolumeError:
     return VolumeError(
         f"{file}: {what} and lies among the slices of a series", remedy="copy it again or take it out"
     )
-
-
-def _kind(header: Dataset) -> str:
-    return str(getattr(header.SOPClassUID, "name", header.SOPClassUID))

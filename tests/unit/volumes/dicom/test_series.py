@@ -205,6 +205,13 @@ def test_a_listing_is_kept_while_all_that_it_is_made_of_can_be_told(
     assert list_series(folder) is not list_series(folder)  # it may change again within its time stamp
     monkeypatch.setattr("srcyc.volumes.dicom.listing._SETTLED", -(2**62))
     assert list_series(folder) is list_series(folder)
+    # What lies behind a link is of it.
+    folder.rename(tmp_path / "elsewhere")
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    assert list_series(folder) is list_series(folder)
+    save(tmp_path / "elsewhere", [make_slice(SLICES)], ["IM0004.dcm"])
+    assert len(list_series(folder).series[0].files) == SLICES + 1
     (folder / "notes.txt").symlink_to(folder / "gone")
     assert list_series(folder) is not list_series(folder)
 

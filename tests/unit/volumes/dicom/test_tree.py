@@ -143,6 +143,16 @@ def test_what_lies_beside_a_series_is_named_and_harms_nothing(
     assert [file.name for one in list_series(folder).left_out for file in one.files] == named
 
 
+def test_what_is_left_out_for_one_reason_is_told_at_once(tmp_path: Path) -> None:
+    folder = save(tmp_path / "series", make_series(), NAMES[:4])
+    for name in ("b.txt", "a.txt", "more/c.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("hello")
+    save(folder / "more", [make_slice(4)], [NAMES[4]])
+    (left_out,) = list_series(folder).left_out
+    assert left_out.files == tuple(folder / name for name in ("a.txt", "b.txt", "more/c.txt"))
+
+
 def test_other_volumes_beside_a_series_are_theirs(tmp_path: Path) -> None:
     folder = save(tmp_path / "series", make_series(), NAMES[:4])
     (folder / "converted.nii.gz").touch()
