@@ -51,8 +51,6 @@ class Activations:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = threading.Lock()
-        self._mark: tuple[int, int] | None = None
-        self._history: tuple[Activation, ...] = ()
 
     @property
     def history(self) -> tuple[Activation, ...]:
@@ -62,23 +60,15 @@ class Activations:
             ModelError: the file is damaged; nobody guesses which model was meant.
         """
         path = self._folder / _FILE
-        with self._lock:
-            try:
-                status = path.stat()
-            except FileNotFoundError:
-                return ()
-            mark = status.st_mtime_ns, status.st_size
-            if mark != self._mark:
-                try:
-                    entries = read_json(path)["history"]
-                    self._history = tuple(Activation(**entry) for entry in entries)
-                except (OSError, ValueError, TypeError, KeyError) as error:
-                    raise ModelError(
-                        f"{path}: which model is in use cannot be read",
-                        remedy="restore it, or remove it and choose",
-                    ) from error
-                self._mark = mark
-            return self._history
+        try:
+            return tuple(Activation(**entry) for entry in read_json(path)["history"])
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ModelError(
+                f"{path}: which model is in use cannot be read",
+                remedy="restore it, or remove it and choose",
+            ) from error
 
     @property
     def current(self) -> Activation | None:
@@ -100,8 +90,10 @@ class Activations:
         made = Activation(name, digest, datetime.now().astimezone().isoformat(timespec="seconds"), by)
         if not (copy := self.copy_of(made)).exists():
             copied(file, copy)
-        history = [asdict(entry) for entry in (*self.history, made)]
-        write_json(self._folder / _FILE, {"history": history})
+        # Two people may choose at a time.
+        with self._lock:
+            history = [asdict(entry) for entry in (*self.history, made)]
+            write_json(self._folder / _FILE, {"history": history})
         return made
 
     def previous(self) -> Activation | None:

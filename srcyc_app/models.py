@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,34 +31,12 @@ _READY = 4
 _State = tuple[str, int, int]
 
 
-@dataclass(frozen=True)
-class Shelf:
-    """What lies on the shelf at one moment, the default model first.
-
-    Attributes:
-        active: name -> file of the model in use; empty if none was chosen, or its file was taken away.
-        retrained: name -> file, newest first.
-        packaged: name -> file, the package's default first.
-        damaged: name -> file that cannot be read; nobody gets it who does not ask for it.
-    """
-
-    active: dict[str, Path]
-    retrained: dict[str, Path]
-    packaged: dict[str, Path]
-    damaged: dict[str, Path]
-
-    @property
-    def all(self) -> dict[str, Path]:
-        """Name -> file."""
-        return {**self.active, **self.retrained, **self.packaged, **self.damaged}
-
-
 class ModelShelf:
     """Finds models by name; a file that appears, changes or goes is noticed at the next request.
 
     The model in use is the one that somebody chose (:mod:`srcyc_app.activation`), as it was then: another file
-    of its name is another model, ``NAME@`` and the beginning of its SHA-256. Where nobody chose one, retrained models
-    come first: training publishes none that is worse than the default.
+    of its name is another model, ``NAME@`` and the beginning of its SHA-256, or ``NAME@damaged``. Where nobody chose
+    one, retrained models come first: training publishes none that is worse than the default.
 
     Args:
         folder: where retrained models are published, ``NAME.safetensors`` each; need not exist.
@@ -73,10 +51,14 @@ class ModelShelf:
         self._cards: dict[_State, dict[str, Any]] = {}
         self._ready: OrderedDict[tuple[_State, str, str], SuperResolver] = OrderedDict()
 
-    def look(self) -> Shelf:
-        """See what is there now."""
-        packaged = packaged_models() if self._with_packaged else {}
-        first = {DEFAULT_MODEL: packaged[DEFAULT_MODEL]} if DEFAULT_MODEL in packaged else {}
+    def look(self) -> dict[str, Path]:
+        """See what is there now.
+
+        Returns:
+            Name -> file: the default model first; retrained ones, the newest first, before those that come with SRCyc;
+            damaged ones, which nobody gets who does not ask for them, last.
+        """
+        packaged = self._packaged()
         found: list[tuple[int, Path]] = []
         for path in self.folder.glob(f"*{SUFFIX}"):
             # A retrained model cannot pass for one that comes with SRCyc.
@@ -84,17 +66,20 @@ class ModelShelf:
                 continue
             with suppress(OSError):
                 found.append((path.stat().st_mtime_ns, path))
-        newest_first = {path.stem: path for _, path in sorted(found, reverse=True)}
-        damaged = {name: path for name, path in newest_first.items() if "error" in self._card(path)}
-        retrained = {name: path for name, path in newest_first.items() if name not in damaged}
-        active = self._active(retrained, packaged)
-        for name in active:
-            for others in (retrained, packaged):
-                if name in others and (other := self._digest(others.pop(name))) != self._digest(active[name]):
-                    others[f"{name}@{other[:8]}"] = (
-                        self.folder / f"{name}{SUFFIX}" if others is retrained else packaged_models()[name]
-                    )
-        return Shelf(active, retrained, {**first, **packaged} if not active else packaged, damaged)
+        retrained = {path.stem: path for _, path in sorted(found, reverse=True)}
+        damaged = {name: path for name, path in retrained.items() if not self._digest(path)}
+        whole = {name: path for name, path in retrained.items() if name not in damaged}
+        models = {**whole, **packaged, **damaged}
+        current = self.activations.current
+        if current is None or current.name not in models:
+            return models
+        file, copy = models.pop(current.name), self.activations.copy_of(current)
+        digest = self._digest(file)
+        # The folder may be another machine's, without the copies.
+        first = {current.name: file if digest == current.sha256 and not copy.exists() else copy}
+        if digest != current.sha256:
+            (first if digest else models)[f"{current.name}@{digest[:8] or 'damaged'}"] = file
+        return {**first, **models}
 
     def activate(self, name: str, by: str | None) -> Activation:
         """Take a model into use, for whoever asks for none.
@@ -139,11 +124,11 @@ class ModelShelf:
 
     def incumbent(self) -> Path | None:
         """Give the model that a new one has to beat: the one in use, or what would be."""
-        return next(iter(self.look().all.values()), None)
+        return next(iter(self.look().values()), None)
 
     def names(self) -> list[str]:
         """List the models, the default first."""
-        return list(self.look().all)
+        return list(self.look())
 
     @property
     def default(self) -> str | None:
@@ -156,7 +141,7 @@ class ModelShelf:
         Raises:
             Refusal: 404, there is no such model, or none at all; 409, the one in use was taken away.
         """
-        models = self.look().all
+        models = self.look()
         if not models:
             raise not_found(
                 f"no published model is on this server; train one, or put a {SUFFIX} file into its model folder."
@@ -184,13 +169,13 @@ class ModelShelf:
 
     def cards(self) -> dict[str, dict[str, Any]]:
         """Give the card of every model as JSON, with ``sha256`` and ``origin``; an unreadable one has an ``error``."""
-        shelf, packaged = self.look(), packaged_models() if self._with_packaged else {}
+        packaged, current = self._packaged(), self.activations.current
         cards = {}
-        for name, path in shelf.all.items():
+        for name, path in self.look().items():
             origin = "packaged" if name.partition("@")[0] in packaged else "retrained"
             cards[name] = {**self._card(path), "origin": origin}
-            if name in shelf.active:
-                cards[name]["activation"] = asdict(self.activations.current or Activation("", "", ""))
+            if current is not None and name == current.name:
+                cards[name]["activation"] = asdict(current)
         return cards
 
     def resolver(self, name: str | None = None, *, device: str, precision: str) -> SuperResolver:
@@ -210,15 +195,10 @@ class ModelShelf:
                 self._ready.popitem(last=False)
             return self._ready[key]
 
-    def _active(self, retrained: dict[str, Path], packaged: dict[str, Path]) -> dict[str, Path]:
-        """Give the model in use, as it was when it was chosen."""
-        current = self.activations.current
-        if current is None or (current.name not in retrained and current.name not in packaged):
-            return {}
-        copy = self.activations.copy_of(current)
-        # The folder may be another machine's, without the copies.
-        same = next((s[current.name] for s in (retrained, packaged) if current.name in s), copy)
-        return {current.name: copy if copy.exists() or self._digest(same) != current.sha256 else same}
+    def _packaged(self) -> dict[str, Path]:
+        """Give the models that come with SRCyc, their default first."""
+        packaged = packaged_models() if self._with_packaged else {}
+        return dict(sorted(packaged.items(), key=lambda item: item[0] != DEFAULT_MODEL))
 
     def _digest(self, path: Path) -> str:
         return str(self._card(path).get("sha256", ""))

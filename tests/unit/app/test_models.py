@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,25 @@ def test_a_model_in_use_that_was_taken_away_is_not_replaced_by_another(tmp_path:
     assert shelf.incumbent() is not None
     shelf.activate("other", None)
     assert shelf.default == "other"
+
+
+def test_a_model_in_use_stays_so_while_its_file_is_damaged(tmp_path: Path, put: Put) -> None:
+    """As it is while a new one is being copied over it."""
+    path = put("mine")
+    shelf = ModelShelf(tmp_path)
+    first = shelf.activate("mine", None)
+    put("other")
+    path.write_bytes(b"half")
+    assert shelf.default == "mine"
+    assert load_model(shelf.find()).sha256 == first.sha256
+    assert "error" in shelf.cards()["mine@damaged"] and "error" not in shelf.cards()["mine"]
+
+
+def test_no_choice_is_lost_where_several_choose_at_a_time(tmp_path: Path, put: Put) -> None:
+    shelf, path = ModelShelf(tmp_path), put("mine")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: shelf.activations.choose("mine", path, f"user-{n}"), range(40)))
+    assert {entry.by for entry in shelf.activations.history} == {f"user-{n}" for n in range(40)}
 
 
 def test_a_packaged_model_is_in_use_too(tmp_path: Path, put: Put) -> None:
