@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,11 +20,6 @@ from srcyc.cli.options import (
 from srcyc.cli.plan import OUTPUT_SUFFIX, prepare_folder, remove_empty
 from srcyc.errors import InputError, OutputError
 from srcyc.inference.options import InferenceOptions
-
-if TYPE_CHECKING:
-    from srcyc.inference.combine import Combination
-    from srcyc.inference.results import Place
-    from srcyc.volumes.volume import Volume
 
 #: Asked of one scan only.
 _NOT_HERE = ("consistency", "uncertainty", "correction_map")
@@ -82,8 +77,7 @@ def combine(
         resolver = load_resolver(model, device=device, precision=precision, max_memory=max_memory)
         with console.progress(f"{len(scans)} stacks") as progress:
             result = combined(scans, resolver, options, progress=progress)
-            also = _preview(scans[0], result) if preview else None
-            written = write_result(result, scans[0], output, also=also)
+            written = write_result(result, scans[0], output, preview=preview)
     finally:
         remove_empty(created)
     for warning in written.sidecar["warnings"]:
@@ -128,14 +122,3 @@ def _is_there(
     if overwrite or not output.exists():
         return False
     return is_finished(Place(output), stacks, Asked(model_digest(model), options))
-
-
-def _preview(scan: Volume, result: Combination) -> Any:
-    def draw(place: Place, volume: Volume) -> None:
-        from srcyc.evaluation.figure import preview_figure
-
-        count = len(result.report.stacks)
-        headline = f"{count} stacks combined, each super-resolved by {result.report.model.name}"
-        preview_figure(place.preview, scan, volume, headline=headline)
-
-    return draw

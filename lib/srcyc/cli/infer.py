@@ -41,7 +41,6 @@ from srcyc.inference.options import InferenceOptions
 from srcyc.inference.overlap import Check, computing, in_order, read, writing
 
 if TYPE_CHECKING:
-    from srcyc.inference.results import Place
     from srcyc.inference.super_resolver import SuperResolver
     from srcyc.volumes.dicom import LeftOut
     from srcyc.volumes.volume import Volume
@@ -419,7 +418,7 @@ class _Batch:
                 dtype=INPUT_TYPE if request.keep_type else "float32",
                 labels=self._labels,
                 more=request.more(),
-                also=self._preview(job, scan) if request.preview else None,
+                preview=request.preview,
                 dicom=dicom,
             )
         spacings = f"{_millimetres(scan)} -> {_millimetres(result.volume)}"
@@ -451,15 +450,6 @@ class _Batch:
             )
         self._console.say(f"{job.source.name}: {sent} instances stored in {pacs.target}")
         return replace(outcome, stored=pacs.target)
-
-    def _preview(self, job: Job, scan: Volume) -> Callable[[Place, Volume], None]:
-        def draw(place: Place, volume: Volume) -> None:
-            from srcyc.evaluation.figure import preview_figure
-
-            headline = f"{job.source.name}, super-resolved by {self._ready().model.card.name}"
-            preview_figure(place.preview, scan, volume, headline=headline)
-
-        return draw
 
     def _ready(self) -> SuperResolver:
         if self._resolver is None:

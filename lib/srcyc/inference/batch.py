@@ -8,7 +8,7 @@ complete or not at all. Dask (the extra `batch`) is imported where a cluster is 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +24,6 @@ from srcyc.memory import available_memory
 if TYPE_CHECKING:
     from srcyc.inference.results import Place
     from srcyc.inference.super_resolver import SuperResolver
-    from srcyc.volumes.volume import Volume
 
 _Item = TypeVar("_Item")
 
@@ -128,8 +127,7 @@ def _super_resolve(work: Work, how: How, check: Check) -> Done:
         folder = work.place.volume.parent
         folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(folder, work.place.volume.name)
-        also = _preview(work, scan, how) if how.preview else None
-        written = write_result(result, scan, work.place, also=also)
+        written = write_result(result, scan, work.place, preview=how.preview)
     return Done(work, "written", warnings=tuple(written.sidecar["warnings"]))
 
 
@@ -139,17 +137,6 @@ def _resolver(model: Path, device: str, precision: str, max_memory: float | None
     from srcyc.inference.super_resolver import SuperResolver
 
     return SuperResolver.load(model, device=device, precision=precision, max_memory=max_memory)
-
-
-def _preview(work: Work, scan: Volume, how: How) -> Callable[[Place, Volume], None]:
-    def draw(place: Place, volume: Volume) -> None:
-        from srcyc.evaluation.figure import preview_figure
-
-        preview_figure(
-            place.preview, scan, volume, headline=f"{work.source.name}, super-resolved by {how.model.stem}"
-        )
-
-    return draw
 
 
 def shard(works: Sequence[_Item], text: str) -> list[_Item]:

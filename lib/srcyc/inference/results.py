@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,11 @@ import numpy as np
 from srcyc.documents import write_json
 from srcyc.files import publish, staging
 from srcyc.inference.provenance import origin_of
+from srcyc.inference.report import CombinationReport
 from srcyc.volumes.dicom.derived import require_free, write_dicom_series
 from srcyc.volumes.dicom.source import DicomSource
-from srcyc.volumes.image_files import Origin, Scaling, can_scale, is_written, volume_suffix
+from srcyc.volumes.formats.raw import Origin, Scaling
+from srcyc.volumes.image_files import can_scale, is_written, volume_suffix
 from srcyc.volumes.labels import resample_labels
 from srcyc.volumes.volume import Volume, volume_stem, write_volume
 
@@ -123,7 +125,7 @@ def write_result(
     private: bool = False,
     labels: Volume | None = None,
     more: Mapping[str, bool] | None = None,
-    also: Callable[[Place, Volume], None] | None = None,
+    preview: bool = False,
     dicom: Dicom | None = None,
 ) -> Written:
     """Write a result and all that belongs to it; the files appear together and complete, or not at all.
@@ -139,7 +141,7 @@ def write_result(
         private: only this user may read the files.
         labels: label map of the scan, written on the result's grid too.
         more: options of whoever asked for it, told among the others.
-        also: writes further files to a place that is given to it, of the volume as it is written.
+        preview: draw it too, as it is written, beside the scan interpolated.
         dicom: how a DICOM series is written.
 
     Raises:
@@ -168,8 +170,8 @@ def write_result(
         document[LABELS] = final.map(LABELS).name
     with staging(path.parent, path.name) as folder:
         staged = replace(final, volume=folder / path.name)
-        if also is not None:
-            also(staged, volume)
+        if preview:
+            _draw(result, scan, volume, staged.preview)
         if labels is not None:
             _write_labels(labels, result.volume, staged.map(LABELS), origin_of(result.report, LABELS))
         if final.is_series:
@@ -192,6 +194,16 @@ def write_result(
         publish([*first, *others, last], path.parent)
     paths = {name: final.map(name) for name in maps}
     return Written(path, paths, document, None if labels is None else final.map(LABELS))
+
+
+def _draw(result: SuperResolution | Combination, scan: Volume, written: Volume, path: Path) -> None:
+    from srcyc.evaluation.figure import preview_figure
+
+    report = result.report
+    headline = f"{report.input.name or 'volume'}, super-resolved by {report.model.name}"
+    if isinstance(report, CombinationReport):
+        headline = f"{len(report.stacks)} stacks combined, each super-resolved by {report.model.name}"
+    preview_figure(path, scan, written, headline=headline)
 
 
 def _write_series(

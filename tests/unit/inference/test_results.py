@@ -22,7 +22,7 @@ from srcyc.inference.report import (
 from srcyc.inference.results import Place, fit_type, maps_of, volume_stem, write_result
 from srcyc.inference.super_resolver import SuperResolution
 from srcyc.physics.thickness import SliceThickness
-from srcyc.volumes.image_files import Scaling
+from srcyc.volumes.formats.raw import Scaling
 from srcyc.volumes.volume import Volume, read_volume
 
 FINE, SLICES = np.eye(4), np.diag([1.0, 1.0, 4.0, 1.0])
@@ -138,26 +138,30 @@ def test_a_scan_of_floats_stays_one(tmp_path: Path, scan: Volume, result: SuperR
     assert written.sidecar["output_type"] == "float32"
 
 
-def test_what_others_add_appears_with_the_rest_or_not_at_all(
-    tmp_path: Path, scan: Volume, result: SuperResolution
+def test_a_picture_appears_with_the_rest_or_not_at_all(
+    tmp_path: Path, scan: Volume, result: SuperResolution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
 
-    def draw(place: Place, volume: Volume) -> None:
-        seen.append(volume)
-        place.preview.write_bytes(b"picture")
+    def draw(path: Path, scan: Volume, volume: Volume, *, headline: str) -> None:
+        seen.append((volume.data.max(), headline))
+        path.write_bytes(b"picture")
 
-    write_result(result, scan, tmp_path / "thin.nii", dtype="uint8", also=draw)
+    monkeypatch.setattr("srcyc.evaluation.figure.preview_figure", draw)
+    write_result(result, scan, tmp_path / "thin.nii", dtype="uint8", preview=True)
     assert (tmp_path / "thin.png").read_bytes() == b"picture"
-    assert seen[0].data.max() == 255, "it sees the volume as it is written"
+    ((brightest, headline),) = seen
+    assert brightest == 255, "it is drawn as it is written"
+    assert result.report.model.name in headline
 
-    def fail(place: Place, volume: Volume) -> None:
-        draw(place, volume)
+    def fail(path: Path, *args: Volume, headline: str) -> None:
+        draw(path, *args, headline=headline)
         raise ZeroDivisionError
 
+    monkeypatch.setattr("srcyc.evaluation.figure.preview_figure", fail)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(ZeroDivisionError):
-        write_result(result, scan, tmp_path / "other.nii", also=fail)
+        write_result(result, scan, tmp_path / "other.nii", preview=True)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
