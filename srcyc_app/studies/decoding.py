@@ -30,8 +30,8 @@ import psutil
 import srcyc.errors
 from srcyc.errors import ModelError, OutputError, SRCycError, VolumeError
 from srcyc.volumes.dicom import files_of, list_series
+from srcyc.volumes.formats.raw import Orientation, Scaling
 from srcyc.volumes.geometry import Grid
-from srcyc.volumes.image_files import Orientation, Scaling
 from srcyc.volumes.volume import Volume, read_grid, read_volume, write_volume
 
 #: Bytes for a header, whatever it says.

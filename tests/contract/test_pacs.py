@@ -29,7 +29,7 @@ from srcyc.inference.super_resolver import SuperResolver
 from srcyc.pacs.remote import RemoteSeries
 from srcyc.pacs.web import LOGIN_VARIABLE, DicomWeb, Login
 from srcyc.volumes.dicom import write_dicom_series
-from srcyc.volumes.image_files import Origin
+from srcyc.volumes.formats.raw import Origin
 from srcyc.volumes.volume import Volume, read_volume
 
 ORIGIN = Origin("", {"software": "srcyc 9", "content": "volume", "model": "m", "model_sha256": "ab" * 32})

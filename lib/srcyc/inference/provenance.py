@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from srcyc.inference.report import AnyReport
-from srcyc.volumes.image_files import Origin
+from srcyc.volumes.formats.raw import Origin
 
 #: For a place where a reader of the image sees it.
 CAUTION = "not for diagnostic use"

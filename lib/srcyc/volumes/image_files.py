@@ -16,25 +16,6 @@ from srcyc.errors import OutputError
 from srcyc.volumes.formats import itk, mgh, nifti
 from srcyc.volumes.formats.raw import Header, Orientation, Origin, RawVolume, Scaling
 
-__all__ = [
-    "Orientation",
-    "Origin",
-    "Scaling",
-    "can_scale",
-    "data_file",
-    "decode",
-    "decode_header",
-    "detached_data",
-    "encode",
-    "header_file",
-    "is_written",
-    "known_suffixes",
-    "parts_of",
-    "require_writable",
-    "volume_suffix",
-    "written_suffixes",
-]
-
 
 @dataclass(frozen=True)
 class Format:
@@ -42,8 +23,9 @@ class Format:
 
     Attributes:
         suffixes: of its files; a longer one stands before what it ends in.
-        header: reads what a file says of itself, never its voxels.
-        voxels: reads them too.
+        header: reads what a file says of itself, never its voxels. Raises VolumeError: not that format, damaged, 2D,
+            several volumes, colour, vector or complex voxels; OSError: the file cannot be opened.
+        voxels: reads them too. Raises VolumeError also of what only they show, or of more than fits into memory.
         write: takes voxels, affine, path, origin, orientation and scaling; None: the format is only read.
         detached: names the file that holds the voxels of a header; None if it holds them itself.
         types: voxel types that can be written; empty: all integers, float32 and float64.
@@ -106,6 +88,12 @@ def volume_suffix(path: Path) -> str | None:
     return None
 
 
+def format_of(path: Path) -> Format:
+    """Give the entry of a file whose suffix is known."""
+    suffix = volume_suffix(path)
+    return next(entry for entry in FORMATS if suffix in entry.suffixes)
+
+
 def known_suffixes() -> str:
     """Spell the readable suffixes for a sentence."""
     return _spelled(
@@ -124,13 +112,13 @@ def is_written(path: Path, dtype: npt.DTypeLike = np.float32) -> bool:
     """Tell whether a name ends in a suffix that is written, with voxels of a type."""
     if volume_suffix(path) is None:
         return False
-    entry = _format(path)
+    entry = format_of(path)
     return entry.write is not None and (not entry.types or np.dtype(dtype).name in entry.types)
 
 
 def can_scale(path: Path) -> bool:
     """Tell whether a file of this name can hold integers that its header scales."""
-    return is_written(path) and _format(path).holds_scaling
+    return is_written(path) and format_of(path).holds_scaling
 
 
 def header_file(path: Path) -> Path:
@@ -185,27 +173,6 @@ def parts_of(path: Path) -> tuple[Path, ...]:
     return () if data is None else (header, data)
 
 
-def decode(path: Path) -> RawVolume:
-    """Read one file of a known suffix.
-
-    Raises:
-        VolumeError: not that format, truncated, 2D, several volumes, colour, vector or complex voxels, more than fits
-            into memory.
-        OSError: the file cannot be opened.
-    """
-    return _format(path).voxels(path)
-
-
-def decode_header(path: Path) -> Header:
-    """Read what one file of a known suffix says of itself, without its voxels.
-
-    Raises:
-        VolumeError: as :func:`decode`, except for damage that only the voxels show.
-        OSError: the file cannot be opened.
-    """
-    return _format(path).header(path)
-
-
 def detached_data(path: Path) -> str | None:
     """Give the name of the file that holds the voxels of a header, None if it holds them itself or is none.
 
@@ -214,7 +181,7 @@ def detached_data(path: Path) -> str | None:
     Raises:
         OSError: the file cannot be opened.
     """
-    return None if volume_suffix(path) is None else _format(path).detached(path)
+    return None if volume_suffix(path) is None else format_of(path).detached(path)
 
 
 def encode(
@@ -237,9 +204,9 @@ def encode(
         origin: how the volume was made, told within the file.
 
     Raises:
-        OSError, RuntimeError: the place cannot be written or is full (what is there by then is garbage).
+        OSError: the place cannot be written or is full (what is there by then is garbage).
     """
-    entry = _format(path)
+    entry = format_of(path)
     more: dict[str, Any] = {"origin": origin}
     if entry.holds_scaling:
         more["scaling"] = scaling

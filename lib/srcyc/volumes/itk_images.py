@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from srcyc.errors import SRCycError, VolumeError
-from srcyc.volumes.formats.itk import image_of
+from srcyc.errors import VolumeError, extra
+from srcyc.volumes.formats.itk import affine_of, image_of
 from srcyc.volumes.formats.raw import LPS_TO_RAS, require_scalar
 from srcyc.volumes.volume import Volume, checked_grid, checked_voxels
 
@@ -63,9 +63,10 @@ def from_itk(image: itk.Image, *, slice_thickness: float | None = None) -> Volum
 
     Raises:
         VolumeError: as :func:`from_sitk`.
-        SRCycError: the package ``itk`` is not installed.
+        MissingExtraError: the package ``itk`` is not installed.
     """
-    itk = _itk()
+    with extra("itk"):
+        import itk
     if image.GetImageDimension() != 3:
         raise _not_3d(image.GetImageDimension())
     # A complex number counts as two.
@@ -85,9 +86,10 @@ def to_itk(volume: Volume) -> itk.Image:
 
     Raises:
         VolumeError: as :func:`to_sitk`.
-        SRCycError: the package ``itk`` is not installed.
+        MissingExtraError: the package ``itk`` is not installed.
     """
-    itk = _itk()
+    with extra("itk"):
+        import itk
     voxels = np.ascontiguousarray(_voxels(volume).T)
     lps = LPS_TO_RAS @ volume.affine
     image = itk.image_from_array(voxels)
@@ -106,10 +108,7 @@ def _volume(
     name: str,
 ) -> Volume:
     """Make a volume of ``(K, J, I)`` voxels and their place in LPS mm."""
-    affine = np.eye(4)
-    affine[:3, :3] = direction * np.array(spacing)
-    affine[:3, 3] = origin
-    grid = checked_grid(voxels.shape[::-1], LPS_TO_RAS @ affine, name)
+    grid = checked_grid(voxels.shape[::-1], affine_of(direction, spacing, origin), name)
     return Volume(checked_voxels(voxels.T, name), grid.affine, voxels.dtype, slice_thickness=slice_thickness)
 
 
@@ -125,11 +124,3 @@ def _voxels(volume: Volume) -> npt.NDArray[np.float32]:
 
 def _not_3d(dimension: int) -> VolumeError:
     return VolumeError(f"an image of {dimension} dimensions", remedy="give a three-dimensional one")
-
-
-def _itk() -> Any:
-    try:
-        import itk
-    except ImportError as error:
-        raise SRCycError(f"ITK cannot be imported ({error})", remedy="install srcyc[itk]") from error
-    return itk

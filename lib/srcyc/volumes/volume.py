@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from srcyc.errors import OutputError, VolumeError
-from srcyc.files import publish, staging
+from srcyc.files import publish, staging, writing
 from srcyc.volumes.dicom import (
     DicomSeries,
     is_dicom_file,
@@ -24,14 +23,11 @@ from srcyc.volumes.dicom import (
     read_dicom_header,
 )
 from srcyc.volumes.finding import survey
-from srcyc.volumes.formats.raw import Told
+from srcyc.volumes.formats.raw import Origin, Scaling, Told
 from srcyc.volumes.geometry import Grid, check_affine
 from srcyc.volumes.image_files import (
-    Origin,
-    Scaling,
-    decode,
-    decode_header,
     encode,
+    format_of,
     header_file,
     known_suffixes,
     parts_of,
@@ -119,7 +115,7 @@ def read_volume(
         if _is_dicom(path, series):
             raw = read_dicom_folder(path, series=series, fill_gaps=fill_gaps)
         else:
-            raw = replace(decode(header_file(path)), files=parts_of(path))
+            raw = replace(format_of(header := header_file(path)).voxels(header), files=parts_of(path))
         grid = checked_grid(raw.voxels.shape, raw.affine, path)
         told = raw.told()
         if raw.slice_thickness is None and not path.is_dir():
@@ -145,7 +141,8 @@ def read_grid(
         if _is_dicom(path, series):
             shape, affine = read_dicom_header(path, series=series, fill_gaps=fill_gaps)
         else:
-            header = decode_header(header_file(path))
+            file = header_file(path)
+            header = format_of(file).header(file)
             shape, affine = header.shape, header.affine
     return checked_grid(shape, affine, path)
 
@@ -198,7 +195,7 @@ def write_volume(
     with staging(path.parent, path.name) as folder:
         _refuse_existing(finals, overwrite)
         staged = folder / f"{volume_stem(path)}{suffix}"
-        try:
+        with writing(path):
             encode(
                 voxels,
                 volume.affine,
@@ -207,15 +204,6 @@ def write_volume(
                 scaling=scaling,
                 origin=origin,
             )
-            # Its last line: without it the header is cut off, of which ITK says nothing.
-            if suffix == ".mhd" and "ElementDataFile" not in staged.read_text(encoding="utf-8"):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except (OSError, RuntimeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else None
-            raise OutputError(
-                f"{path}: cannot be written ({reason or 'disk full or not writable'})",
-                remedy="free some space or choose another folder",
-            ) from error
         staged.rename(folder / path.name)
         _refuse_existing(finals, overwrite)
         publish([folder / final.name for final in finals], path.parent)

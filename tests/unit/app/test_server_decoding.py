@@ -20,7 +20,7 @@ from hostile_files import HARMLESS, HOSTILE, SERIES
 from factories import OBLIQUE_AXES, make_affine, make_head, save_model, save_series
 from srcyc.errors import ModelError, OutputError, SRCycError, VolumeError
 from srcyc.files import is_full
-from srcyc.volumes.image_files import Orientation, Scaling
+from srcyc.volumes.formats.raw import Orientation, Scaling
 from srcyc.volumes.volume import Volume, read_volume, write_volume
 from srcyc_app.studies import decoding
 from srcyc_app.studies.decoding import Apart, ReaderError, Reading, reading

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from srcyc.volumes.image_files import Origin
+from srcyc.volumes.formats.raw import Origin
 from srcyc.volumes.volume import Volume, read_volume, write_volume
 
 ORIGIN = Origin(

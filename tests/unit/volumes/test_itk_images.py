@@ -128,5 +128,5 @@ def test_itk_is_imported_by_nobody_who_does_not_ask() -> None:
 
 def test_without_the_package_the_remedy_is_said(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "itk", None)
-    with pytest.raises(SRCycError, match=r"install srcyc\[itk\]"):
+    with pytest.raises(SRCycError, match=r"srcyc\[itk\]"):
         srcyc.to_itk(volume)

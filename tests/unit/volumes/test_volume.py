@@ -16,7 +16,8 @@ import SimpleITK as sitk
 
 from factories import make_affine, rotation
 from srcyc.errors import InputError, OutputError, VolumeError
-from srcyc.volumes.image_files import Scaling, data_file
+from srcyc.volumes.formats.raw import Scaling
+from srcyc.volumes.image_files import data_file
 from srcyc.volumes.volume import Volume, find_volumes, is_volume_path, read_grid, read_volume, write_volume
 
 SUFFIXES = [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".mgz"]

@@ -6,7 +6,7 @@ import math
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,8 @@ from srcyc.errors import VolumeError
 from srcyc.volumes.formats.raw import require_room
 
 _MAGIC = b"\x1f\x8b"
-_BLOCK = 1 << 20
+#: Bytes that are unpacked at a time, and that are read at a time.
+_BLOCK, _PACKED_BLOCK = 1 << 20, 1 << 16
 #: Bytes after what is wanted that are unpacked to reach the checksum, which guards what was read.
 _DRAINED = 1 << 24
 
@@ -94,76 +95,54 @@ def _fill(path: Path, start: int, buffer: memoryview, *, check: bool) -> int:
         with path.open("rb") as stream:
             stream.seek(start)
             return stream.readinto(buffer) or 0  # type: ignore[attr-defined]
-    unpacked = _Unpacked(path)
-    with unpacked:
-        position = 0
-        while position < start + len(buffer):
-            piece = unpacked.read(min(_BLOCK, start + len(buffer) - position))
-            if not piece:
-                break
-            skip = max(0, start - position)
-            if skip < len(piece):
-                at = position + skip - start
-                buffer[at : at + len(piece) - skip] = piece[skip:]
+    end = start + len(buffer)
+    position = 0
+    with path.open("rb") as stream:
+        for piece in _unpacked(path, stream, min(_BLOCK, end)):
+            wanted = piece[max(0, start - position) : max(0, end - position)]
+            place = max(0, position - start)
+            buffer[place : place + len(wanted)] = wanted
             position += len(piece)
-        drained = 0
-        while check and drained < _DRAINED and (piece := unpacked.read(_BLOCK)):
-            drained += len(piece)
-    return max(0, position - start)
+            if position >= end + _DRAINED * check:
+                break
+    return max(0, min(position, end) - start)
 
 
-class _Unpacked:
-    """A stream of the unpacked bytes of one or more gzip members; zlib checks each one's checksum at its end."""
+def _unpacked(path: Path, stream: BinaryIO, most: int) -> Iterator[bytes]:
+    """Give the unpacked bytes of one or more gzip members in pieces; zlib checks each one's checksum at its end.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stream = path.open("rb")
-        self._member = zlib.decompressobj(wbits=31)
-        self._pending = b""
-        self._ended = False
+    Args:
+        path: of the file.
+        stream: it, open.
+        most: bytes of a piece.
 
-    def __enter__(self) -> _Unpacked:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stream.close()
-
-    def read(self, most: int) -> bytes:
-        """Give the next bytes, at most ``most``; none at the end.
-
-        Raises:
-            VolumeError: damaged or cut off.
-        """
-        while not self._ended:
-            if not self._pending:
-                self._pending = self._stream.read(1 << 16)
-            more = bool(self._pending)
-            try:
-                piece = self._member.decompress(self._pending, most)
-            except zlib.error as error:
-                raise self._damaged() from error
-            self._pending = self._member.unconsumed_tail
-            if self._member.eof:
-                self._next_member()
-            elif not more and not piece:
-                raise self._damaged()
-            if piece:
-                return piece
-        return b""
-
-    def _next_member(self) -> None:
-        rest = self._member.unused_data.lstrip(b"\0")
-        if len(rest) < 2:
-            rest += self._stream.read(1 << 16)
-            rest = rest.lstrip(b"\0")
-        # Whatever else comes after a member is none of its bytes: nibabel and ITK pass over it too.
-        if rest[:2] == _MAGIC:
-            self._member, self._pending = zlib.decompressobj(wbits=31), rest
+    Raises:
+        VolumeError: damaged or cut off.
+    """
+    member, pending = zlib.decompressobj(wbits=31), b""
+    while True:
+        pending = pending or stream.read(_PACKED_BLOCK)
+        try:
+            piece = member.decompress(pending, most)
+        except zlib.error as error:
+            raise _damaged(path) from error
+        if piece:
+            yield piece
+        if member.eof:
+            pending = member.unused_data.lstrip(b"\0")
+            if len(pending) < 2:
+                pending = (pending + stream.read(_PACKED_BLOCK)).lstrip(b"\0")
+            # Whatever else comes after a member is none of its bytes: nibabel and ITK pass over it too.
+            if pending[:2] != _MAGIC:
+                return
+            member = zlib.decompressobj(wbits=31)
+        elif not pending and not piece:
+            raise _damaged(path)
         else:
-            self._ended = True
+            pending = member.unconsumed_tail
 
-    def _damaged(self) -> VolumeError:
-        return VolumeError(
-            f"{self._path}: truncated or damaged gzip data ({self._path.stat().st_size} bytes)",
-            remedy="copy the file again",
-        )
+
+def _damaged(path: Path) -> VolumeError:
+    return VolumeError(
+        f"{path}: truncated or damaged gzip data ({path.stat().st_size} bytes)", remedy="copy the file again"
+    )

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,11 @@ def write(
     compressed: bool,
     origin: Origin | None = None,
 ) -> None:
-    """Write ``(I, J, K)`` voxels in their own type; an ``.mhd`` header gets its ``.raw`` beside it."""
+    """Write ``(I, J, K)`` voxels in their own type; an ``.mhd`` header gets its ``.raw`` beside it.
+
+    Raises:
+        OSError: the place is full or cannot be written.
+    """
     image = image_of(voxels, affine)
     if origin is not None:
         # A field of MetaImage's own, and in NRRD a key like the others.
@@ -103,10 +107,16 @@ def write(
     writer.SetImageIO(image_io)
     writer.SetFileName(str(path))
     writer.SetUseCompression(compressed)
-    with quiet_itk():
-        writer.Execute(image)
+    try:
+        with quiet_itk():
+            writer.Execute(image)
+    except RuntimeError as error:
+        raise OSError("disk full or not writable") from error
     if compressed:
         _verify_gzip(path)
+    # Its last line: without it the header is cut off, of which ITK says nothing.
+    elif path.suffix == ".mhd" and "ElementDataFile" not in path.read_text(encoding="utf-8"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def image_of(voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> sitk.Image:
@@ -118,6 +128,16 @@ def image_of(voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> sitk.
     image.SetOrigin(lps[:3, 3].tolist())
     image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
     return image
+
+
+def affine_of(
+    direction: npt.NDArray[np.float64], spacing: Sequence[float], origin: Sequence[float]
+) -> npt.NDArray[np.float64]:
+    """Give the affine to RAS mm of an image's place as ITK tells it."""
+    affine = np.eye(4)
+    affine[:3, :3] = direction * np.array(spacing)
+    affine[:3, 3] = origin
+    return np.asarray(LPS_TO_RAS @ affine)
 
 
 def detached_data(path: Path, image_io: str) -> str | None:
@@ -217,14 +237,12 @@ def _read(path: Path, image_io: str) -> tuple[sitk.ImageFileReader, Header]:
     _require_data(path, data, image_io, text, math.prod(shape) * _itemsize(reader))
     axes = len(reader.GetSize())
     direction = np.array(reader.GetDirection(), dtype=np.float64).reshape(axes, axes)
-    affine = np.eye(4)
-    affine[:3, :3] = direction[:3, :3] * np.array(reader.GetSpacing()[:3])
-    affine[:3, 3] = reader.GetOrigin()[:3]
+    affine = affine_of(direction[:3, :3], reader.GetSpacing()[:3], reader.GetOrigin()[:3])
     # Before the voxels: ITK has no good word for some singular ones when it reads them.
-    check_affine(LPS_TO_RAS @ affine, name=str(path))
+    check_affine(affine, name=str(path))
     units, warnings = _millimetres(text, image_io)
     affine[:3] *= units
-    affine = check_affine(LPS_TO_RAS @ affine, name=str(path))
+    affine = check_affine(affine, name=str(path))
     thickness = _thickness(text, affine, units) if image_io == NRRD else None
     labels = None
     if any(re.match(r"segment\d+_", key) for key in text.fields):

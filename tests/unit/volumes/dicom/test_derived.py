@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from srcyc.errors import OutputError
 from srcyc.volumes.dicom import list_series, made_by_srcyc, write_dicom_series
 from srcyc.volumes.dicom.source import DicomSource
-from srcyc.volumes.image_files import Origin
+from srcyc.volumes.formats.raw import Origin
 from srcyc.volumes.volume import Volume, read_volume
 
 FACTOR = 3
