@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 import psutil
 
 from srcyc.errors import SRCycError
-from srcyc.training.watch.signals import StopRequest, handled
+from srcyc.training.watch.signals import STOPPING, StopRequest, handled
 from srcyc_app.refusals import worded
 
 _log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ LAST_SECONDS = 60.0
 #: The programs that our server and MONAI Label's start for a background task.
 _BACKGROUND_PROGRAMS = ("srcyc_app.server.task", "monailabel.interfaces.utils.app")
 #: Those that ask a process to end. SIGINT comes as KeyboardInterrupt.
-_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+_ENDING = [number for number in STOPPING if number != signal.SIGINT]
 
 
 def is_background_process() -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -59,6 +59,13 @@ class Batch:
     axes: tuple[AxisAcquisition, ...]
     aligned: bool
     noise: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """Give the same patches on a device."""
+        real_lr, noise, *real_hr = (
+            image.to(device, non_blocking=True) for image in (self.real_lr, self.noise, *self.real_hr)
+        )
+        return replace(self, real_lr=real_lr, noise=noise, real_hr=tuple(real_hr))
 
     def counted(self, item: int) -> slice:
         """Give the planes of an item that losses look at.

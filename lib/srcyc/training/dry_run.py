@@ -13,7 +13,6 @@ from srcyc.data.gathering import TrainingSet
 from srcyc.data.store import ScanStore
 from srcyc.device import peak_memory, resolve_precision
 from srcyc.training.distributed import Processes
-from srcyc.training.loop import to_device
 from srcyc.training.material import make_batches
 from srcyc.training.step import TrainingStep, build_networks
 
@@ -52,7 +51,7 @@ def estimate(config: TrainingConfig, scans: TrainingSet, store: ScanStore, devic
         drawing = time.monotonic()
         batch = batches[number % config.steps]
         started = time.monotonic()
-        step(to_device(batch, device), 1.0)
+        step(batch.to(device), 1.0)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.monotonic() - (started if config.data.workers else drawing))

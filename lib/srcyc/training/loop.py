@@ -7,12 +7,11 @@ import signal
 import time
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from srcyc.data.patches import Batch
@@ -20,7 +19,6 @@ from srcyc.device import precision_name
 from srcyc.documents import json_line, json_object
 from srcyc.errors import DataError, StoppedError
 from srcyc.models.model_file import publish_model
-from srcyc.networks import Generator
 from srcyc.training.folder import Plan, RunFolder
 from srcyc.training.material import Material
 from srcyc.training.publishing import make_card
@@ -30,7 +28,7 @@ from srcyc.training.step.optimisation import learning_rate_scale
 from srcyc.training.validation import Score
 from srcyc.training.watch.progress import Listener, Progress
 from srcyc.training.watch.recorder import Recorder
-from srcyc.training.watch.signals import StopRequest, listening
+from srcyc.training.watch.signals import STOPPING, StopRequest, listening
 from srcyc.training.watch.stability import StabilityMonitor, check_weights
 
 
@@ -177,8 +175,8 @@ class Loop:
             state, config = self.state, self.config
             scale = learning_rate_scale(state.done, config.optimiser, config.steps)
             alone = state.done < config.degradation_first
-            terms = self.step(to_device(batch, self.processes.device), scale, degradation_alone=alone)
-            self._update_averages()
+            terms = self.step(batch.to(self.processes.device), scale, degradation_alone=alone)
+            self.networks.update_averages()
             state.done += 1
             self._since += 1
             for name, value in terms.items():
@@ -219,12 +217,6 @@ class Loop:
             worker_init_fn=_leave_signals_to_the_trainer,
         )
 
-    def _update_averages(self) -> None:
-        networks = self.networks
-        networks.ema_hr.update_parameters(networks.g_hr)
-        if networks.g_lr is not None and networks.ema_lr is not None:
-            networks.ema_lr.update_parameters(networks.g_lr)
-
     def _report(self, recorder: Recorder | None, due: bool, scale: float, remaining: float) -> None:
         state = self.state
         means = self.processes.mean({name: float(value) / self._since for name, value in self._sums.items()})
@@ -245,17 +237,16 @@ class Loop:
             remaining=remaining,
         )
         if best:
-            g_hr, _ = self._averages()
             card = make_card(self.plan, self.material, progress)
-            publish_model(g_hr, card, self.folder.model, overwrite=True)
-            recorder.pictures(state.done, self.validator.pictures(g_hr))
+            publish_model(self.networks.averages[0], card, self.folder.model, overwrite=True)
+            recorder.pictures(state.done, self.validator.pictures())
         recorder.report(progress)
         self.listener.report(progress)
 
     def _score_the_start(self, recorder: Recorder) -> None:
         """What training starts from, to be seen beside what it leads to; not a candidate for the best."""
         if self.validator:
-            score = self.validator.score(*self._averages())
+            score = self.validator.score(*self.networks.averages)
             self.state.initial = score.key(self.config.validation.key_metric)
             progress = Progress(0, self.config.steps, 0.0, score=score)
             recorder.report(progress)
@@ -264,7 +255,7 @@ class Loop:
     def _validate(self) -> tuple[Score | None, bool]:
         """Score the moving averages, and tell whether they are the best so far."""
         state = self.state
-        score = self.validator.score(*self._averages()) if self.validator else None
+        score = self.validator.score(*self.networks.averages) if self.validator else None
         key = score.key(self.config.validation.key_metric) if score else math.nan
         # Nothing is worse than a key metric that is no number; anything is better than none at all.
         best = score is None or (not math.isnan(key) and not key <= state.best)
@@ -273,28 +264,8 @@ class Loop:
             state.best, state.best_step = key, state.done
         return score, best
 
-    def _averages(self) -> tuple[Generator, Any]:
-        averages = self.networks.ema_lr
-        return _module(self.networks.ema_hr), averages.module if averages is not None else None
-
-
-def _module(average: nn.Module) -> Generator:
-    network: Generator = average.module  # type: ignore[assignment]
-    return network
-
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach every process of a group; a batch that is being drawn is still needed."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move the images of a batch."""
-    return replace(
-        batch,
-        real_lr=batch.real_lr.to(device, non_blocking=True),
-        real_hr=tuple(image.to(device, non_blocking=True) for image in batch.real_hr),
-        noise=batch.noise.to(device, non_blocking=True),
-    )
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)

@@ -214,7 +214,7 @@ class Validator:
         #: Quality of every simulated case, by method: the network last scored ("own"), and what it is compared with.
         self.qualities: dict[str, list[Quality]] = {}
         self._shown = _shown(self.simulated)
-        self._seen: tuple[list[tuple[Tensor, int]], dict[int, Tensor]] = ([], {})
+        self._seen: dict[int, Tensor] = {}
 
     @property
     def cases(self) -> list[Case]:
@@ -240,14 +240,12 @@ class Validator:
             }
         with _judged(self.device, g_hr, g_lr):
             own: list[Quality] = []
-            seen: dict[int, Tensor] = {}
             for number, case in enumerate(self.simulated):
                 image = self._enhanced(g_hr, case).image
                 own.append(self._quality(image, Truth(_array(case.truth()))))
                 if number in self._shown:
-                    seen[number] = image
+                    self._seen[number] = image
             self.qualities["own"] = own
-            self._seen = (_state(g_hr), seen)
             cycles, corrections = [], []
             for case in self.real:
                 measured = case.measured()
@@ -265,22 +263,23 @@ class Validator:
                 means[key] = _mean(getattr(quality, metric) for quality in qualities)
         return Score(**means, cycle=_mean(cycles), correction=_mean(corrections))
 
-    def pictures(self, g_hr: Generator) -> list[Picture]:
-        """Super-resolve a few simulated cases to be looked at: the thickest slices of different scans.
+    def pictures(self, g_hr: Generator | None = None) -> list[Picture]:
+        """Give a few simulated cases to be looked at: the thickest slices of different scans.
 
-        What :meth:`score` has just super-resolved with the same weights is not computed again.
+        Args:
+            g_hr: super-resolves them; None: as :meth:`score` has just seen them.
         """
-        state, seen = self._seen
+        shown = self._seen
+        if g_hr is not None:
+            with _judged(self.device, g_hr):
+                shown = {n: self._enhanced(g_hr, self.simulated[n]).image for n in self._shown}
         pictures = []
-        with _judged(self.device, g_hr):
-            for number in self._shown:
-                case = self.simulated[number]
-                known = seen.get(number) if _unchanged(state, _state(g_hr)) else None
-                sr = self._enhanced(g_hr, case).image if known is None else known
-                interpolated, inverse, own, truth = map(
-                    _array, (cubic(case), classical(case), sr, case.truth())
-                )
-                pictures.append(Picture(case.name, interpolated, inverse, own, truth, case.grid))
+        for number, image in shown.items():
+            case = self.simulated[number]
+            interpolated, inverse, sr, truth = map(
+                _array, (cubic(case), classical(case), image, case.truth())
+            )
+            pictures.append(Picture(case.name, interpolated, inverse, sr, truth, case.grid))
         return pictures
 
     def _enhanced(self, g_hr: Generator, case: Case) -> Enhanced:
@@ -342,17 +341,6 @@ def _shown(cases: Sequence[Case]) -> list[int]:
     return list(thickest.values())[:_PICTURES]
 
 
-def _state(network: nn.Module) -> list[tuple[Tensor, int]]:
-    """Give the weights and PyTorch's count of the changes of each."""
-    return [(tensor, tensor._version) for tensor in (*network.parameters(), *network.buffers())]
-
-
-def _unchanged(before: Sequence[tuple[Tensor, int]], now: Sequence[tuple[Tensor, int]]) -> bool:
-    return len(before) == len(now) and all(
-        a is b and m == n for (a, m), (b, n) in zip(before, now, strict=True)
-    )
-
-
 def _central(scan: TrainingScan, along: int, size: Shape) -> Shape:
     i, j, k = ((scan.image.shape[axis] - s) // 2 for axis, s in zip(_last(along), size, strict=True))
     return i, j, k
@@ -367,15 +355,14 @@ def _array(image: Tensor) -> Image:
 def _judged(device: torch.device, *networks: nn.Module | None) -> Iterator[None]:
     """Put networks into eval mode, without gradients and mixed precision, and back into the mode they were in."""
     modules = [module for network in networks if network is not None for module in network.modules()]
-    before = [module.training for module in modules]
+    before = [(module, module.training) for module in modules]
     try:
-        for network in networks:
-            if network is not None:
-                network.eval()
+        for module in modules:
+            module.training = False
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             yield
     finally:
-        for module, training in zip(modules, before, strict=True):
+        for module, training in before:
             module.training = training
 
 

@@ -34,12 +34,22 @@ class Networks:
     d_lr: PatchDiscriminator | None
 
     @property
+    def averages(self) -> tuple[Generator, DegradationNet | None]:
+        """The moving averages of the generators."""
+        g_lr = None if self.ema_lr is None else self.ema_lr.module
+        return self.ema_hr.module, g_lr  # type: ignore[return-value]
+
+    def update_averages(self) -> None:
+        """Let the moving averages follow one step of the generators."""
+        self.ema_hr.update_parameters(self.g_hr)
+        if self.g_lr is not None and self.ema_lr is not None:
+            self.ema_lr.update_parameters(self.g_lr)
+
+    @property
     def degradation(self) -> Degradation | None:
         """What the moving average of G_LR has found out about the LR scans; None without a G_LR that does."""
-        if self.ema_lr is None:
-            return None
-        g_lr: DegradationNet = self.ema_lr.module  # type: ignore[assignment]
-        return g_lr.learned
+        _, g_lr = self.averages
+        return None if g_lr is None else g_lr.learned
 
     def named(self) -> Iterator[tuple[str, nn.Module]]:
         """Give the networks there are, with the names of their fields."""

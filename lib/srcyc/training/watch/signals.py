@@ -10,7 +10,7 @@ from contextlib import contextmanager
 #: SIGTERM is what a scheduler, a container or a shutting-down system sends; SIGINT is Ctrl-C; SIGHUP, which Windows
 #: does not have, comes when the terminal goes away; SIGBREAK is Windows' own: a closed console, and the only one that
 #: another process can send there.
-_SIGNALS = [
+STOPPING = [
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
 ]
 
@@ -69,5 +69,5 @@ def listening(request: StopRequest) -> Iterator[None]:
         else:
             request.stop(number)
 
-    with handled(_SIGNALS, asked) as restore:
+    with handled(STOPPING, asked) as restore:
         yield

@@ -28,7 +28,6 @@ from srcyc.networks import (
 from srcyc.networks.degradation import Skip
 from srcyc.physics.acquisition import AxisAcquisition
 from srcyc.physics.resampling import apply_along, resample
-from srcyc.training.loop import to_device
 from srcyc.training.step import Networks, TrainingStep, build_networks
 from srcyc.training.step.terms import TERMS, Term
 
@@ -591,7 +590,7 @@ def test_the_slices_at_the_ends_do_not_count() -> None:
 
 def test_bf16_finds_nearly_the_same_terms() -> None:
     settings = config(weights=ALL_TERMS)
-    batch = to_device(smooth_batch(settings), CPU)
+    batch = smooth_batch(settings).to(CPU)
     exact = made(settings)[1](batch, 1.0)
     networks, step = made(settings, torch.bfloat16)
     rounded = step(batch, 1.0)
