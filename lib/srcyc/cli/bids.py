@@ -6,15 +6,14 @@ from collections import Counter
 from contextlib import closing
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from srcyc.cli.console import EXIT_BAD_INPUT, EXIT_FAILURE, Console
-from srcyc.cli.options import Device, MaxMemory, ModelName, Precision, Shard, with_inference_options
+from srcyc.cli.options import Inference, Shard, with_inference
 from srcyc.cli.plan import prepare_folder
 from srcyc.errors import ConfigError, OutputError
-from srcyc.inference.options import InferenceOptions
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -32,7 +31,7 @@ class Level(str, Enum):
     GROUP = "group"
 
 
-@with_inference_options(after="model", but=_NOT_HERE)
+@with_inference(but=_NOT_HERE)
 def bids(
     bids_dir: Annotated[Path, typer.Argument(metavar="BIDS_DIR", help="The data set.", show_default=False)],
     output_dir: Annotated[
@@ -79,10 +78,8 @@ def bids(
         ),
     ] = None,
     shard: Shard = None,
-    model: ModelName = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    max_memory: MaxMemory = None,
+    *,
+    inference: Inference,
     preview: Annotated[
         bool, typer.Option("--preview/--no-preview", help="Draw a picture of each, for the report.")
     ] = True,
@@ -93,7 +90,6 @@ def bids(
         ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
-    **wishes: Any,
 ) -> None:
     """Super-resolve the thick anatomical scans of a BIDS data set (a BIDS App).
 
@@ -101,16 +97,22 @@ def bids(
     goes on where it was stopped. What was made otherwise is refused. Exit code: 0 all done, 2 some scan was refused,
     1 something failed.
     """
-    from srcyc.files import sha256
     from srcyc.inference import bids as layout
     from srcyc.inference.batch import How, Work
     from srcyc.inference.bids_selection import read_filters, select
-    from srcyc.models.model_file import DEFAULT_MODEL, find_model, load_model
+    from srcyc.models.model_file import load_model
 
     console = Console(json=json)
-    options = InferenceOptions.of(wishes)
-    path = find_model(DEFAULT_MODEL if model is None else model)
-    how = How(path, sha256(path), options, device, precision, max_memory, preview, overwrite)
+    how = How(
+        inference.path,
+        inference.digest(),
+        inference.options,
+        inference.device,
+        inference.precision,
+        inference.max_memory,
+        preview,
+        overwrite,
+    )
     filters = None if bids_filter_file is None else read_filters(bids_filter_file)
     if output_dir.resolve() == bids_dir.resolve():
         raise OutputError(
@@ -121,7 +123,7 @@ def bids(
         participants=participant_label or (),
         sessions=session_label or (),
         filters=filters,
-        least_factor=load_model(path).card.factor_range[0],
+        least_factor=load_model(how.model).card.factor_range[0],
     )
     out = output_dir.absolute()
     works = [Work(scan.absolute(), layout.place_of(scan, bids_dir, out)) for scan in found.scans]

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from srcyc.cli.console import Console
-from srcyc.cli.options import (
-    Device,
-    MaxMemory,
-    ModelName,
-    Precision,
-    load_resolver,
-    model_digest,
-    with_inference_options,
-)
+from srcyc.cli.options import Inference, with_inference
 from srcyc.cli.plan import OUTPUT_SUFFIX, prepare_folder, remove_empty
 from srcyc.errors import InputError, OutputError
-from srcyc.inference.options import InferenceOptions
 
 #: Asked of one scan only.
 _NOT_HERE = ("consistency", "uncertainty", "correction_map")
 
 
-@with_inference_options(after="model", but=_NOT_HERE)
+@with_inference(but=_NOT_HERE)
 def combine(
     stacks: Annotated[
         list[Path],
@@ -45,17 +36,14 @@ def combine(
             show_default=False,
         ),
     ],
-    model: ModelName = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    max_memory: MaxMemory = None,
+    *,
+    inference: Inference,
     preview: Annotated[
         bool,
         typer.Option("--preview", help="Also write OUT.png: the first stack interpolated, and the result."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the sidecar on stdout as JSON.")] = False,
-    **wishes: Any,
 ) -> None:
     """Combine thick stacks of one person into one thin volume.
 
@@ -63,8 +51,7 @@ def combine(
     all of them. The sidecar OUT.json tells how they were moved and how well each is met. An output that exists is kept.
     """
     console = Console(json=json)
-    options = InferenceOptions.of(wishes)
-    if _is_there(output, stacks, model, options, overwrite=overwrite):
+    if _is_there(output, stacks, inference, overwrite=overwrite):
         console.say(f"{output} exists already; give --overwrite to make it again.")
         return
     from srcyc.inference.combine import combine as combined
@@ -74,9 +61,9 @@ def combine(
     created = prepare_folder(output.parent)
     try:
         scans = [read_volume(path) for path in stacks]
-        resolver = load_resolver(model, device=device, precision=precision, max_memory=max_memory)
+        resolver = inference.load()
         with console.progress(f"{len(scans)} stacks") as progress:
-            result = combined(scans, resolver, options, progress=progress)
+            result = combined(scans, resolver, inference.options, progress=progress)
             written = write_result(result, scans[0], output, preview=preview)
     finally:
         remove_empty(created)
@@ -95,9 +82,7 @@ def combine(
         console.answer(written.sidecar)
 
 
-def _is_there(
-    output: Path, stacks: list[Path], model: str | None, options: InferenceOptions, *, overwrite: bool
-) -> bool:
+def _is_there(output: Path, stacks: list[Path], inference: Inference, *, overwrite: bool) -> bool:
     """Tell whether the output is there already, made of these stacks by this model with these options.
 
     Raises:
@@ -121,4 +106,4 @@ def _is_there(
             raise OutputError(f"{output}: is one of the stacks; give another name as --output.")
     if overwrite or not output.exists():
         return False
-    return is_finished(Place(output), stacks, Asked(model_digest(model), options))
+    return is_finished(Place(output), stacks, Asked(inference.digest(), inference.options))

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from srcyc.cli.console import EXIT_BAD_INPUT, EXIT_FAILURE, Console, sentence_of, show_error
-from srcyc.cli.options import (
-    Device,
-    MaxMemory,
-    ModelName,
-    PacsLogin,
-    Precision,
-    Shard,
-    load_resolver,
-    model_digest,
-    with_inference_options,
-)
+from srcyc.cli.options import Inference, PacsLogin, Shard, with_inference
 from srcyc.cli.pacs import Pacs
 from srcyc.cli.plan import (
     Job,
@@ -37,7 +26,6 @@ from srcyc.cli.plan import (
 )
 from srcyc.errors import ConfigError, InputError, LabelMapError, SRCycError
 from srcyc.inference.finished import Asked
-from srcyc.inference.options import InferenceOptions
 from srcyc.inference.overlap import Check, computing, in_order, read, writing
 
 if TYPE_CHECKING:
@@ -87,7 +75,7 @@ class Outcome:
 class Request:
     """What to do with every scan."""
 
-    options: InferenceOptions
+    inference: Inference
     pacs: Pacs
     keep_type: bool
     preview: bool
@@ -105,7 +93,7 @@ class Request:
         return {name: True for name, wanted in asked.items() if wanted}
 
 
-@with_inference_options(after="model")
+@with_inference()
 def infer(
     inputs: Annotated[
         list[Path] | None,
@@ -160,10 +148,8 @@ def infer(
             "with Sources.",
         ),
     ] = False,
-    model: ModelName = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    max_memory: MaxMemory = None,
+    *,
+    inference: Inference,
     keep_type: Annotated[
         bool, typer.Option("--keep-type", help="Write the scan's integer type, rounded, instead of float32.")
     ] = False,
@@ -208,7 +194,6 @@ def infer(
     shard: Shard = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
-    **wishes: Any,
 ) -> None:
     """Super-resolve thick-slice scans.
 
@@ -220,7 +205,7 @@ def infer(
     console = Console(json=json)
     pacs = Pacs(from_dicomweb, to_dicomweb, pacs_login, study)
     request = Request(
-        InferenceOptions.of(wishes),
+        inference,
         pacs,
         keep_type=keep_type,
         preview=preview,
@@ -237,8 +222,7 @@ def infer(
             f"--format {format}: a BIDS derivative is nii.gz; leave one of --format and --bids out."
         )
     pacs.check(inputs or [], series or [], output, format)
-    load = partial(load_resolver, model, device=device, precision=precision, max_memory=max_memory)
-    batch = _Batch(console, request, model, load)
+    batch = _Batch(console, request)
     with tempfile.TemporaryDirectory(prefix="srcyc-") as room:
         scans, wanted = inputs or [], series or []
         if from_dicomweb is not None:
@@ -287,13 +271,9 @@ def exit_code(outcomes: list[Outcome]) -> int:
 class _Batch:
     """Scans in their order; the model is loaded when the first readable scan needs it."""
 
-    def __init__(
-        self, console: Console, request: Request, model: str | None, load: Callable[[], SuperResolver]
-    ) -> None:
+    def __init__(self, console: Console, request: Request) -> None:
         self._console = console
         self._request = request
-        self._model = model
-        self._load = load
         self._resolver: SuperResolver | None = None
         self._labels: Volume | None = None
         self.left_out: list[LeftOut] = []
@@ -314,8 +294,9 @@ class _Batch:
         from srcyc.inference.results import LABELS, MAPS
 
         wanted = self._request
-        keep = None if overwrite else Asked(model_digest(self._model), wanted.options, wanted.more())
-        maps = [name for name, option in MAPS.items() if getattr(wanted.options, option)]
+        inference = wanted.inference
+        keep = None if overwrite else Asked(inference.digest(), inference.options, wanted.more())
+        maps = [name for name, option in MAPS.items() if getattr(inference.options, option)]
         if wanted.labels is not None:
             maps.append(LABELS)
             given = wanted.labels.resolve()
@@ -409,7 +390,7 @@ class _Batch:
                     check()
                     progress(share)
 
-                result = resolver(scan, request.options, progress=tell)
+                result = resolver(scan, request.inference.options, progress=tell)
         with writing(check):
             written = write_result(
                 result,
@@ -454,7 +435,7 @@ class _Batch:
     def _ready(self) -> SuperResolver:
         if self._resolver is None:
             try:
-                self._resolver = self._load()
+                self._resolver = self._request.inference.load()
             except InputError as error:
                 raise _ModelUnusable(error) from error
         return self._resolver

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srcyc.cli.console import EXIT_BAD_INPUT, EXIT_FAILURE, Console, show_error
-from srcyc.cli.options import load_resolver, parse_numbers
+from srcyc.cli.options import Inference, parse_numbers
 from srcyc.cli.plan import find_sources, unique_names
 from srcyc.errors import ConfigError, InputError, VolumeError
 
@@ -278,7 +278,7 @@ def load_resolvers(names: Sequence[str | None], **options: Any) -> dict[str, Sup
     Raises:
         ModelError: no such model, or not one.
     """
-    loaded = [load_resolver(name, **options) for name in names]
+    loaded = [Inference(name, **options).load() for name in names]
     labels = [resolver.model.card.name for resolver in loaded]
     found: dict[str, SuperResolver] = {}
     for label, resolver in zip(labels, loaded, strict=True):

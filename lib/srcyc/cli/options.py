@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -19,32 +20,80 @@ if TYPE_CHECKING:
     from srcyc.inference.super_resolver import SuperResolver
 
 
-def with_inference_options(
-    after: str, *, but: Collection[str] = ()
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for every field of :class:`InferenceOptions`, in place of its ``**wishes``.
+@dataclass(frozen=True)
+class Inference:
+    """The model of a command, where and how it is computed, and what is asked of it."""
+
+    model: str | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    max_memory: float | None = None
+    options: InferenceOptions = field(default_factory=InferenceOptions)
+
+    @property
+    def path(self) -> Path:
+        """The model's file.
+
+        Raises:
+            ModelError: there is no such model.
+        """
+        from srcyc.models.model_file import DEFAULT_MODEL, find_model
+
+        return find_model(DEFAULT_MODEL if self.model is None else self.model)
+
+    def digest(self) -> str:
+        """Hash the model's file; raises as :attr:`path` does."""
+        from srcyc.files import sha256
+
+        return sha256(self.path)
+
+    def load(self) -> SuperResolver:
+        """Load the model.
+
+        Raises:
+            ModelError: there is no such model, or the file is not one.
+        """
+        from srcyc.inference.super_resolver import SuperResolver
+
+        return SuperResolver.load(
+            self.path, device=self.device, precision=self.precision, max_memory=self.max_memory
+        )
+
+
+def with_inference(*, but: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command options for all that an :class:`Inference` says, where its parameter ``inference`` stands.
 
     Args:
-        after: name of the parameter that they follow in the help.
-        but: fields that the command has no use for.
+        but: fields of :class:`InferenceOptions` that the command has no use for.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        fields = {name: field for name, field in InferenceOptions.model_fields.items() if name not in but}
+
         def run(**given: Any) -> None:
-            command(**given)
+            wishes = {name: given.pop(name) for name in fields}
+            chosen = {name: given.pop(name) for name in ("model", "device", "precision", "max_memory")}
+            command(inference=Inference(**chosen, options=InferenceOptions.of(wishes)), **given)
 
         parameters = []
         for each in inspect.signature(command, eval_str=True).parameters.values():
-            if each.kind is not each.VAR_KEYWORD:
+            if each.name != "inference":
                 parameters.append(each.replace(kind=each.KEYWORD_ONLY))
-            if each.name == after:
-                fields = InferenceOptions.model_fields.items()
-                parameters += [_parameter(name, field) for name, field in fields if name not in but]
+                continue
+            parameters.append(_keyword("model", ModelName, None))
+            parameters += [_parameter(name, field) for name, field in fields.items()]
+            parameters.append(_keyword("device", Device, "auto"))
+            parameters.append(_keyword("precision", Precision, "auto"))
+            parameters.append(_keyword("max_memory", MaxMemory, None))
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return run
 
     return decorate
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
@@ -61,9 +110,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     option = typer.Option(
         names, metavar=str(extra["form"]) if "form" in extra else None, help=field.description
     )
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
-    )
+    return _keyword(name, Annotated[kind, option], default)
 
 
 def parse_numbers(text: str, *, option: str, example: str) -> list[float]:
@@ -134,34 +181,3 @@ PacsLogin = Annotated[
         show_default=False,
     ),
 ]
-
-
-def model_digest(model: str | None) -> str:
-    """Hash a model's file by name or path; None is the default one.
-
-    Raises:
-        ModelError: there is no such model.
-    """
-    from srcyc.files import sha256
-    from srcyc.models.model_file import DEFAULT_MODEL, find_model
-
-    return sha256(find_model(DEFAULT_MODEL if model is None else model))
-
-
-def load_resolver(
-    model: str | Path | None,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    max_memory: float | None = None,
-) -> SuperResolver:
-    """Load a model by name or path; None is the default one.
-
-    Raises:
-        ModelError: there is no such model, or the file is not one.
-    """
-    from srcyc.inference.super_resolver import SuperResolver
-    from srcyc.models.model_file import DEFAULT_MODEL, find_model
-
-    path = find_model(DEFAULT_MODEL if model is None else str(model))
-    return SuperResolver.load(path, device=device, precision=precision, max_memory=max_memory)

@@ -9,17 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from srcyc.cli.options import (
-    Device,
-    MaxMemory,
-    ModelName,
-    PacsLogin,
-    Precision,
-    load_resolver,
-    with_inference_options,
-)
+from srcyc.cli.options import Inference, PacsLogin, with_inference
 from srcyc.errors import ConfigError
-from srcyc.inference.options import InferenceOptions
 
 #: Seconds between two looks at the queue.
 _LOOK = 0.5
@@ -27,7 +18,7 @@ _HOUR = 3600.0
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
-@with_inference_options(after="model")
+@with_inference()
 def receive(
     queue: Annotated[
         Path,
@@ -68,11 +59,8 @@ def receive(
     keep: Annotated[
         float, typer.Option(min=0, metavar="HOURS", help="How long scans stay in QUEUE once they are done.")
     ] = 24.0,
-    model: ModelName = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    max_memory: MaxMemory = None,
-    **wishes: Any,
+    *,
+    inference: Inference,
 ) -> None:
     """Receive scans by C-STORE and send their super-resolved series on.
 
@@ -87,7 +75,6 @@ def receive(
             0 < len(title.strip()) <= 16 and title.isascii() and title.isprintable() and "\\" not in title
         ):
             raise ConfigError(f"{title[:40]!r} is no AE title; give 1 to 16 letters.")
-    options = InferenceOptions.of(wishes)
     try:
         from srcyc.pacs.network import Listener, Peer
         from srcyc.pacs.queue import Queue
@@ -102,12 +89,14 @@ def receive(
     if to_dicomweb is not None:
         targets.append(DicomWeb(to_dicomweb, Login(pacs_login)).store)
     # Before anything is acknowledged: a model that cannot be loaded would leave scans waiting for nothing.
-    resolver = load_resolver(model, device=device, precision=precision, max_memory=max_memory)
+    resolver = inference.load()
     _log_to_stderr()
     waiting = Queue(queue)
     try:
         listener = Listener(ae_title, host, port, allow or [], waiting.put)
-        receiver = Receiver(waiting, resolver, options, targets, quiet, keep * _HOUR, listener.coming)
+        receiver = Receiver(
+            waiting, resolver, inference.options, targets, quiet, keep * _HOUR, listener.coming
+        )
         logging.getLogger(__name__).info("%s receives at %s:%d into %s", ae_title, host, listener.port, queue)
         try:
             while True:

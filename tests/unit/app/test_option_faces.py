@@ -7,7 +7,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
 import typer
@@ -74,9 +74,9 @@ def test_a_new_field_is_a_new_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     app = typer.Typer()
 
     @app.command()
-    @cli_options.with_inference_options(after="model")
-    def infer(model: Annotated[str, typer.Option()] = "x", **wishes: Any) -> None:
-        got.update(wishes, model=model)
+    @cli_options.with_inference()
+    def infer(inference: cli_options.Inference) -> None:
+        got.update(inference.options, model=inference.model)
 
     result = CliRunner().invoke(app, ["--no-sharpen", "--strength", "2.5", "--model", "y"])
     assert result.exit_code == 0, result.output
