@@ -99,11 +99,16 @@ class AppCore:
         #: Where results are made before they are sent; None: the system's temporary folder.
         self.scratch: Path | None = None
 
+    @property
+    def folder(self) -> Path | None:
+        """The studies folder; None: the scans are a DICOMweb server's."""
+        return None if self.studies.startswith(("http://", "https://")) else Path(self.studies)
+
     # -- parts, as MONAI Label asks for them at the start --------------------------------------------------------
 
     def init_datastore(self) -> Datastore:
         """Open the studies."""
-        if self.studies.startswith(("http://", "https://")):
+        if self.folder is None:
             return self._pacs()
         return StudiesFolder(
             self.studies,
@@ -385,8 +390,8 @@ class AppCore:
     def _client_folders(self) -> list[Path]:
         """List the folders in which clients put files."""
         folders = [self.model_dir]
-        if not self.studies.startswith(("http://", "https://")):
-            folders.append(Path(self.studies))
+        if self.folder is not None:
+            folders.append(self.folder)
         if self._sessions is not None:
             folders.append(Path(self._sessions.store_path))
         return folders

@@ -94,10 +94,8 @@ class Users:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._mark: tuple[int, int] | None = None
-        self._by_hash: dict[str, Person] = {}
-        self._by_name: dict[str, Person] = {}
-        self._read()
+        self._mark = self._mark_now()
+        self._by_hash, self._by_name = read_users(path)
 
     def of_token(self, token: str) -> Person | None:
         """Give whose token it is."""
@@ -111,21 +109,15 @@ class Users:
         return self._by_name.get(name)
 
     def _look(self) -> None:
-        try:
-            self._read()
-        except ConfigError as error:
-            # Nobody loses or gains access by a mistake in the file.
-            _log.error("%s; the users stay as they were.", error)
-            with self._lock:
-                self._mark = self._mark_now()
-
-    def _read(self) -> None:
         with self._lock:
-            mark = self._mark_now()
-            if mark is not None and mark == self._mark:
+            before, self._mark = self._mark, self._mark_now()
+            if self._mark == before:
                 return
-            by_hash, by_name = read_users(self._path)
-            self._by_hash, self._by_name, self._mark = by_hash, by_name, mark
+            try:
+                self._by_hash, self._by_name = read_users(self._path)
+            except ConfigError as error:
+                # Nobody loses or gains access by a mistake in the file.
+                _log.error("%s; the users stay as they were.", error)
 
     def _mark_now(self) -> tuple[int, int] | None:
         try:
@@ -199,31 +191,24 @@ class Rules:
 
     def who(self, scope: Scope) -> Person | None:
         """Give who sent a request; None if that is not known and has to be."""
-        peer = str((scope.get("client") or ("", 0))[0])
         headers = Headers(scope=scope)
-        if self._is_proxy(peer):
-            address = _forwarded(headers) or peer
-            name = headers.get(self.header, "").strip()
-            if name:
-                if not _NAME.fullmatch(name):
-                    return None
-                found = Person(name) if self.users is None else self.users.of_name(name)
-                return None if found is None else replace(found, address=address)
-        else:
-            address = peer
-        if self.users is not None:
+        name = headers.get(self.header, "").strip() if self._is_proxy(scope) else ""
+        if name:
+            known = Person(name) if self.users is None else self.users.of_name(name)
+            found = known if _NAME.fullmatch(name) else None
+        elif self.users is not None:
             token = token_of(headers)
             found = self.users.of_token(token) if token else None
-            return None if found is None else replace(found, address=address)
-        return Person(address=address) if self.everybody else None
+        else:
+            found = Person() if self.everybody else None
+        return None if found is None else replace(found, address=self.address(scope))
 
     def address(self, scope: Scope) -> str:
         """Give where a request comes from."""
-        peer = str((scope.get("client") or ("", 0))[0])
-        return (_forwarded(Headers(scope=scope)) if self._is_proxy(peer) else None) or peer
+        return (_forwarded(Headers(scope=scope)) if self._is_proxy(scope) else None) or _peer(scope)
 
-    def _is_proxy(self, peer: str) -> bool:
-        address = address_of(peer)
+    def _is_proxy(self, scope: Scope) -> bool:
+        address = address_of(_peer(scope))
         return address is not None and any(address in network for network in self.proxies)
 
 
@@ -297,6 +282,11 @@ def networks(texts: Iterable[str]) -> list[Network]:
                 f"--trusted-proxy {text!r}: not an address", remedy="give one, or a network: 10.0.0.0/24"
             ) from error
     return found
+
+
+def _peer(scope: Scope) -> str:
+    """Give the address at the other end of the connection."""
+    return str((scope.get("client") or ("", 0))[0])
 
 
 def _forwarded(headers: Headers) -> str | None:

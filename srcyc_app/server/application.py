@@ -21,7 +21,6 @@ from srcyc_app.server.limits import Limits
 from srcyc_app.server.metrics import Metrics
 from srcyc_app.server.middleware import (
     HeadAsGet,
-    Journal,
     KnownHosts,
     KnownOrigins,
     SecureHeaders,
@@ -94,7 +93,6 @@ def create_app(
         responses=PROBLEMS,
         lifespan=life,
         middleware=[
-            Middleware(Journal),
             Middleware(Audit, rules=rules, observe=metrics.observe),
             Middleware(SecureHeaders),
             Middleware(KnownHosts, hosts=allowed_hosts),

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 
+_log = logging.getLogger(__name__)
+
 Format = Literal["text", "json"]
 
 #: Characters of a value that came from a client.
 _LONGEST = 200
 _REFUSED = (401, 403)
+_HARMLESS = ("GET", "HEAD", "OPTIONS")
 
 #: What a route adds to the line of its request.
 _notes: ContextVar[dict[str, Any] | None] = ContextVar("notes", default=None)
@@ -49,7 +52,8 @@ def record(action: str, outcome: str = "done", **facts: Any) -> None:
 class Audit(HttpMiddleware):
     """Writes a line for every request that touches a scan or a model, and for all that are refused access.
 
-    It is written before the reply has gone out whole: nobody has a scan of which the log does not tell.
+    It is written before the reply has gone out whole: nobody has a scan of which the log does not tell. The server's
+    own log tells of every request that may change something, without its query.
 
     Args:
         rules: tell who asks.
@@ -68,8 +72,11 @@ class Audit(HttpMiddleware):
         notes: dict[str, Any] = {}
 
         def end() -> None:
-            action, seconds = action_of(scope["method"], scope["path"]), time.perf_counter() - start
-            status = reply.status
+            method, path, status = scope["method"], scope["path"], reply.status
+            action, seconds = action_of(method, path), time.perf_counter() - start
+            if method not in _HARMLESS:
+                shown = path[:_LONGEST].encode("unicode_escape").decode()
+                _log.info("%s %s: %s, %.2f s", method, shown, status or "no reply", seconds)
             self._observe(action.name, outcome_of(status), seconds)
             if action.logged or status in _REFUSED:
                 person = self._rules.who(scope)

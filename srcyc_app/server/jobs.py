@@ -76,15 +76,16 @@ class Job(Generic[T]):
         work: Callable[[Tell], T],
         discard: Callable[[T], None],
         progress: Progress,
-        owner: str | None = None,
+        owner: str | None,
+        number: int,
     ) -> None:
         self._work = work
         self._discard = discard
         self._given_up = threading.Event()
         self.progress = progress
         self.owner = owner
-        self.number = 0
-        self.future: Future[T] = Future()
+        self.number = number
+        self.future: Future[T]
 
     def run(self) -> T:
         """Do the work; for the line's thread.
@@ -186,11 +187,11 @@ class Line:
         """
         with self._lock:
             self._check(owner, most)
-            job = Job(work, discard, self._remember(request_id), owner)
             self._count += 1
-            job.number = self._count
+            job = Job(work, discard, self._remember(request_id), owner, self._count)
+            job.future = self._executor.submit(job.run)
             self._active.add(job)
-        job.future = self._executor.submit(job.run)
+        # Called at once if the job is over already.
         job.future.add_done_callback(lambda future: self._over(job))
         return job
 

@@ -10,8 +10,8 @@ import socket
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import srcyc_app
 from srcyc.errors import ConfigError, OutputError, VolumeError
 from srcyc.files import make_folder
+from srcyc.training.watch.signals import handled
 from srcyc_app.server.logs import LOG
 from srcyc_app.server.names import address_of, split_host
 from srcyc_app.server.options import Options
@@ -123,7 +124,8 @@ def _serve(options: Options, rules: Rules, listener: socket.socket, ready: Calla
         timeout_graceful_shutdown=_GRACE,
     )
     _reopen_logs_on_hangup()
-    with _ignoring_signals():
+    # The web server ends gracefully on a signal, then raises it again; to end is not to fail.
+    with handled((signal.SIGINT, signal.SIGTERM), lambda number: None):
         server = Server(config)
         if os.environ.get(END_WITH_INPUT):
             threading.Thread(target=_end_with_input, args=(server,), name="input", daemon=True).start()
@@ -150,18 +152,6 @@ def _reopen_logs_on_hangup() -> None:
         from srcyc_app.server.logs import reopen_logs
 
         signal.signal(signal.SIGHUP, lambda number, frame: reopen_logs())
-
-
-@contextmanager
-def _ignoring_signals() -> Iterator[None]:
-    """The web server ends gracefully on a signal, then raises it again; to end is not to fail."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _configure(options: Options, studies: str, model_dir: Path, port: int) -> None:
@@ -235,27 +225,21 @@ def _listen(host: str, port: int) -> socket.socket:
         OutputError: it is in use, or not this machine's.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
     except (OSError, UnicodeError) as error:
         raise ConfigError(
             f"--host {host!r}: not an address of this machine; give one, e.g. 127.0.0.1."
         ) from error
-    listener = socket.socket(family, kind, protocol)
+    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
-        # Windows lets a second server share the port if it is asked to reuse it.
-        if sys.platform != "win32":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
         # From now on another server is told that the port is in use.
-        listener.listen(_BACKLOG)
+        return socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
     except OSError as error:
-        listener.close()
         if error.errno == errno.EADDRINUSE:
             raise OutputError(f"--port {port}: in use by another program; choose another.") from error
-        raise OutputError(f"--host {host} --port {port}: cannot be used ({error.strerror}).") from error
-    return listener
+        reason = os.strerror(error.errno) if error.errno else error
+        raise OutputError(f"--host {host} --port {port}: cannot be used ({reason}).") from error
 
 
 def _rules(options: Options) -> Rules:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import logging.config
 import logging.handlers
 import os
 from io import TextIOWrapper
@@ -74,28 +73,16 @@ def log_to(path: Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    handlers = {
-        "terminal": {"class": "logging.StreamHandler", "formatter": "line"},
-        "file": {
-            "()": LogFile,
-            "formatter": "line",
-            "path": path,
-            "keep": _FILES,
-        },
-    }
     make_folder(path.parent)
     with writing(path):
         path.touch(0o600)
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {"line": {"()": Lines}},
-            "handlers": handlers,
-            "root": {"level": "WARNING", "handlers": list(handlers)},
-            "loggers": {name: {"level": "INFO"} for name in ("srcyc", "srcyc_app", *_OUTPUT)},
-        }
-    )
+    handlers: list[logging.Handler] = [logging.StreamHandler(), LogFile(path, _FILES)]
+    for handler in handlers:
+        handler.setFormatter(Lines())
+    # Whatever was set up before goes.
+    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
+    for name in ("srcyc", "srcyc_app", *_OUTPUT):
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def reopen_logs() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,9 +11,6 @@ from srcyc_app.refusals import Refusal
 from srcyc_app.server.asgi import HttpMiddleware
 from srcyc_app.server.failures import problem
 from srcyc_app.server.names import address_of, split_host
-from srcyc_app.server.replies import Reply
-
-_log = logging.getLogger(__name__)
 
 #: Names by which a server on this machine may always be called.
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
@@ -25,7 +20,6 @@ SMALL_BODY = 1 << 20
 
 #: Routes that know what HEAD is.
 _OWN_HEADS = ("/datastore/image", "/datastore/label", "/compare")
-_HARMLESS = ("GET", "HEAD", "OPTIONS")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _HEADERS = {
@@ -49,27 +43,6 @@ class SecureHeaders(HttpMiddleware):
             await send(message)
 
         await self._app(scope, receive, with_headers)
-
-
-class Journal(HttpMiddleware):
-    """Logs every request that may change something: when it is over, without its query."""
-
-    async def meet(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] in _HARMLESS:
-            await self._app(scope, receive, send)
-            return
-        start = time.perf_counter()
-
-        def end() -> None:
-            seconds = time.perf_counter() - start
-            path = scope["path"][:200].encode("unicode_escape").decode()
-            _log.info("%s %s: %s, %.2f s", scope["method"], path, reply.status or "no reply", seconds)
-
-        reply = Reply(send, scope, end)
-        try:
-            await self._app(scope, receive, reply)
-        finally:
-            reply.over()
 
 
 class KnownHosts(HttpMiddleware):

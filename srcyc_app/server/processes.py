@@ -25,6 +25,8 @@ from srcyc_app.server.scratch import Scratch
 
 _log = logging.getLogger(__name__)
 
+#: Characters of a task's request: it becomes an argument of a process, which systems limit to 128 KiB.
+LONGEST = 100_000
 #: Seconds that a process has to save and end.
 PATIENCE = 60.0
 #: Log lines kept with a task.

@@ -63,8 +63,8 @@ class Services:
     def places(self) -> dict[str, Path]:
         """Name the folders whose disks may fill up."""
         found = {"models": self.app.model_dir, "temporary": self.scratch.folder}
-        if not self.app.studies.startswith(("http://", "https://")):
-            found["studies"] = Path(self.app.studies)
+        if self.app.folder is not None:
+            found["studies"] = self.app.folder
         return found
 
     def halt(self) -> None:

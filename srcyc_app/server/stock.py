@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from starlette.datastructures import QueryParams
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from srcyc_app.refusals import Refusal, forbidden, not_found, unusable
@@ -17,12 +18,9 @@ from srcyc_app.server.asgi import HttpMiddleware
 from srcyc_app.server.failures import Failures, problem
 from srcyc_app.server.middleware import KnownHosts, KnownOrigins, UploadLimit
 from srcyc_app.server.names import address_of
-
-_log = logging.getLogger(__name__)
+from srcyc_app.server.processes import LONGEST
 
 _SERVER = "monailabel.app"
-#: Characters of a task's request: it becomes an argument of a process, which systems limit to 128 KiB.
-_LONGEST = 100_000
 #: Its background tasks set CUDA_VISIBLE_DEVICES to it.
 _GPUS = re.compile(r"(all|\d{1,3}(,\d{1,3})*)?")
 #: Read by MONAI Label from a task's request and put into the environment, the import path or a process.
@@ -69,7 +67,8 @@ class HandedOn(HttpMiddleware):
         try:
             check_address(scope["method"], scope["path"], QueryParams(scope["query_string"]))
             if _begins_a_task(scope):
-                body = await _body(receive)
+                # Of a size that the upload limit bounds.
+                body = await Request(scope, receive).body()
                 check_task(body)
                 receive = _again(body, receive)
         except Refusal as refusal:
@@ -123,8 +122,8 @@ def check_task(body: bytes) -> None:
     Raises:
         Refusal: 422.
     """
-    if len(body) > _LONGEST:
-        raise unusable(f"params: {len(body)} bytes, at most {_LONGEST} are taken; send less.")
+    if len(body) > LONGEST:
+        raise unusable(f"params: {len(body)} bytes, at most {LONGEST} are taken; send less.")
     try:
         request = json.loads(body) if body.strip() else {}
     except (ValueError, RecursionError):
@@ -157,16 +156,6 @@ def one_line(record: logging.LogRecord) -> bool:
 
 def _begins_a_task(scope: Scope) -> bool:
     return scope["method"] == "POST" and scope["path"].startswith(("/train", "/batch/"))
-
-
-async def _body(receive: Receive) -> bytes:
-    """Read a body whose size the upload limit bounds."""
-    parts = []
-    while True:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

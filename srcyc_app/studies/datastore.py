@@ -180,8 +180,12 @@ class StudiesFolder(LabelledFolder):
             for i, k in pairs
         ]
 
-    def get_dataset_archive(self, limit_cases: int | None) -> str:
+    def get_dataset_archive(self, limit_cases: int | None, folder: Path | None = None) -> str:
         """Pack the images that have a final label, with it and the state.
+
+        Args:
+            limit_cases: most images; None: all.
+            folder: where the archive is made; default: the system's temporary folder.
 
         Raises:
             Refusal: 404, there are none.
@@ -191,7 +195,7 @@ class StudiesFolder(LabelledFolder):
             raise not_found("no image has a final label: there is nothing to pack.")
         if limit_cases and 0 < limit_cases < len(pairs):
             pairs = pairs[:limit_cases]
-        handle, path = tempfile.mkstemp(suffix=".zip")
+        handle, path = tempfile.mkstemp(suffix=".zip", dir=folder)
         try:
             with os.fdopen(handle, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
                 for pair in pairs:

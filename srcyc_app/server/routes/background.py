@@ -14,14 +14,11 @@ from srcyc_app.refusals import Refusal, not_found, unusable
 from srcyc_app.server.access import current, require
 from srcyc_app.server.actions import Role
 from srcyc_app.server.audit import note
-from srcyc_app.server.processes import Background
+from srcyc_app.server.processes import LONGEST, Background
 from srcyc_app.server.services import Served
 from srcyc_app.server.uploads import check_object
 
 router = APIRouter()
-
-#: Characters of a request: it becomes an argument of a process, which systems limit to 128 KiB.
-_LONGEST = 100_000
 
 Params = Annotated[dict[str, Any] | None, Body()]
 
@@ -43,7 +40,7 @@ def training(served: Served, all: bool = False, check_if_running: bool = False) 
 @router.post("/train/", tags=["Train"], include_in_schema=False)
 def train_all(served: Served, params: Params = None, run_sync: bool = False) -> dict[str, Any]:
     """Begin with every trainer; there is one."""
-    given = check_object(params, "params", _LONGEST)
+    given = check_object(params, "params", LONGEST)
     own = given.get(NAME, given)
     return {NAME: {"result": train(served, NAME, own, run_sync, enqueue=True), "detail": None}}
 
@@ -53,7 +50,7 @@ def train(
     served: Served, model: str, params: Params = None, run_sync: bool = False, enqueue: bool = False
 ) -> dict[str, Any]:
     """Options: ``trainers`` in /info/. 429 while another one runs."""
-    request = {**check_object(params, "params", _LONGEST), "model": model}
+    request = {**check_object(params, "params", LONGEST), "model": model}
     _refuse_sync(run_sync)
     if model != NAME:
         raise not_found(f"model {model[:60]!r} is unknown; there is {NAME}.")
@@ -71,8 +68,7 @@ def train(
 @router.delete("/train/", tags=["Train"], summary="Stop the training")
 def stop_training(served: Served) -> dict[str, Any] | None:
     """It finishes its step and saves everything; the same request begins again from there. null if none runs."""
-    person, owner = current(), served.training.owner()
-    if owner != person.name:
+    if served.training.running() and served.training.owner() != current().name:
         require(Role.ADMIN, "to stop the training of somebody else")
     return served.training.stop()
 
@@ -92,7 +88,7 @@ def start_batch(
     run_sync: bool = False,
 ) -> dict[str, Any]:
     """All thick-slice scans without a result, or ``images`` in ``params``: a list of ids. 429 while one runs."""
-    request = {"images": images.value, **check_object(params, "params", _LONGEST), "model": model}
+    request = {"images": images.value, **check_object(params, "params", LONGEST), "model": model}
     _refuse_sync(run_sync)
     if model != NAME:
         raise not_found(f"model {model[:60]!r} is unknown; there is {NAME}.")

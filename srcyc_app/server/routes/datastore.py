@@ -77,14 +77,15 @@ def add_image(
     info = read_object(params, "params")
     with served.scratch.room() as room:
         scan = unpacked(save(file, room), served.app.max_upload)
-        if str(info.get("overwrite", False)).lower() in ("true", "1"):
+        overwrite = str(info.get("overwrite", False)).lower() in ("true", "1")
+        if overwrite:
             require(Role.ADMIN, "to replace a scan")
         served.limits.check_storage(served.app, scan)
         datastore, user = served.app.datastore(), current().name
         added = datastore.add_image(image or "", str(scan), info)
         if user is not None and isinstance(datastore, StudiesFolder):
             datastore.set_owner(added, user)
-        note(image=added, replaced=True if info.get("overwrite") else None)
+        note(image=added, replaced=overwrite or None)
         return {"image": added}
 
 
@@ -184,7 +185,9 @@ def update_label_info_as_before(served: Served, label: str, tag: str, params: Js
 )
 def dataset(served: Served, limit_cases: Annotated[int | None, Query(ge=1, le=1_000_000)] = None) -> Response:
     """A zip archive."""
-    return FileOnce(Path(served.app.datastore().get_dataset_archive(limit_cases)), filename="dataset.zip")
+    with served.scratch.kept() as room:
+        archive = Path(served.app.datastore().get_dataset_archive(limit_cases, room))
+    return FileOnce(archive, filename="dataset.zip", room=room)
 
 
 def _image(served: Services, image: str) -> Path:

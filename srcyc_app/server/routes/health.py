@@ -47,11 +47,10 @@ def _checks(served: Services) -> dict[str, str]:
 
 
 def _studies(served: Services) -> str:
-    studies = served.app.studies
-    if studies.startswith(("http://", "https://")):
+    if served.app.folder is None:
         return str(served.app.datastore().status().get("error", "ok"))
     try:
-        os.listdir(studies)
+        os.listdir(served.app.folder)
     except OSError as error:
         return f"cannot be listed ({error.strerror})"
     return "ok"

@@ -86,6 +86,16 @@ def test_a_line_says_who_did_what_and_what_came_of_it(path: Path) -> None:
     assert str(read["time"])[10] == "T" and "+" in str(read["time"])
 
 
+def test_the_servers_log_tells_of_changes_without_their_query(caplog: pytest.LogCaptureFixture) -> None:
+    served = client(Rules())
+    with caplog.at_level("INFO"):
+        served.post("/infer/%0Asrcyc?image=person")
+        served.get("/info/")
+    lines = [record.getMessage() for record in caplog.records if record.name.endswith("server.audit")]
+    assert len(lines) == 1
+    assert lines[0].startswith("POST /infer/\\nsrcyc: 404")
+
+
 @pytest.mark.parametrize(
     ("method", "status", "said", "bodies"),
     [

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -222,6 +223,22 @@ def test_a_closed_line_takes_nothing(line):
     with pytest.raises(Refusal) as refused:
         line.submit(Work(), discard=print)
     assert refused.value.status_code == 503
+
+
+def test_a_job_that_comes_while_the_line_is_closed_does_not_stay_in_it(line, monkeypatch):
+    submit, closing = line._executor.submit, threading.Thread(target=line.close)
+
+    def late(work):
+        closing.start()
+        # As far as it comes.
+        closing.join(0.2)
+        return submit(work)
+
+    monkeypatch.setattr(line._executor, "submit", late)
+    with contextlib.suppress(Refusal):
+        line.submit(Work(), discard=print)
+    closing.join()
+    assert line.is_idle(within=PATIENCE)
 
 
 # -- background processes --------------------------------------------------------------------------------------------

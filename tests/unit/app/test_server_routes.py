@@ -28,6 +28,7 @@ from srcyc_app.server.access import Rules, Users
 from srcyc_app.server.access import main as add_user
 from srcyc_app.server.application import create_app
 from srcyc_app.server.environment import configure
+from srcyc_app.server.replies import FileOnce
 
 
 @pytest.fixture
@@ -252,6 +253,7 @@ def test_a_training_is_stopped_by_whoever_began_it_or_an_admin(
     refused = client.delete("/train/", headers=otto)
     assert refused.status_code == 403 and "somebody else" in refused.json()["detail"]
     assert client.delete("/train/", headers=ada).json()["status"] == "STOPPED"
+    assert client.delete("/train/", headers=otto).json() is None, "there is none to stop any more"
     client.app.state.services.training.halt()
     late = client.post("/train/srcyc", json={"mode": "generator-only"}, headers=anna)
     assert late.status_code == 429, late.text
@@ -338,6 +340,24 @@ def test_a_series_that_is_replaced_again_and_again_is_not_sent_in_parts(
     marks = itertools.count()
     monkeypatch.setattr("srcyc_app.server.routes.sessions.mark_of", lambda folder: (str(next(marks)), 0.0))
     assert client.get("/datastore/image?image=series").status_code == 409
+    assert scratch(client) == []
+
+
+def test_scans_with_labels_are_packed_where_nothing_is_left_of_them(
+    client: TestClient, studies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the server is killed meanwhile: its scratch folder is removed by the next one."""
+    label = {"label": ("label.nrrd", (studies / "thick.nrrd").read_bytes())}
+    assert client.put("/datastore/label?image=thick", files=label).status_code == 200
+    rooms = []
+    monkeypatch.setattr(
+        "srcyc_app.server.routes.datastore.FileOnce",
+        lambda path, **more: rooms.append(path.parent.parent) or FileOnce(path, **more),
+    )
+    archive = client.get("/datastore/dataset")
+    names = zipfile.ZipFile(io.BytesIO(archive.content)).namelist()
+    assert names == ["image/thick.nrrd", "label/thick.nrrd", "metadata.json"]
+    assert rooms == [client.app.state.services.scratch.folder]
     assert scratch(client) == []
 
 
