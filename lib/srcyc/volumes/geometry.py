@@ -171,28 +171,6 @@ def world_axes(grid: Grid) -> tuple[tuple[int, bool], ...]:
     return tuple((int(world), bool(directions[world, axis] < 0)) for axis, world in enumerate(closest))
 
 
-def working_order(grid: Grid) -> tuple[int, int, int]:
-    """Give the axis order (``order[new] = old``) that the networks see: thick axis last, the others as R, A, S come.
-
-    With :func:`working_flips`, a scan looks the same to them however its file stores it.
-    """
-    thick = thick_axis(grid)
-    world = world_axes(grid)
-    first, second = sorted((axis for axis in range(3) if axis != thick), key=lambda axis: world[axis][0])
-    return first, second, thick
-
-
-def working_flips(grid: Grid) -> tuple[int, ...]:
-    """Give the axes (of ``grid``, in its order) that run against R, A or S, and are turned round for the networks."""
-    return tuple(axis for axis, (_, against) in enumerate(world_axes(grid)) if against)
-
-
-def inverse_order(order: Sequence[int]) -> tuple[int, int, int]:
-    """Invert an axis order."""
-    i, j, k = (int(axis) for axis in np.argsort(order))
-    return i, j, k
-
-
 def check_affine(affine: npt.ArrayLike, *, name: str) -> npt.NDArray[np.float64]:
     """Return a usable float64 affine, or raise.
 
@@ -209,10 +187,16 @@ def check_affine(affine: npt.ArrayLike, *, name: str) -> npt.NDArray[np.float64]
             f"{name}: the affine is not a finite 4 x 4 matrix that ends in 0 0 0 1",
             remedy="repair the header's orientation",
         )
-    columns = np.linalg.norm(matrix[:3, :3], axis=0)
-    if columns.min() <= 0 or abs(np.linalg.det(matrix[:3, :3] / columns)) < 1e-3:
+    if is_singular(matrix):
+        text = " x ".join(f"{length:g}" for length in np.linalg.norm(matrix[:3, :3], axis=0))
         raise VolumeError(
-            f"{name}: the affine is singular (spacing {columns[0]:g} x {columns[1]:g} x {columns[2]:g} mm)",
+            f"{name}: the affine is singular (spacing {text} mm)",
             remedy="repair the header's orientation and spacing",
         )
     return matrix
+
+
+def is_singular(affine: npt.NDArray[np.float64]) -> bool:
+    """Tell whether voxel axes have no length, or span no volume."""
+    columns = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(columns.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / columns)) < 1e-3)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
+from scipy.ndimage import distance_transform_edt
 
 from srcyc.errors import LabelMapError, VolumeError
 from srcyc.volumes.geometry import Grid, thick_axis
@@ -29,8 +30,6 @@ _WIDEST = 1e6
 _SLICES = 16
 #: Voxels around a label in which its distances are computed.
 _MARGIN = 2
-#: Distance of slices, mm, by which no voxel of another slice is the nearest.
-_APART = 1e5
 #: Distance of what no label reaches.
 _OUTSIDE = -1e30
 #: Share of the neighbours within slices, off the background, that are equal in a label map.
@@ -156,22 +155,17 @@ def _signed_distance(inside: npt.NDArray[np.bool_], spacing: tuple[float, float,
 
     Towards a slice without any of it, or without anything else, a label ends half way, as it is.
     """
-    signed = _distance_to(~inside, spacing, axis) - _distance_to(inside, spacing, axis)
+    signed = np.empty(inside.shape, np.float32)
     slices, marked = np.moveaxis(signed, axis, 0), np.moveaxis(inside, axis, 0)
+    steps = [step for other, step in enumerate(spacing) if other != axis]
     mixed = [k for k, part in enumerate(marked) if part.any() and not part.all()]
+    for k in mixed:
+        slices[k] = distance_transform_edt(marked[k], steps) - distance_transform_edt(~marked[k], steps)
     for k, part in enumerate(marked):
         if k not in mixed:
             like = np.abs(slices[min(mixed, key=lambda other: abs(other - k))]) if mixed else spacing[axis]
             slices[k] = like if part.all() else -like
     return signed
-
-
-def _distance_to(places: npt.NDArray[np.bool_], spacing: tuple[float, float, float], axis: int) -> _Array:
-    """Give the distance within slices to the nearest of the voxels marked, mm."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(places.T).astype(np.uint8))
-    image.SetSpacing([_APART if other == axis else step for other, step in enumerate(spacing)])
-    signed = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
-    return np.maximum(sitk.GetArrayFromImage(signed).T, 0)
 
 
 def _box(inside: npt.NDArray[np.bool_]) -> tuple[slice, slice, slice]:

@@ -98,12 +98,18 @@ class Missing:
             np.moveaxis(measured, self.axis, 0)[list(self.lost)] = False
         return measured
 
+    @property
+    def cut_slices(self) -> list[int]:
+        """Indices of the slices that were cut off."""
+        return [k for k, part in enumerate(np.moveaxis(self.cut, self.axis, 0)) if part.any()]
+
     def filled(self, volume: Volume) -> Volume:
         """Give the scan with values everywhere, so that what was measured is not disturbed by what was not."""
         if not self.any:
             return volume
         data = _filled(volume.data[0], self.kept, self.measured, volume.spacing)
-        _interpolate(np.moveaxis(data, self.axis, 0), self.lost, np.moveaxis(self.cut, self.axis, 0))
+        cut = np.moveaxis(self.cut, self.axis, 0)
+        _interpolate(np.moveaxis(data, self.axis, 0), self.lost, self.cut_slices, cut)
         return replace(volume, data=data[None], padding=None)
 
     def put_back(self, result: _Array, scan: _Array) -> None:
@@ -141,9 +147,8 @@ class Missing:
         """
         count = self.absurd.shape[self.axis]
         holding = [k for k in range(count) if k not in (*self.lost, *self.blank)]
-        cut = {k for k, part in enumerate(np.moveaxis(self.cut, self.axis, 0)) if part.any()}
         lacking = {k for k in (*self.lost, *self.blank) if holding[0] < k < holding[-1]}
-        if slices := sorted(lacking | cut):
+        if slices := sorted(lacking.union(self.cut_slices)):
             raise VolumeError(
                 f"{name}: {_slices(slices, count)} blank, or in part", remedy="give the whole scan"
             )
@@ -169,7 +174,7 @@ class Missing:
             told.append(
                 f"{_slices(self.lost, slices)} blank: taken as lost; what the result shows there is interpolated."
             )
-        if cut := [k for k, part in enumerate(np.moveaxis(self.cut, self.axis, 0)) if part.any()]:
+        if cut := self.cut_slices:
             told.append(
                 f"{_slices(cut, slices)} blank in part: taken as cut off; what the result shows there is interpolated."
             )
@@ -258,15 +263,15 @@ def _filled(data: _Array, kept: _Mask, measured: _Mask, spacing: Sequence[float]
     return data
 
 
-def _interpolate(slices: _Array, lost: Sequence[int], cut: _Mask) -> None:
+def _interpolate(slices: _Array, lost: Sequence[int], parts: Sequence[int], cut: _Mask) -> None:
     """Replace slices, and parts of slices, by the polynomial through the two nearest on either side, in place.
 
     Args:
         slices: ``(S, ...)``.
         lost: those that hold nothing.
-        cut: ``(S, ...)``, the parts of others that hold nothing.
+        parts: those of which a part holds nothing.
+        cut: ``(S, ...)``, that part.
     """
-    parts = [k for k in range(len(slices)) if cut[k].any()]
     good = [k for k in range(len(slices)) if k not in lost and k not in parts]
     for k in (*lost, *parts):
         nodes = [*[g for g in good if g < k][-2:], *[g for g in good if g > k][:2]]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from srcyc.volumes.geometry import Grid, inverse_order, working_flips, working_order
+from srcyc.volumes.geometry import Grid, thick_axis, world_axes
 from srcyc.volumes.intensity import IntensityScaling, robust_scaling
 from srcyc.volumes.missing import Missing
 from srcyc.volumes.volume import Volume
@@ -32,9 +32,11 @@ class WorkingOrder:
 
     @classmethod
     def of(cls, grid: Grid) -> WorkingOrder:
-        """Give the order for a scan on ``grid``."""
-        order = working_order(grid)
-        return cls(order, working_flips(grid.permuted(order)))
+        """Give the order for a scan on ``grid``: thick axis last, the others as R, A, S come."""
+        world, thick = world_axes(grid), thick_axis(grid)
+        first, second = sorted((axis for axis in range(3) if axis != thick), key=lambda axis: world[axis][0])
+        order = first, second, thick
+        return cls(order, tuple(new for new, old in enumerate(order) if world[old][1]))
 
     def grid(self, grid: Grid) -> Grid:
         """Give a grid in the file's order as the networks see it."""
@@ -46,7 +48,7 @@ class WorkingOrder:
 
     def undo(self, image: Tensor) -> Array:
         """Turn ``(I, J, K)`` back into the file's order; contiguous."""
-        return np.ascontiguousarray(np.flip(image.numpy(), self.flips).transpose(inverse_order(self.order)))
+        return np.ascontiguousarray(np.flip(image.numpy(), self.flips).transpose(np.argsort(self.order)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,12 +15,8 @@ from srcyc.errors import ConfigError, InputError, NothingToDoError, VolumeError
 from srcyc.volumes.geometry import (
     Grid,
     check_affine,
-    inverse_order,
     requested_spacing,
     target_grid,
-    thick_axis,
-    working_flips,
-    working_order,
 )
 
 ORIGIN = (-110.5, 78.3063, -72.7575)
@@ -192,7 +188,7 @@ def test_permuted_moves_no_voxel(grid: Grid, order: tuple[int, int, int]) -> Non
         permuted.index_to_world(index[list(order)]), grid.index_to_world(index), rtol=0, atol=1e-12
     )
     assert permuted.shape == tuple(SHAPE[axis] for axis in order)
-    back = permuted.permuted(inverse_order(order))
+    back = permuted.permuted(np.argsort(order))
     assert back.shape == grid.shape
     np.testing.assert_array_equal(back.affine, grid.affine)
 
@@ -222,49 +218,6 @@ def test_cropped_moves_no_voxel(grid: Grid) -> None:
         )
     assert part.spacing == pytest.approx(grid.spacing)
     np.testing.assert_array_equal(grid.affine, before)
-
-
-@pytest.mark.parametrize(
-    ("spacing", "thick", "order"),
-    [
-        ((1, 1, 5), 2, (0, 1, 2)),
-        ((1, 5, 0.9), 1, (0, 2, 1)),
-        ((5, 0.9, 1), 0, (1, 2, 0)),
-        ((1, 1, 1), 2, (0, 1, 2)),
-        ((2, 2, 1), 1, (0, 2, 1)),
-        ((1.00001, 1, 1), 2, (0, 1, 2)),  # a header's rounding is no thick axis
-    ],
-)
-def test_working_order_puts_the_thick_axis_last(
-    spacing: tuple[float, float, float], thick: int, order: tuple[int, int, int]
-) -> None:
-    grid = Grid((4, 5, 6), make_affine(rotation(0.1, 0.2, 0.3), spacing, ORIGIN))
-    assert thick_axis(grid) == thick
-    assert working_order(grid) == order
-    array = np.arange(4 * 5 * 6).reshape(4, 5, 6)
-    worked = array.transpose(order)
-    np.testing.assert_array_equal(worked.transpose(inverse_order(order)), array)
-
-
-@pytest.mark.parametrize(
-    ("columns", "order", "flips"),
-    [
-        ([(-1, 0, 0), (0, 1, 0), (0, 0, 5)], (0, 1, 2), (0,)),
-        ([(0, -1, 0), (0, 0, 1), (5, 0, 0)], (0, 1, 2), (0,)),  # sagittal slices: A, S within
-        ([(0, 0, 1), (1, 0, 0), (0, -5, 0)], (1, 0, 2), (2,)),
-        ([(0, 0.7071, 0.7071), (0, -0.7071, 0.7071), (-5, 0, 0)], (0, 1, 2), (1, 2)),
-        # A header's last digit decides nothing at 45 degrees.
-        ([(0, 0.70710, 0.70711), (0, -0.70711, 0.70710), (-5, 0, 0)], (0, 1, 2), (1, 2)),
-    ],
-)
-def test_the_networks_see_every_scan_alike(
-    columns: list[tuple[float, float, float]], order: tuple[int, int, int], flips: tuple[int, ...]
-) -> None:
-    affine = np.eye(4)
-    affine[:3, :3] = np.transpose(columns)
-    grid = Grid((4, 5, 6), affine)
-    assert working_order(grid) == order
-    assert working_flips(grid.permuted(order)) == flips
 
 
 def test_check_affine_gives_a_float64_copy() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from srcyc.volumes.geometry import Grid
+from factories import make_affine, rotation
+from srcyc.volumes.geometry import Grid, thick_axis
 from srcyc.volumes.volume import Volume
 from srcyc.volumes.working import WorkingOrder, prepare
 
@@ -90,13 +91,43 @@ def test_voxels_stay_where_they_are_in_the_world(order: tuple[int, ...], signs: 
     assert working.grid.spacing == pytest.approx(tuple(SPACING))
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_the_slice_axis_comes_last_the_others_as_r_a_s_come(axis: int) -> None:
-    spacing = np.ones(3)
-    spacing[axis] = 4.0
-    order = WorkingOrder.of(Grid((5, 6, 7), np.diag([*spacing, 1.0])))
-    assert order.order == (*(other for other in range(3) if other != axis), axis)
-    assert order.flips == ()
+@pytest.mark.parametrize(
+    ("spacing", "thick", "order"),
+    [
+        ((1, 1, 5), 2, (0, 1, 2)),
+        ((1, 5, 0.9), 1, (0, 2, 1)),
+        ((5, 0.9, 1), 0, (1, 2, 0)),
+        ((1, 1, 1), 2, (0, 1, 2)),
+        ((2, 2, 1), 1, (0, 2, 1)),
+        ((1.00001, 1, 1), 2, (0, 1, 2)),  # a header's rounding is no thick axis
+    ],
+)
+def test_working_order_puts_the_thick_axis_last(
+    spacing: tuple[float, float, float], thick: int, order: tuple[int, int, int]
+) -> None:
+    grid = Grid((4, 5, 6), make_affine(rotation(0.1, 0.2, 0.3), spacing))
+    assert thick_axis(grid) == thick
+    assert WorkingOrder.of(grid).order == order
+
+
+@pytest.mark.parametrize(
+    ("columns", "order", "flips"),
+    [
+        ([(-1, 0, 0), (0, 1, 0), (0, 0, 5)], (0, 1, 2), (0,)),
+        ([(0, -1, 0), (0, 0, 1), (5, 0, 0)], (0, 1, 2), (0,)),  # sagittal slices: A, S within
+        ([(0, 0, 1), (1, 0, 0), (0, -5, 0)], (1, 0, 2), (2,)),
+        ([(0, 0.7071, 0.7071), (0, -0.7071, 0.7071), (-5, 0, 0)], (0, 1, 2), (1, 2)),
+        # A header's last digit decides nothing at 45 degrees.
+        ([(0, 0.70710, 0.70711), (0, -0.70711, 0.70710), (-5, 0, 0)], (0, 1, 2), (1, 2)),
+    ],
+)
+def test_axes_are_turned_towards_r_a_s(
+    columns: list[tuple[float, float, float]], order: tuple[int, int, int], flips: tuple[int, ...]
+) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = np.transpose(columns)
+    grid = Grid((4, 5, 6), affine)
+    assert WorkingOrder.of(grid) == WorkingOrder(order, flips)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int16])

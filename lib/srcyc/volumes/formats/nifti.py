@@ -35,6 +35,7 @@ from srcyc.volumes.formats.raw import (
     require_scalar,
     volume_shape,
 )
+from srcyc.volumes.geometry import is_singular
 
 _HEADER_BYTES = 540  # of the second version; the first has 348
 _MILLIMETRES_PER_UNIT = {1: 1e3, 2: 1.0, 3: 1e-3}  # the spatial codes of xyzt_units
@@ -307,10 +308,7 @@ def _qform(header: nib.Nifti1Header) -> tuple[_Affine | None, str]:
 
 
 def _usable(affine: _Affine) -> bool:
-    if not np.isfinite(affine).all():
-        return False
-    columns = np.linalg.norm(affine[:3, :3], axis=0)
-    return bool(columns.min() > 0 and abs(np.linalg.det(affine[:3, :3] / columns)) >= 1e-3)
+    return bool(np.isfinite(affine).all()) and not is_singular(affine)
 
 
 def _same(first: _Affine, second: _Affine, shape: tuple[int, ...]) -> bool:
