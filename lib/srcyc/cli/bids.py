@@ -33,34 +33,28 @@ class Level(str, Enum):
 
 @with_inference(but=_NOT_HERE)
 def bids(
-    bids_dir: Annotated[Path, typer.Argument(metavar="BIDS_DIR", help="The data set.", show_default=False)],
-    output_dir: Annotated[
-        Path, typer.Argument(metavar="OUT_DIR", help="The derivative to make.", show_default=False)
-    ],
+    bids_dir: Annotated[Path, typer.Argument(metavar="BIDS_DIR", help="The data set.")],
+    output_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The derivative to make.")],
     level: Annotated[
         Level,
         typer.Argument(
             metavar="{participant,group}",
             help="participant: super-resolve; group: a table and a report about all scans.",
-            show_default=False,
         ),
     ],
     participant_label: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="LABEL", help="Only this participant; may be repeated. Default: all.", show_default=False
-        ),
+        typer.Option(metavar="LABEL", help="Only this participant; may be repeated. Default: all."),
     ] = None,
     session_label: Annotated[
         list[str] | None,
-        typer.Option(metavar="LABEL", help="Only this session; may be repeated.", show_default=False),
+        typer.Option(metavar="LABEL", help="Only this session; may be repeated."),
     ] = None,
     bids_filter_file: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             help='What scans have to be, as JSON: {"t2w": {"suffix": "T2w", "acquisition": "ax"}}.',
-            show_default=False,
         ),
     ] = None,
     n_procs: Annotated[
@@ -74,7 +68,6 @@ def bids(
         typer.Option(
             metavar="local|ADDRESS",
             help="Let the workers of a Dask cluster do it: that of this scheduler, or one on this machine.",
-            show_default=False,
         ),
     ] = None,
     shard: Shard = None,

@@ -24,17 +24,11 @@ def combine(
             metavar="STACK...",
             help="Two or more thick scans of one person, contrast and session, along different axes: volumes or DICOM "
             "series. The first tells field of view, axes and intensities of the result.",
-            show_default=False,
         ),
     ],
     output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="The volume to write; its suffix decides the format.",
-            show_default=False,
-        ),
+        typer.Option("--output", "-o", help="The volume to write; its suffix decides the format."),
     ],
     *,
     inference: Inference,

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 Manifest = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.csv",
-        help="Columns path,domain,person (LR, HR or neither; paths relative to the file).",
-        show_default=False,
+        metavar="FILE.csv", help="Columns path,domain,person (LR, HR or neither; paths relative to the file)."
     ),
 ]
 

@@ -33,9 +33,7 @@ from srcyc.errors import ConfigError, OutputError
 
 
 def evaluate(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the results.", show_default=False)
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
     hr: ThinScans = None,
     lr: ThickScans = None,
     thickness: Thickness = "5",
@@ -64,9 +62,7 @@ def evaluate(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            "--model", metavar="NAME|PATH", help="Model to compare; repeatable.", show_default="the default"
-        ),
+        typer.Option(metavar="NAME|PATH", help="Model to compare; repeatable.", show_default="the default"),
     ] = None,
     consistency: Annotated[
         bool, typer.Option(help="Let models add only what the scan does not see, as `srcyc infer` does.")

@@ -101,7 +101,6 @@ def infer(
             metavar="INPUT",
             help="Volumes (.nii .nii.gz .hdr .nrrd .nhdr .mha .mhd .mgz), DICOM series, or folders of any of these, "
             "searched to the bottom.",
-            show_default=False,
         ),
     ] = None,
     output: Annotated[
@@ -111,16 +110,13 @@ def infer(
             "-o",
             help="A file for one input (its suffix decides the format), else a folder (NAME becomes NAME_sr.nii.gz, in "
             "the tree that it was found in).",
-            show_default=False,
         ),
     ] = None,
     series: Annotated[
         list[str] | None,
         typer.Option(
-            "--series",
             metavar="NUMBER|UID|TEXT",
             help="A DICOM series of the input, by number, UID or description; may be repeated. Default: all scans.",
-            show_default=False,
         ),
     ] = None,
     fill_gaps: Annotated[
@@ -133,7 +129,6 @@ def infer(
             metavar="|".join(FORMATS),
             help="How results are written into a folder; dicom: as series derived from their scans', which have to be "
             "DICOM; dicom-enhanced: in one file each. Default: nii.gz.",
-            show_default=False,
         ),
     ] = None,
     stable_uids: Annotated[
@@ -159,35 +154,27 @@ def infer(
     labels: Annotated[
         Path | None,
         typer.Option(
-            "--labels",
             metavar="FILE",
             help="A label map of the one scan: also written on the result's grid, as OUT_labels.",
-            show_default=False,
         ),
     ] = None,
     from_dicomweb: Annotated[
         str | None,
         typer.Option(
-            "--from-dicomweb",
             metavar="URL",
             help="Fetch the scans from this DICOMweb server: those of --study, or of --series.",
-            show_default=False,
         ),
     ] = None,
     study: Annotated[
         str | None,
-        typer.Option(
-            "--study", metavar="UID", help="The study whose MR series are wanted.", show_default=False
-        ),
+        typer.Option(metavar="UID", help="The study whose MR series are wanted."),
     ] = None,
     to_dicomweb: Annotated[
         str | None,
         typer.Option(
-            "--to-dicomweb",
             metavar="URL",
             help="Store results in this DICOMweb server, all instances or none, the same ones when it is tried again; "
             "--output is not needed then.",
-            show_default=False,
         ),
     ] = None,
     pacs_login: PacsLogin = None,

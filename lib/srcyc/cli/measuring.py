@@ -71,13 +71,11 @@ Regions = Annotated[
 ]
 ThinScans = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--hr", metavar="PATH...", help="Thin-slice scans, or folders of them: slices are simulated."
-    ),
+    typer.Option(metavar="PATH...", help="Thin-slice scans, or folders of them: slices are simulated."),
 ]
 ThickScans = Annotated[
     list[Path] | None,
-    typer.Option("--lr", metavar="PATH...", help="Real thick scans, or folders of them: no truth is known."),
+    typer.Option(metavar="PATH...", help="Real thick scans, or folders of them: no truth is known."),
 ]
 #: Said of the columns on regions.
 _REGIONS = " Regions: share of their contrast to what surrounds them that is kept; 1 is all of it."

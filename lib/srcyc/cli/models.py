@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 def models(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME|PATH]", help="Show the card of this one.", show_default=False),
+        typer.Argument(metavar="[NAME|PATH]", help="Show the card of this one."),
     ] = None,
     bundle: Annotated[
         Path | None,
-        typer.Option("--bundle", metavar="DIR", help="Write it as a MONAI bundle to this new folder."),
+        typer.Option(metavar="DIR", help="Write it as a MONAI bundle to this new folder."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:

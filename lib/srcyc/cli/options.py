@@ -149,7 +149,7 @@ def _checked_memory(value: float | None) -> float | None:
 
 ModelName = Annotated[
     str | None,
-    typer.Option("--model", metavar="NAME|PATH", help="A model that `srcyc models` lists, or a model file."),
+    typer.Option(metavar="NAME|PATH", help="A model that `srcyc models` lists, or a model file."),
 ]
 Device = Annotated[
     str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to compute.", callback=_checked_device)
@@ -168,16 +168,12 @@ MaxMemory = Annotated[
 #: A part of many scans.
 Shard = Annotated[
     str | None,
-    typer.Option(
-        metavar="I/N", help="Do the I-th of N parts of the scans only, for job arrays.", show_default=False
-    ),
+    typer.Option(metavar="I/N", help="Do the I-th of N parts of the scans only, for job arrays."),
 ]
 PacsLogin = Annotated[
     Path | None,
     typer.Option(
-        "--pacs-login",
         metavar="FILE",
         help="A file with one line for these servers, NAME:PASSWORD or Bearer TOKEN. Default: $SRCYC_PACS_LOGIN.",
-        show_default=False,
     ),
 ]

@@ -41,7 +41,7 @@ def publish(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="OUT.safetensors", help="File to write.", show_default=False),
+        typer.Option("--output", "-o", metavar="OUT.safetensors", help="File to write."),
     ],
     hr: ThinScans = None,
     lr: ThickScans = None,

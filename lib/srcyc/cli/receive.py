@@ -22,28 +22,19 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 def receive(
     queue: Annotated[
         Path,
-        typer.Argument(
-            metavar="QUEUE", help="Folder for what has come and is not yet sent on.", show_default=False
-        ),
+        typer.Argument(metavar="QUEUE", help="Folder for what has come and is not yet sent on."),
     ],
     send_to: Annotated[
         list[str] | None,
-        typer.Option(
-            "--send-to",
-            metavar="AET@HOST:PORT",
-            help="Send results there by C-STORE; may be repeated.",
-            show_default=False,
-        ),
+        typer.Option(metavar="AET@HOST:PORT", help="Send results there by C-STORE; may be repeated."),
     ] = None,
     to_dicomweb: Annotated[
         str | None,
-        typer.Option(
-            "--to-dicomweb", metavar="URL", help="Store results in this DICOMweb server.", show_default=False
-        ),
+        typer.Option(metavar="URL", help="Store results in this DICOMweb server."),
     ] = None,
     pacs_login: PacsLogin = None,
     ae_title: Annotated[
-        str, typer.Option("--ae-title", metavar="AET", help="Own title; who calls has to know it.")
+        str, typer.Option(metavar="AET", help="Own title; who calls has to know it.")
     ] = "SRCYC",
     host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's needs --allow.")] = (
         "127.0.0.1"
@@ -51,7 +42,7 @@ def receive(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 11112,
     allow: Annotated[
         list[str] | None,
-        typer.Option("--allow", metavar="AET", help="A title that may call; may be repeated. Default: all."),
+        typer.Option(metavar="AET", help="A title that may call; may be repeated. Default: all."),
     ] = None,
     quiet: Annotated[
         float, typer.Option(min=0, help="Seconds without another slice after which a series is complete.")

@@ -33,12 +33,11 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of this run.")],
     hr: Annotated[
         list[Path] | None,
-        typer.Option("--hr", metavar="PATH...", help="Thin-slice scans, or folders of them."),
+        typer.Option(metavar="PATH...", help="Thin-slice scans, or folders of them."),
     ] = None,
     lr: Annotated[
         list[Path] | None,
         typer.Option(
-            "--lr",
             metavar="PATH...",
             help="Thick-slice scans of anybody (unpaired) or of the same people (paired).",
         ),
@@ -49,7 +48,7 @@ def train(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.yaml", help="Settings; see docs/training.md.", show_default=False),
+        typer.Option(metavar="FILE.yaml", help="Settings; see docs/training.md."),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -71,7 +70,6 @@ def train(
         typer.Option(
             metavar="FILE.safetensors",
             help="Put the best model there in the end, unless a better one is there.",
-            show_default=False,
         ),
     ] = None,
     publish_worse: Annotated[
