@@ -18,11 +18,9 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from SRCycLib import sample_data, volumes
-from SRCycLib.calls import Remote
-from SRCycLib.client import VERSION
+from SRCycLib import VERSION, engine, sample_data, volumes
+from SRCycLib.calls import Calls
 from SRCycLib.compare_panel import ComparePanel
-from SRCycLib.engine import Engine
 from SRCycLib.local_server import LocalServer, find_program, find_studies
 from SRCycLib.parameters import Parameters
 from SRCycLib.resolve_panel import ResolvePanel
@@ -136,9 +134,8 @@ class SRCycLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self, log: Any = None) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
-        self._remote = Remote()
-        self.engine = Engine()
-        self.session = Session(self._remote, self.engine, log or (lambda line: None))
+        self.calls = Calls()
+        self.session = Session(self.calls, log or (lambda line: None))
 
     def process(
         self,
@@ -221,8 +218,7 @@ class SRCycLogic(ScriptedLoadableModuleLogic):
 
     def close(self) -> None:
         """Cancel the requests under way."""
-        self._remote.close()
-        self.engine.close()
+        self.calls.close()
 
 
 def _waited(begin: Any, end: float) -> Any:
@@ -281,7 +277,7 @@ class SRCycTest(ScriptedLoadableModuleTest):
                 url = server.start(program, studies)
                 _waited(lambda done, failed: logic.session.connect(url, done, failed, self.PATIENCE), end)
             else:
-                (needs,) = _waited(logic.engine.check, end)
+                (needs,) = _waited(lambda done, failed: engine.look(logic.calls, done, failed), end)
                 if not needs.complete:
                     raise unittest.SkipTest("needs packages that the first Apply installs")
             scan = volumes.load(sample, "brain1", slicer.mrmlScene)

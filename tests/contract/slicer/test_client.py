@@ -24,9 +24,9 @@ import requests
 
 import srcyc
 from srcyc.volumes.volume import read_volume
-from SRCycLib import client
-from SRCycLib.client import VERSION, Client, ServerError, Unreachable
-from SRCycLib.connection import Connection
+from SRCycLib import VERSION, client
+from SRCycLib.client import Client, ServerError, Unreachable
+from SRCycLib.connection import Connection, without_password
 from SRCycLib.multipart import Form, Malformed, Reply
 from SRCycLib.training import Watch
 
@@ -104,6 +104,20 @@ def test_a_password_is_in_no_sentence(new_port: Callable[[], int]) -> None:
     assert "s3cret" not in sentence_of(client.info)
     assert "s3cret" not in client.url
     assert "s3cret" not in sentence_of(lambda: Client("http://name:s3cret@a b"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("http://name:s3cret@host:80/path", "http://name@host:80/path"),
+        ("name:s3cret@host:80", "name@host:80"),
+        (" https://name:s3@cret@host", " https://name@host"),
+        ("name@host/a:b@c", "name@host/a:b@c"),
+        ("http://[::1]:80", "http://[::1]:80"),
+    ],
+)
+def test_an_address_is_shown_and_kept_without_its_password(typed: str, kept: str) -> None:
+    assert without_password(typed) == kept
 
 
 # -- the real servers ------------------------------------------------------------------------------------------------

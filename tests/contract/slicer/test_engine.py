@@ -34,6 +34,8 @@ else:  # what pytest itself uses there
 MODULE = Path(engine_needs.__file__).resolve().parents[1]
 #: What only the command line needs of the base installation.
 COMMAND_LINE = {"matplotlib", "rich", "typer"}
+#: As :data:`SRCycLib.calls.BY_ENGINE`.
+ENGINE = "SRCycLib.engine_worker"
 #: Longer than anything takes on a busy machine.
 PATIENCE = 120.0
 
@@ -49,7 +51,9 @@ class Desk:
 
     Attributes:
         folder: of the lean Python.
-        engine: with it.
+        library: SRCycLib's module `engine`.
+        said: how an installation went.
+        log: of the panel.
     """
 
     def __init__(self, session: Any, folder: Path) -> None:
@@ -59,11 +63,12 @@ class Desk:
         lean_python.launch(self.python, Path(session.folder) / "bin" / "PythonSlicer")
         session._search_path_before = list(sys.path)
         self.library = importlib.import_module("SRCycLib.engine")
-        self.engine = self.library.Engine()
-        self.said: list[tuple[str, float | None]] = []
+        self.calls = importlib.import_module("SRCycLib.calls").Calls()
+        self.said: list[tuple[str, float]] = []
+        self.log: list[str] = []
 
     def wait(self, begin: Callable[..., Any]) -> Any:
-        """Begin something, let Slicer run until it has ended, and give the answer or the problem."""
+        """Begin something, let Slicer run until it has ended, and give the answer, or what is wrong as a sentence."""
         answers: list[Any] = []
         begin(answers.append, answers.append)
         end = time.monotonic() + PATIENCE
@@ -74,20 +79,28 @@ class Desk:
         return answer
 
     def check(self) -> Any:
-        return self.wait(self.engine.check)
+        return self.wait(lambda done, failed: self.library.look(self.calls, done, failed))
 
-    def install(self, needs: Any) -> Any:
-        return self.wait(lambda done, failed: self.engine.install(needs, self.say, done, failed))
+    def install(self) -> Any:
+        """Let what is missing be installed; give "" or what is wrong."""
+        return self.wait(lambda done, failed: self.begin(lambda: done(""), failed))
 
-    def say(self, sentence: str, share: float | None) -> None:
-        self.said.append((sentence, share))
+    def begin(self, done: Callable[[], None], failed: Callable[[str], None]) -> Any:
+        return self.library.Preparation(
+            self.calls,
+            lambda _question: True,
+            lambda *each: self.said.append(each),
+            self.log.append,
+            done,
+            failed,
+        )
 
     def infer(self, scan: Path, folder: Path, **params: Any) -> Any:
         arguments = {"file": str(scan), "folder": str(folder), "params": params}
         told: list[tuple[str, float]] = []
         answer = self.wait(
-            lambda done, failed: self.engine.call(
-                "infer", arguments, done=done, failed=failed, progress=lambda *each: told.append(each)
+            lambda done, failed: self.calls.begin(
+                ENGINE, "infer", arguments, done=done, failed=failed, progress=lambda *each: told.append(each)
             )
         )
         return answer, told
@@ -110,7 +123,7 @@ def desk(stand_in: Any, tmp_path: Path, wheels: Path, monkeypatch: pytest.Monkey
         monkeypatch.setenv(name, value)
     desk = Desk(stand_in, tmp_path / "lean")
     yield desk
-    desk.engine.close()
+    desk.calls.close()
 
 
 # -- what is needed --------------------------------------------------------------------------------------------------
@@ -192,38 +205,21 @@ def test_what_is_missing_or_too_old_is_seen(monkeypatch: pytest.MonkeyPatch) -> 
     seen = engine_needs.look()
     assert seen["old"] == ["torch"]
     assert seen["missing"] == ["scipy", "pydantic", "safetensors"]
-    assert seen["library"] and set(seen["installed"]) == {"numpy", "pydicom", "torch", "nibabel"}
+    assert set(seen["installed"]) == {"numpy", "pydicom", "torch", "nibabel"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "SimpleITK" in engine_needs.look()["missing"]
 
 
-def test_no_library_at_all_is_told(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_needs, "library", lambda: None)
-    with pytest.raises(desk.library.EngineProblem) as problem:
-        desk.engine.info()
-    assert problem.value.kind == "missing"
-    assert "extension" in problem.value.remedy
-
-
-@pytest.mark.parametrize(
-    ("change", "kind"),
-    [
-        ({"python": "3.9.10"}, "python"),
-        ({"missing": ["SimpleITK"]}, "slicer"),
-        ({"old": ["numpy"]}, "slicer"),
-        ({"library": False}, "missing"),
-    ],
-)
+@pytest.mark.parametrize("change", [{"missing": ["SimpleITK"]}, {"old": ["numpy"]}])
 def test_a_slicer_that_cannot_run_the_engine_is_told_so(
-    change: dict[str, Any], kind: str, library: Callable[[str], ModuleType]
+    change: dict[str, Any], library: Callable[[str], ModuleType]
 ) -> None:
     install = library("engine_install")
-    seen = {"python": "3.12.9", "installed": {}, "missing": [], "old": [], "library": True}
+    seen = {"installed": {}, "missing": [], "old": []}
     assert install.Needs(seen).complete
-    with pytest.raises(install.EngineProblem) as problem:
+    (package,) = next(iter(change.values()))
+    with pytest.raises(processes.Problem, match=f"lacks {package}.*use Slicer 5.10 or newer"):
         install.Needs({**seen, **change})
-    assert problem.value.kind == kind
-    assert problem.value.remedy in str(problem.value)
 
 
 # -- installed -------------------------------------------------------------------------------------------------------
@@ -234,7 +230,7 @@ def test_installed_on_the_first_use_by_real_pip(
     desk: Desk, scans: Any, tmp_path: Path, tiny_model: Path, command_line: Callable[..., Any]
 ) -> None:
     """From a bare Python to a result; the same voxels as the command line's."""
-    offered = desk.engine.info()
+    offered = desk.library.info()
     assert offered["options"]["weights"][0] == DEFAULT_MODEL
     needs = desk.check()
     assert not needs.complete
@@ -242,11 +238,10 @@ def test_installed_on_the_first_use_by_real_pip(
     assert all(name in needs.question for name in lean_python.WANTED)
     before = desk.versions()
 
-    now = desk.install(needs)
-    assert now.complete, now
+    assert desk.install() == ""
     assert desk.check().complete
     assert desk.versions() == before
-    assert "torch" in desk.said[0][0]
+    assert "torch" in desk.said[0][0] and "torch" in desk.log[0]
     made = sorted(path.name for path in lean_python.site_packages(desk.folder).iterdir())
     assert not [name for name in made if re.match("numpy|pydicom|SimpleITK|simpleitk", name)]
     assert not [name for name in os.environ if name == "PIP_CONSTRAINT"], "set only while pip runs"
@@ -284,7 +279,7 @@ def test_where_slicers_extension_pytorch_is_its_tool_chooses_the_pytorch(
     monkeypatch.setenv("PIP_FIND_LINKS", str(more))
     monkeypatch.setattr(slicer.modules, "pytorchutils", object(), raising=False)
     before = desk.versions()
-    assert desk.install(desk.check()).complete
+    assert desk.install() == ""
     assert asked.read_text() == "install torch>=2.6"
     assert desk.versions() == before
 
@@ -308,12 +303,12 @@ def test_an_installation_is_cancelled_and_mended(desk: Desk, wheels: Path, tmp_p
     # Read by every Python of it: pip stands still where it would write that PyTorch is whole.
     (site / "stands_still.pth").write_text("import stands_still\n")
     (site / "stands_still.py").write_text(_STANDS_STILL.format(there=str(there)))
-    needs, told = desk.check(), []
-    installation = desk.engine.install(needs, desk.say, told.append, told.append)
+    told: list[str] = []
+    installation = desk.begin(lambda: told.append("done"), told.append)
     until(desk, there.exists)
     (pip,) = (p for p in _workers() if p.name() not in ("sh", "PythonSlicer"))
-    other = desk.install(needs)  # as another Slicer would: it takes nothing of the first one's for left over
-    assert (other.kind, metadata.exists()) == ("busy", True)
+    # As another Slicer would: it takes nothing of the first one's for left over.
+    assert "Another Slicer" in desk.install() and metadata.exists()
     second = a_second()
     begun = time.monotonic()
     installation.cancel()
@@ -324,9 +319,8 @@ def test_an_installation_is_cancelled_and_mended(desk: Desk, wheels: Path, tmp_p
     assert told == []
 
     (site / "stands_still.pth").unlink()
-    now = desk.check()
-    assert "torch" in " ".join(now.missing)
-    assert desk.install(now).complete
+    assert "torch" in " ".join(desk.check().missing)
+    assert desk.install() == ""
     assert desk.check().complete
     assert metadata.with_name("INSTALLER").is_file()
 
@@ -337,10 +331,8 @@ def test_offline(desk: Desk, monkeypatch: pytest.MonkeyPatch, new_port: Callable
     monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{new_port()}/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
     # Without another try pip does not even say that nobody answers.
-    problem = desk.install(desk.check())
-    assert problem.kind == "offline"
-    assert "internet" in problem.fact
-    assert "torch" in problem.details
+    assert "internet" in desk.install()
+    assert "torch" in desk.log[-1]
     assert not desk.check().complete
 
 
@@ -356,8 +348,7 @@ def test_nothing_of_slicers_is_replaced(
     lean_python.make_wheel(greedy, "numpy", "99.0")
     monkeypatch.setenv("PIP_FIND_LINKS", str(greedy))
     before = desk.versions()
-    problem = desk.install(desk.check())
-    assert problem.kind == "conflict"
+    assert "no packages that fit" in desk.install()
     assert desk.versions() == before
 
 
@@ -365,41 +356,33 @@ def test_what_was_replaced_all_the_same_is_told(library: Callable[[str], ModuleT
     install = library("engine_install")
 
     def needs(**more: Any) -> Any:
-        return install.Needs(
-            {"python": "3.12.9", "installed": {}, "missing": [], "old": [], "library": True, **more}
-        )
+        return install.Needs({"installed": {}, "missing": [], "old": [], **more})
 
     before = needs(installed={"numpy": "2.0.2", "nibabel": "4.0"}, missing=["torch"], old=["nibabel"])
-    install.verify(before, needs(installed={"numpy": "2.0.2", "nibabel": "5.4", "torch": "2.9"}), "")
-    with pytest.raises(install.EngineProblem) as problem:
-        install.verify(before, needs(installed={"numpy": "2.5.0", "nibabel": "5.4", "torch": "2.9"}), "said")
-    assert problem.value.kind == "replaced"
-    assert "numpy" in problem.value.fact
-    with pytest.raises(install.EngineProblem) as problem:
-        install.verify(
-            before, needs(installed={"numpy": "2.0.2", "nibabel": "5.4"}, missing=["torch"]), "said"
-        )
-    assert problem.value.kind == "failed"
+    kept = {"numpy": "2.0.2", "nibabel": "5.4"}
+    assert install.wrong_after(before, needs(installed={**kept, "torch": "2.9"})) == ""
+    replaced = install.wrong_after(before, needs(installed={**kept, "numpy": "2.5.0", "torch": "2.9"}))
+    assert "changed numpy" in replaced and "restart Slicer" in replaced
+    assert "torch>=2.6 could not" in install.wrong_after(before, needs(installed=kept, missing=["torch"]))
 
 
 @pytest.mark.parametrize(
-    ("said", "kind"),
+    ("said", "says"),
     [
-        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk"),
-        ("ERROR: Could not install packages due to an OSError: [WinError 5] Access is denied: 'c:\\\\x'", "denied"),
-        ("WARNING: Retrying ... [Errno 11001] getaddrinfo failed\nERROR: No matching distribution", "offline"),
-        ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] certificate", "offline"),
-        ("ERROR: Could not find a version that satisfies the requirement torch>=2.6", "conflict"),
-        ("something else", "failed"),
+        ("disk is full", "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"),
+        ("cannot be written", "ERROR: Could not install packages: [WinError 5] Access is denied: 'c:\\\\x'"),
+        ("internet", "WARNING: Retrying ... [Errno 11001] getaddrinfo failed\nERROR: No matching distribution"),
+        ("internet", "SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] certificate"),
+        ("no packages that fit", "ERROR: Could not find a version that satisfies the requirement torch>=2.6"),
+        ("", "something else"),
     ],
 )  # fmt: skip
 def test_what_pip_says_becomes_a_sentence_with_a_remedy(
-    said: str, kind: str, library: Callable[[str], ModuleType]
+    said: str, says: str, library: Callable[[str], ModuleType]
 ) -> None:
-    problem = library("engine_install")._understood(said, "1")
-    assert problem.kind == kind
-    assert said in problem.details
-    assert said not in str(problem)
+    sentence = library("engine_install").understood(said)
+    assert says in sentence if says else not sentence
+    assert said not in sentence
 
 
 def test_pips_progress_is_passed_on() -> None:
@@ -451,15 +434,15 @@ def test_how_pip_is_asked_depends_on_what_there_is(stand_in: Any, monkeypatch: p
 
     install = importlib.import_module("SRCycLib.engine_install")
     monkeypatch.setattr(slicer.modules, "pytorchutils", object(), raising=False)
-    seen = {"python": "3.12.9", "missing": ["torch"], "old": [], "library": True}
+    seen = {"missing": ["torch"], "old": []}
     folder = Path(stand_in.app.temporaryPath)
     for installed, modules, bar in (
         ({"pip": "24.0"}, ["pip", "light_the_torch"], None),
         ({"pip": "24.1.2", "light-the-torch": "0.8"}, ["light_the_torch"], "raw"),
     ):
         needs = install.Needs({**seen, "installed": installed})
-        assert [module for module, _words in install._commands(needs)] == modules
-        assert install._settings(needs, folder).get("PIP_PROGRESS_BAR") == bar
+        assert [module for module, _words in install.commands(needs)] == modules
+        assert install.settings(needs, folder).get("PIP_PROGRESS_BAR") == bar
     (folder / "constraints.txt").unlink()
 
 
@@ -478,7 +461,7 @@ def test_a_broken_installation_is_told_with_what_to_do(
         broken, "torch", "2.9", (), {"torch/__init__.py": "raise OSError('c10.dll is damaged')\n"}
     )
     monkeypatch.setenv("PIP_FIND_LINKS", str(broken))
-    assert desk.install(desk.check()).complete
+    assert desk.install() == ""
     sentence, _ = desk.infer(scans.nrrd, tmp_path)
     assert "c10.dll is damaged" in sentence
     assert "PyTorch Utils" in sentence
@@ -490,19 +473,21 @@ def test_cancelled_within_a_second_with_nothing_left(
     how: str, stand_in: Any, patient: Any, tmp_path: Path
 ) -> None:
     """Also of the child of the launcher, and of the patient's scan."""
-    engine = importlib.import_module("SRCycLib.engine").Engine()
-    folder = Path(stand_in.app.temporaryPath) / "scan"
-    folder.mkdir()
-    scan = Path(shutil.copy(patient[0], folder))
+    calls = importlib.import_module("SRCycLib.calls").Calls()
+    temporary = Path(stand_in.app.temporaryPath)
     shares: list[float] = []
     params = {"weights": str(patient[1]), "device": "cpu", "precision": "fp32", "uncertainty": True}
-    call = engine.call(
+
+    def arguments(folder: Path) -> dict[str, Any]:
+        return {"file": shutil.copy(patient[0], folder), "folder": str(folder), "params": params}
+
+    call = calls.begin(
+        ENGINE,
         "infer",
-        {"file": str(scan), "folder": str(folder), "params": params},
+        arguments,
         done=pytest.fail,
         failed=pytest.fail,
         progress=lambda state, share: shares.append(share if state == "running" else 0.0),
-        folder=folder,
     )
     end = time.monotonic() + PATIENCE
     while not (shares and shares[-1] > 0) and time.monotonic() < end:
@@ -515,13 +500,14 @@ def test_cancelled_within_a_second_with_nothing_left(
     begin = time.monotonic()
     if how == "cancelled":
         call.cancel()
-        while (folder.exists() or not all(map(has_ended, workers))) and time.monotonic() < begin + PATIENCE:
+        while [*temporary.iterdir(), *(each for each in workers if not has_ended(each))]:
+            assert time.monotonic() < begin + PATIENCE
             stand_in.process_events()
     else:
-        engine.close()
+        calls.close()
     assert time.monotonic() - begin < second
     assert all(map(has_ended, workers))
-    assert not list(Path(stand_in.app.temporaryPath).iterdir())
+    assert not list(temporary.iterdir())
 
 
 def a_second() -> float:
@@ -564,10 +550,10 @@ def test_a_refusal_names_the_panels_labels(
     """In this process: what is said is the point here."""
     from SRCycLib import engine_worker
 
-    try:
-        engine_worker._infer(str(scans.nrrd), str(tmp_path), params, lambda *told: None)
-    except ValueError as error:
-        sentence = engine_worker._sentence(error)
+    arguments = {"file": str(scans.nrrd), "folder": str(tmp_path), "params": params}
+    with pytest.raises(processes.Problem) as problem:
+        engine_worker._meet({"action": "infer", "arguments": arguments}, lambda told: None)
+    sentence = str(problem.value)
     assert says in sentence
     assert "--" not in sentence
     assert "_" not in sentence.replace(str(scans.nrrd), "")
@@ -582,6 +568,7 @@ def test_a_refusal_names_the_panels_labels(
         (OSError("no such thing"), "no such thing; check the disk"),
         (KeyError("x"), "unexpectedly (KeyError)"),
         (ImportError("DLL load failed"), "not complete (DLL load failed)"),
+        (ModuleNotFoundError("No module named 'srcyc.inference'", name="srcyc.inference"), "is not the one"),
         (None, "srcyc is not beside this module"),
     ],
 )
@@ -599,18 +586,30 @@ def test_whatever_fails_is_a_sentence(
     elif error is None:
         monkeypatch.setattr(engine_needs, "library", lambda: None)
     else:
-        monkeypatch.setattr(engine_worker, "_load_library", lambda: load(tmp_path))
+        monkeypatch.setattr(engine_worker, "_library", lambda: load(tmp_path))
     said: list[dict[str, Any]] = []
     request = {"action": "infer", "arguments": {"file": "a.nrrd", "folder": str(tmp_path), "params": {}}}
     with pytest.raises(Exception) as raised:
         engine_worker._meet(request, said.append)
     assert said == [{"progress": {"state": "starting", "share": 0.0}}]
-    assert says in (engine_worker._sentence(raised.value) or processes._unexpected(raised.value))
+    known = isinstance(raised.value, processes.Problem)
+    assert says in (str(raised.value) if known else processes._unexpected(raised.value))
+
+
+def test_a_library_of_another_series_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was installed long ago, say: what it would do nobody knows."""
+    from SRCycLib import engine_worker
+
+    (tmp_path / "_version.py").write_text('__version__ = "0.0.9"\n')
+    monkeypatch.setattr(engine_needs, "library", lambda: tmp_path)
+    arguments = {"file": "a.nrrd", "folder": str(tmp_path), "params": {}}
+    with pytest.raises(processes.Problem, match=r"0\.0\.9.*install the extension again"):
+        engine_worker._meet({"action": "infer", "arguments": arguments}, lambda told: None)
 
 
 def test_time_that_remains(library: Callable[[str], ModuleType]) -> None:
     now = [100.0]
-    remaining = library("engine").Remaining(clock=lambda: now[0])
+    remaining = library("widgets").Remaining(clock=lambda: now[0])
     assert remaining.seconds(0.05) is None
     now[0] += 10
     assert remaining.seconds(0.06) is None, "too early to promise anything"

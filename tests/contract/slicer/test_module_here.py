@@ -141,7 +141,9 @@ def without_torch(in_slicer: Any, folder: Path) -> None:
         if path.name.lower().startswith(tuple(name.lower() for name in wanted)):
             (folder / path.name).symlink_to(path)
     program = Path(in_slicer.session.folder) / "bin" / "PythonSlicer"
-    program.write_text(f'#!/bin/sh\nPYTHONPATH="{folder}" "{sys.executable}" -S "$@"\nexit $?\n')
+    program.write_text(
+        f'#!/bin/sh\necho The launcher.\nPYTHONPATH="{folder}" "{sys.executable}" -S "$@"\nexit $?\n'
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the launcher is a shell script here")
@@ -171,15 +173,15 @@ def python_slicer(in_slicer: Any, folder: Path, **answers: Any) -> None:
 
 
 #: What a look at Slicer's Python tells.
-WHOLE = {"python": "3.12.9", "installed": {}, "missing": [], "old": [], "library": True}
+WHOLE = {"installed": {}, "missing": [], "old": []}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the launcher is a shell script here")
 @pytest.mark.parametrize(
     ("answers", "says", "logs"),
     [
-        ({}, "cat: ", ""),
-        ({"look": {"result": {**WHOLE, "python": "3.9.10"}}}, "Python 3.9.10", ""),
+        ({}, "not full, and try once more", ""),
+        ({"look": {"result": {**WHOLE, "old": ["numpy"]}}}, "lacks numpy", ""),
         ({"look": {"result": WHOLE}, "infer": {"error": "It broke.", "details": "why"}}, "It broke.", ""),
         ({"pip": {"result": {"code": 1, "said": "[Errno 28] no more"}}}, "disk is full", "no more"),
         ({"pip": {"result": {"code": 0, "said": "all is well"}}}, "torch>=2.6 could not", "all is well"),
@@ -217,6 +219,16 @@ def test_given_up_while_it_is_asked(in_slicer: Any, tmp_path: Path) -> None:
     in_slicer.wait(lambda: asked, "ask")
     in_slicer.leaves_nothing()
     assert "Installing" not in in_slicer.ui.logText.plainText
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the launcher is a shell script here")
+def test_cancelled_when_the_answer_is_there(in_slicer: Any, tmp_path: Path) -> None:
+    """Nobody has heard it yet, and nobody hears it any more."""
+    python_slicer(in_slicer, tmp_path, look={"result": WHOLE})
+    preparing = in_slicer.widget.logic.session.prepare(pytest.fail, pytest.fail, pytest.fail, pytest.fail)
+    preparing._call._process.wait(60)
+    preparing.cancel()
+    in_slicer.leaves_nothing()
 
 
 @pytest.mark.parametrize(

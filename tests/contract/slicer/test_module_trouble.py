@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +72,64 @@ def _line(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+# -- no process can be begun -----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def moved_away(place: Path) -> Iterator[None]:
+    hidden = place.rename(place.with_name("moved away"))
+    try:
+        yield
+    finally:
+        hidden.rename(place)
+
+
+@contextlib.contextmanager
+def no_process_left() -> Iterator[None]:
+    """As Linux and Windows say it: no test can have so many."""
+
+    def refused(*_arguments: Any, **_options: Any) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", refused)
+        yield
+
+
+def test_every_button_says_why_nothing_can_be_begun(
+    connected: Any,
+    srcyc_server: Any,
+    scans: Any,
+    file_size_limit: Callable[[int], contextlib.AbstractContextManager[None]],
+) -> None:
+    """And can be pressed again."""
+    ui, folder = connected.ui, Path(connected.session.folder)
+    ui.uploadSelector.setCurrentNode(connected.load(scans.nifti))
+    exporting = (ui.applyButton, ui.uploadButton)
+    buttons = (*exporting, ui.loadButton, ui.refreshButton, ui.trainButton, ui.connectButton)
+    for trouble, *facts_and_remedies in (
+        (moved_away(folder / "bin" / "PythonSlicer"), "PythonSlicer cannot be run", "restart Slicer"),
+        (moved_away(folder / "temporary"), "temporary", "check the disk"),
+        (file_size_limit(0), "disk is full", "free some space"),
+        (no_process_left(), "no room for another process", "close other programs"),
+    ):
+        connected.make_it_short()
+        connected.leaves_nothing()
+        with trouble:
+            for button in buttons:
+                text = button.text
+                connected.click(button)
+                said = connected.complaint()
+                no_export = button in exporting and "check that the disk has room" in said
+                assert no_export or all(part in said for part in facts_and_remedies), (button.name, said)
+                assert button.enabled and button.text == text, button.name
+        assert connected.results() == [] and not ui.progressBar.visible
+        connected.connect(srcyc_server.url)
+    connected.make_it_short()
+    assert connected.apply() is not None
+    connected.is_ready()
 
 
 # -- a server on this computer ---------------------------------------------------------------------------------------
@@ -187,6 +249,23 @@ def test_a_program_that_cannot_be_run(local: Any, tmp_path: Path) -> None:
     program.write_text("nothing that runs")
     local.ui.programPathEdit.currentPath = str(program)
     local.click(local.ui.localServerButton)
-    assert "cannot be started" in local.complaint()
-    assert local.ui.localServerButton.text == "Start server"
+    said = local.complaint()
+    assert f"{program} cannot be run" in said and "choose another program" in said
+    with moved_away(Path(local.session.folder) / "temporary"):
+        local.click(local.ui.localServerButton)
+        assert "check the disk" in local.complaint()
+    assert local.ui.localServerButton.text == "Start server" and local.ui.localServerButton.enabled
+    assert not list((Path(local.session.folder) / "temporary").glob("server-*"))
     local.leaves_nothing()
+
+
+def test_a_server_is_started_and_nobody_can_ask_it(local: Any, tmp_path: Path) -> None:
+    """It runs: that can be seen, and it can be stopped."""
+    (tmp_path / "bin" / "srcyc").write_text("#!/bin/sh\nexec cat\n")
+    with moved_away(Path(local.session.folder) / "bin" / "PythonSlicer"):
+        local.click(local.ui.localServerButton)
+        assert "PythonSlicer cannot be run" in local.complaint()
+        assert local.ui.localServerButton.text == "Stop server"
+        local.click(local.ui.localServerButton)
+        local.wait(lambda: local.ui.localServerButton.text == "Start server", "stop it")
+    assert local.ui.localServerButton.enabled

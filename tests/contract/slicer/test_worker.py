@@ -295,7 +295,7 @@ def test_it_ends_with_slicer_behind_a_launcher(tmp_path: Path, new_port: Callabl
     scan = tmp_path / "scan"
     scan.mkdir()
     (scan / "patient.nrrd").write_text("")
-    file.write_text(json.dumps({**request, "parent": slicer.pid, "folders": [str(scan)]}))
+    file.write_text(json.dumps({**request, "parent": slicer.pid, "folder": str(scan)}))
     launcher = subprocess.Popen(
         ["/bin/sh", "-c", f'"{sys.executable}" -m SRCycLib.worker "{file}"; exit $?'],
         cwd=MODULE,

@@ -16,15 +16,13 @@ from urllib.parse import quote
 
 import requests
 
+from SRCycLib import VERSION, series
 from SRCycLib.connection import LONG, Connection, ServerError, Unreachable
 from SRCycLib.multipart import Form, Malformed, Reply
 from SRCycLib.training import Watch, is_over
 from SRCycLib.unpacking import unpack
 
-__all__ = ["VERSION", "Client", "ServerError", "Unreachable"]
-
-#: Of the module; servers of the same series understand it.
-VERSION = "0.1.0"
+__all__ = ["Client", "ServerError", "Unreachable"]
 
 _NAME = "srcyc"
 _APP = "SRCyc"
@@ -449,8 +447,8 @@ def _checked(domain: str) -> str:
 
 
 def _check_version(server: str, url: str) -> None:
-    """Refuse a server of another series: while the first number is 0, the second one counts too."""
-    own, its = (_series(version) for version in (VERSION, server))
+    """Refuse a server of another series."""
+    own, its = (series(version) for version in (VERSION, server))
     if own == its:
         return
     older = "server" if its < own else "module"
@@ -459,14 +457,6 @@ def _check_version(server: str, url: str) -> None:
         f"The server at {url} runs SRCyc {server[:40]}, this module is made for {shown}: update the {older}, so that "
         "both are of one version."
     )
-
-
-def _series(version: str) -> tuple[int, ...]:
-    numbers = []
-    for part in version.split(".")[:2]:
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        numbers.append(int(digits) if digits else -1)
-    return tuple(numbers) if numbers[0] == 0 else tuple(numbers[:1])
 
 
 def _form(file: Path, fields: dict[str, Any], sent: Callable[[float], None]) -> Form:

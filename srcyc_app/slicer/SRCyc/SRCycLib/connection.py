@@ -15,6 +15,8 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 
+from SRCycLib.processes import Problem
+
 #: Seconds for what the server does with a scan before it answers: reads it, checks it.
 LONG = 600.0
 
@@ -27,8 +29,8 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
 
 
-class ServerError(Exception):
-    """Its text is one sentence for the user: what is wrong, with which server or scan, what to do."""
+class ServerError(Problem):
+    """Says with which server or scan."""
 
 
 class Unreachable(ServerError):
@@ -252,7 +254,7 @@ def _address(text: str) -> tuple[str, tuple[bytes, bytes] | None]:
     if parts.scheme not in ("http", "https"):
         raise ServerError(f"{parts.scheme}:// is no address of a server: begin it with http:// or https://.")
     if not host or re.search(r"[\s\"'<>\\^`{|}%,;]", host) or re.search(r"\s", parts.path):
-        raise ServerError(_nonsense(_without_password(text)))
+        raise ServerError(_nonsense(without_password(text)))
     host = _EVERYWHERE.get(host, host)
     place = f"[{host}]" if ":" in host else host
     url = f"{parts.scheme}://{place}{f':{port}' if port is not None else ''}{parts.path.rstrip('/')}"
@@ -263,11 +265,13 @@ def _address(text: str) -> tuple[str, tuple[bytes, bytes] | None]:
 
 
 def _nonsense(text: str) -> str:
-    return f"{_without_password(text)[:100]!r} is no address of a server: write it as in {_EXAMPLE}."
+    return f"{without_password(text)[:100]!r} is no address of a server: write it as in {_EXAMPLE}."
 
 
-def _without_password(text: str) -> str:
-    return re.sub(r"[^/@]*@", "", text)
+def without_password(url: str) -> str:
+    """Give an address, as it was typed, as it may be shown and kept."""
+    # Up to the last @ before the path, as `urlsplit` has it.
+    return re.sub(r"^(\s*(?:\w+://)?[^/@:]*):[^/]*@", r"\1@", url)
 
 
 def _detail(text: bytes) -> str:

@@ -1,149 +1,150 @@
-"""The library on this computer, as a process beside Slicer's window: what a server is otherwise."""
+"""The library on this computer, as a process beside Slicer's window: what it offers, and what has to be done before."""
 
 from __future__ import annotations
 
-import shutil
-import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 from slicer.i18n import tr as _
 
 from SRCycLib import engine_needs
-from SRCycLib.calls import Call, Calls
-from SRCycLib.engine_install import EngineProblem, Installation, Needs, Say, verify
+from SRCycLib.calls import BY_ENGINE, Call, Calls, Failed
+from SRCycLib.engine_install import Needs, commands, settings, understood, wrong_after
+from SRCycLib.processes import Problem
 
-__all__ = ["Engine", "EngineProblem", "Needs", "Remaining"]
-
-#: Module that meets a request.
-_WORKER = "SRCycLib.engine_worker"
+#: Told a sentence, and a share from 0 to 1; 0: unknown.
+Say = Callable[[str, float], None]
 
 
-class Engine:
-    """Super-resolves on this computer.
+def info() -> dict[str, Any]:
+    """Tell what the engine offers, as :meth:`SRCycLib.client.Client.info` does of a server.
 
-    Args:
-        python: that runs the library; by default Slicer's own.
+    At once, and before anything is installed.
+
+    Raises:
+        Problem: the library is not there.
     """
-
-    def __init__(self, python: str | None = None) -> None:
-        self._python = python or shutil.which("PythonSlicer") or sys.executable
-        self._calls = Calls(self._python)
-
-    def info(self) -> dict[str, Any]:
-        """Tell what the engine offers, as :meth:`SRCycLib.client.Client.info` does of a server.
-
-        At once, and before anything is installed.
-
-        Raises:
-            EngineProblem: the library is not there.
-        """
-        package = engine_needs.library()
-        if package is None:
-            raise EngineProblem(
-                "missing",
-                _("The library srcyc is not beside this module"),
-                _("install the extension again, or download the whole of SRCyc"),
+    package = engine_needs.library()
+    if package is None:
+        raise Problem(
+            _(
+                "The library srcyc is not beside this module: install the extension again, or download the whole of "
+                "SRCyc."
             )
-        models = engine_needs.models_of(package)
-        return {
-            "version": engine_needs.version_of(package),
-            "models": models,
-            "options": {
-                "weights": [model["name"] for model in models],
-                "device": list(engine_needs.DEVICES),
-                "precision": list(engine_needs.PRECISIONS),
-            },
-            "warning": "" if models else _("No model comes with this module: install the extension again."),
-        }
-
-    def check(self, done: Callable[[Needs], None], failed: Callable[[EngineProblem], None]) -> Call:
-        """Look what is missing, by a process of a moment.
-
-        Args:
-            done: called with it.
-            failed: called with what makes the engine impossible here.
-        """
-
-        def seen(answer: dict[str, Any]) -> None:
-            try:
-                needs = Needs(answer)
-            except EngineProblem as problem:
-                failed(problem)
-            else:
-                done(needs)
-
-        def broken(sentence: str) -> None:
-            failed(EngineProblem("broken", sentence, _("install Slicer again, or choose a server")))
-
-        return self._calls.begin(_WORKER, {"action": "look", "arguments": {}}, done=seen, failed=broken)
-
-    def install(
-        self, needs: Needs, say: Say, done: Callable[[Needs], None], failed: Callable[[EngineProblem], None]
-    ) -> Installation:
-        """Install what is missing, beside Slicer's window, then look again; ask the user first.
-
-        Args:
-            needs: of :meth:`check`.
-            say: told how it goes: a sentence, and a share from 0 to 1 or None.
-            done: called when everything is there.
-            failed: called with what went wrong.
-
-        Returns:
-            what can be cancelled.
-        """
-
-        def look_again(said: str) -> Call:
-            def seen(now: Needs) -> None:
-                try:
-                    verify(needs, now, said)
-                except EngineProblem as problem:
-                    failed(problem)
-                else:
-                    done(now)
-
-            return self.check(seen, failed)
-
-        return Installation(self._calls, needs, say, look_again, failed)
-
-    def call(self, action: str, arguments: dict[str, Any], **callbacks: Any) -> Call:
-        """Begin a piece of work, as :meth:`SRCycLib.calls.Remote.call` does with a server.
-
-        Args:
-            action: ``infer``.
-            arguments: ``file``, ``folder`` and ``params``, as of :meth:`SRCycLib.client.Client.infer`.
-            callbacks: ``done``, ``failed`` and ``progress`` of :meth:`SRCycLib.calls.Calls.begin`, and its ``folder``;
-                states are ``starting``, ``reading``, ``running`` (with a share) and ``writing``.
-        """
-        return self._calls.begin(_WORKER, {"action": action, "arguments": arguments}, **callbacks)
-
-    def close(self) -> None:
-        """Cancel what is under way."""
-        self._calls.close()
+        )
+    models = engine_needs.models_of(package)
+    return {
+        "version": engine_needs.version_of(package),
+        "models": models,
+        "options": {
+            "weights": [model["name"] for model in models],
+            "device": list(engine_needs.DEVICES),
+            "precision": list(engine_needs.PRECISIONS),
+        },
+        "warning": "" if models else _("No model comes with this module: install the extension again."),
+    }
 
 
-class Remaining:
-    """Tells how long something will take from the shares that are done.
+def look(calls: Calls, done: Callable[[Needs], None], failed: Failed) -> Call:
+    """Look what is missing, by a process of a moment.
 
     Args:
-        clock: seconds; for tests.
+        calls: that begin processes.
+        done: called with it.
+        failed: called with what makes the engine impossible here, as a sentence.
     """
 
-    #: Share and seconds before which nothing is promised.
-    _LEAST_SHARE, _LEAST_SECONDS = 0.08, 2.0
+    def seen(answer: dict[str, Any]) -> None:
+        try:
+            needs = Needs(answer)
+        except Problem as problem:
+            failed(str(problem))
+        else:
+            done(needs)
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._first: tuple[float, float] | None = None
+    return calls.begin(BY_ENGINE, "look", done=seen, failed=failed)
 
-    def seconds(self, share: float) -> float | None:
-        """Give the seconds that are left when a share is done, or None if it is too early to say."""
-        now = self._clock()
-        if self._first is None or share < self._first[1]:
-            self._first = (now, share)
-        begun, first = self._first
-        done, passed = share - first, now - begun
-        if done < self._LEAST_SHARE or passed < self._LEAST_SECONDS:
-            return None
-        return passed / done * (1.0 - share)
+
+class Preparation:
+    """What has to be done before a computation: a look, then perhaps an installation, and another look.
+
+    It is installed by one process of pip's after the other; nothing of Slicer's is replaced.
+
+    Args:
+        calls: that begin processes.
+        ask: called with a question; whether it may be installed.
+        say: told how an installation goes.
+        tell: writes to the log.
+        done: called when all is there.
+        failed: called with a sentence; '' if it may not be installed.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        ask: Callable[[str], bool],
+        say: Say,
+        tell: Callable[[str], None],
+        done: Callable[[], None],
+        failed: Failed,
+    ) -> None:
+        self._calls, self._ask, self._say, self._tell = calls, ask, say, tell
+        self._done, self._failed = done, failed
+        self._cancelled = False
+        self._said: list[str] = []
+        self._call = look(calls, self._seen, failed)
+
+    def cancel(self) -> None:
+        """End it now; nobody is called back any more. What is half installed is mended by the next one."""
+        self._cancelled = True
+        self._call.cancel()
+
+    def _seen(self, needs: Needs) -> None:
+        if needs.complete:
+            self._done()
+            return
+        wanted = self._ask(needs.question)
+        if self._cancelled:  # while it was asked
+            return
+        if not wanted:
+            self._failed("")
+            return
+        self._tell(_("Installing: {packages}").format(packages=", ".join(needs.missing)))
+        self._needs, self._waiting = needs, commands(needs)
+        self._install()
+
+    def _install(self) -> None:
+        module, words = self._waiting.pop(0)
+        self._say(_("Installing {packages} …").format(packages=", ".join(words[1:])), 0.0)
+        self._call = self._calls.begin(
+            BY_ENGINE,
+            "pip",
+            lambda folder: {"module": module, "words": words, "settings": settings(self._needs, folder)},
+            done=self._installed,
+            failed=self._refused,
+            progress=self._say,
+        )
+
+    def _installed(self, answer: dict[str, Any]) -> None:
+        self._said.append(answer["said"])
+        if answer["code"]:
+            self._refused("")
+        elif self._waiting:
+            self._install()
+        else:
+            self._call = look(self._calls, self._checked, self._failed)
+
+    def _refused(self, sentence: str) -> None:
+        said = "\n".join([*self._said, sentence]).strip()
+        self._tell(said)
+        self._failed(
+            understood(said) or sentence or _("The installation failed: look at the log, and try once more.")
+        )
+
+    def _checked(self, now: Needs) -> None:
+        wrong = wrong_after(self._needs, now)
+        if wrong:
+            self._tell("\n".join(self._said))
+            self._failed(wrong)
+        else:
+            self._done()

@@ -102,8 +102,8 @@ def look() -> dict[str, Any]:
     """Tell what this Python has.
 
     Returns:
-        ``python``: its version; ``installed``: versions of all packages; ``missing`` and ``old``: packages of
-        :data:`REQUIREMENTS` that are not there, or too old; ``library``: whether there is one.
+        ``installed``: versions of all packages; ``missing`` and ``old``: packages of :data:`REQUIREMENTS` that are not
+        there, or too old.
     """
     installed = {}
     for each in importlib.metadata.distributions():
@@ -122,13 +122,7 @@ def look() -> dict[str, Any]:
                 missing.append(needed.package)
         elif _numbers(version) < _numbers(needed.least):
             old.append(needed.package)
-    return {
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "installed": installed,
-        "missing": missing,
-        "old": old,
-        "library": library() is not None,
-    }
+    return {"installed": installed, "missing": missing, "old": old}
 
 
 def models_of(package: Path) -> list[dict[str, Any]]:

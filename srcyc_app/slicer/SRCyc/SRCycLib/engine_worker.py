@@ -6,14 +6,14 @@ standard output gets one JSON object per line: ``pid``, ``progress``, and last `
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from SRCycLib import engine_needs, engine_pip
-from SRCycLib.processes import Say, answer
+from SRCycLib import VERSION, engine_needs, engine_pip, series
+from SRCycLib.processes import Problem, Say, answer
 
 Progress = Callable[[str, float], None]
 
@@ -21,20 +21,23 @@ Progress = Callable[[str, float], None]
 _OURS = ("weights", "device", "precision", "result_extension", "result_dtype", "store")
 
 
-class EngineError(Exception):
-    """Its text is a sentence for the user: what is wrong, and what to do."""
-
-
 def main(file: str) -> int:
     """Meet a request; give the exit code."""
-    return answer(Path(file), _meet, _sentence)
+    return answer(Path(file), _meet)
 
 
 def _meet(request: dict[str, Any], say: Say) -> dict[str, Any]:
     def progress(state: str, share: float) -> None:
         say({"progress": {"state": state, "share": share}})
 
-    return _ACTIONS[request["action"]](progress=progress, **request["arguments"])
+    try:
+        return _ACTIONS[request["action"]](progress=progress, **request["arguments"])
+    except Problem:
+        raise
+    except Exception as error:
+        if said := _sentence(error):
+            raise Problem(said) from error
+        raise
 
 
 def _look(progress: Progress) -> dict[str, Any]:
@@ -48,12 +51,12 @@ def _pip(module: str, words: list[str], settings: dict[str, str], progress: Prog
 def _infer(file: str, folder: str, params: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Super-resolve a scan; arguments and result are those of :meth:`SRCycLib.client.Client.infer`."""
     progress("starting", 0.0)
-    _load_library()
-    from srcyc.inference.options import InferenceOptions
-    from srcyc.inference.results import write_result
-    from srcyc.inference.super_resolver import SuperResolver
-    from srcyc.models.model_file import find_model
-    from srcyc.volumes.volume import read_volume
+    with _library():
+        from srcyc.inference.options import InferenceOptions
+        from srcyc.inference.results import write_result
+        from srcyc.inference.super_resolver import SuperResolver
+        from srcyc.models.model_file import find_model
+        from srcyc.volumes.volume import read_volume
 
     wishes = {name: value for name, value in params.items() if name not in _OURS and value not in ("", None)}
     options = InferenceOptions.of(wishes)
@@ -74,46 +77,55 @@ def _infer(file: str, folder: str, params: dict[str, Any], progress: Progress) -
     return {"volume": str(place), "maps": maps, "report": written.sidecar}
 
 
-def _load_library() -> None:
+@contextlib.contextmanager
+def _library() -> Iterator[None]:
+    """Make the library importable; it is imported inside the block.
+
+    Raises:
+        Problem: it is not there, of another version, or does not find what it needs.
+    """
     package = engine_needs.library()
     if package is None:
-        raise EngineError(
+        raise Problem(
             "The library srcyc is not beside this module: install the extension again, or download the whole of SRCyc."
         )
+    version = engine_needs.version_of(package)
+    another = (
+        f"The library srcyc in {package}, {version or 'of no version'}, is not the one that this module is made for, "
+        f"{VERSION}: install the extension again, or remove that library."
+    )
+    if series(version) != series(VERSION):
+        raise Problem(another)
     try:
         engine_needs.load(package)
-        importlib.import_module("srcyc.inference.super_resolver")
+        yield
     except (ImportError, OSError) as error:
+        if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "srcyc":
+            raise Problem(another) from error
         # OSError: of a DLL that cannot be loaded.
         reason = " ".join(str(error).split())
-        raise EngineError(
+        raise Problem(
             f"What SRCyc needs on this computer is not complete ({reason}): restart Slicer and press Apply again; if "
             "that does not help, uninstall PyTorch with Slicer's module PyTorch Utils, and let SRCyc install it anew."
         ) from error
 
 
 def _sentence(error: Exception) -> str:
-    """Say an error of ours or of the library in words of the panel; '' if it is none."""
-    if isinstance(error, EngineError):
-        return str(error)
-    if hasattr(error, "fact"):
-        return _worded(error)
+    """Say an error of the library in words of the panel; '' if it is none, nor one of memory."""
+    if hasattr(error, "worded"):
+        return str(error.worded(_label))
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
         return "This computer has too little memory: ask for a coarser target spacing, or use a server with more."
     return ""
 
 
-def _worded(error: Any) -> str:
-    """Put fact and remedy into one sentence in which options bear the panel's labels."""
+def _label(option: str) -> str:
+    """Give the panel's name of one of the library's options."""
     from srcyc.inference.options import InferenceOptions
 
-    text = str(error.fact) if error.remedy is None else f"{error.fact}; {error.remedy}."
-    for name in error.options:
-        field = InferenceOptions.model_fields.get(name)
-        label = (field.title if field else None) or name.replace("_", " ")
-        text = text.replace(name, label)
-    return text
+    field = InferenceOptions.model_fields.get(option)
+    return (field.title if field else None) or option.replace("_", " ")
 
 
 _ACTIONS: dict[str, Callable[..., dict[str, Any]]] = {"look": _look, "pip": _pip, "infer": _infer}

@@ -15,8 +15,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from SRCycLib.calls import new_folder
-from SRCycLib.processes import console_options
+from SRCycLib.calls import beginning, new_folder
+from SRCycLib.processes import Problem, console_options
 
 _HOST = "127.0.0.1"
 _FIRST_PORT = 8000
@@ -80,24 +80,29 @@ class LocalServer:
             its address.
 
         Raises:
-            OSError: the program cannot be started.
+            Problem: it cannot be started.
         """
-        port = _free_port()
-        self._log = new_folder("server") / "log"
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [program, "serve", "--studies", studies, "--host", _HOST, "--port", str(port)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # Slicer's own variables would make another Python load Slicer's libraries.
-                env={
-                    **slicer.util.startupEnvironment(),
-                    "PYTHONUNBUFFERED": "1",
-                    "SRCYC_END_WITH_INPUT": "1",
-                },
-                **console_options(),
-            )
+        try:
+            with beginning(program, _("choose another program")):
+                port = _free_port()
+                self._log = new_folder("server") / "log"
+                with self._log.open("wb") as log:
+                    self._process = subprocess.Popen(
+                        [program, "serve", "--studies", studies, "--host", _HOST, "--port", str(port)],
+                        stdin=subprocess.PIPE,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        # Slicer's own variables would make another Python load Slicer's libraries.
+                        env={
+                            **slicer.util.startupEnvironment(),
+                            "PYTHONUNBUFFERED": "1",
+                            "SRCYC_END_WITH_INPUT": "1",
+                        },
+                        **console_options(),
+                    )
+        except Problem:
+            self._clear()
+            raise
         self._timer.start()
         return f"http://{_HOST}:{port}"
 

@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ UNWANTED = 3
 Say = Callable[[dict[str, Any]], None]
 
 _SYNCHRONIZE, _TIMEOUT = 0x100000, 0x102
+
+
+class Problem(Exception):
+    """Something that the user is told; its text is one sentence: what is wrong, and what to do."""
 
 
 class Watched:
@@ -67,39 +71,35 @@ def kill(pid: int) -> None:
         os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
-def end_with(file: Path, pid: int, folders: Sequence[str] = ()) -> None:
+def end_with(file: Path, pid: int, folder: str = "") -> None:
     """End this process when a file is removed, or when another process has ended.
 
     Args:
         file: of the request: without it nobody waits any more.
         pid: Slicer's.
-        folders: with a patient's scan; removed here if Slicer has ended and cannot do it.
+        folder: with a patient's scan; removed here if Slicer has ended and cannot do it.
     """
     slicer = Watched(pid)
 
     def watch() -> None:
         while file.exists() and slicer.alive():
             time.sleep(LOOK)
-        if not slicer.alive():
-            for folder in folders:
-                shutil.rmtree(folder, ignore_errors=True)
+        if folder and not slicer.alive():
+            shutil.rmtree(folder, ignore_errors=True)
         # Not by an exception: another thread may be waiting for an answer, which nothing interrupts.
         os._exit(UNWANTED)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def answer(
-    file: Path, meet: Callable[[dict[str, Any], Say], Any], sentence: Callable[[Exception], str]
-) -> int:
+def answer(file: Path, meet: Callable[[dict[str, Any], Say], Any]) -> int:
     """Meet a request, and say what becomes of it to standard output, one JSON object per line; give the exit code.
 
     What libraries print goes to standard error.
 
     Args:
-        file: with the request: ``parent`` and ``folders`` of :func:`end_with`, and what is asked for.
-        meet: gives the result of a request; may say something meanwhile, in any thread.
-        sentence: says to the user what it has raised; '' if nobody expects that.
+        file: with the request: ``parent`` and ``folder`` of :func:`end_with`, and what is asked for.
+        meet: gives the result of a request, or raises a :class:`Problem`; may say something meanwhile, in any thread.
     """
     out, saying = os.fdopen(os.dup(1), "w", encoding="utf-8"), threading.Lock()
     os.dup2(2, 1)
@@ -112,11 +112,13 @@ def answer(
     say({"pid": os.getpid()})
     try:
         request = json.loads(file.read_text(encoding="utf-8"))
-        end_with(file, int(request["parent"]), request.get("folders", ()))
+        end_with(file, int(request["parent"]), request.get("folder", ""))
         result = meet(request, say)
     except Exception as error:  # noqa: BLE001 - whatever it is, the user gets a sentence, and the details go to the log
-        said = sentence(error)
-        say({"error": said} if said else {"error": _unexpected(error), "details": traceback.format_exc()})
+        if isinstance(error, Problem):
+            say({"error": str(error)})
+        else:
+            say({"error": _unexpected(error), "details": traceback.format_exc()})
         return 1
     say({"result": result})
     return 0

@@ -13,14 +13,15 @@ import slicer
 from slicer.i18n import tr as _
 
 from SRCycLib import volumes
-from SRCycLib.calls import Call, new_folder
+from SRCycLib.calls import Call
 from SRCycLib.cards import card_text
-from SRCycLib.engine import Remaining
+from SRCycLib.connection import without_password
+from SRCycLib.engine import Preparation
 from SRCycLib.parameters import Parameters
-from SRCycLib.session import Preparing, Session, without_password
+from SRCycLib.session import Session
 from SRCycLib.suitability import judge
 from SRCycLib.super_resolution import SuperResolution, complete
-from SRCycLib.widgets import data, duration, fill, show_message
+from SRCycLib.widgets import Remaining, data, duration, fill, show_message
 
 #: Check boxes and the parameters of the inference that they stand for.
 _SWITCHES = {
@@ -60,7 +61,7 @@ class ResolvePanel:
         self._parameters = parameters
         self._show = show
         self._running: SuperResolution | None = None
-        self._preparing: Preparing | None = None
+        self._preparing: Preparation | None = None
         self._loading: Call | None = None
         self._remaining = Remaining()
         self._applied = 0.0
@@ -264,7 +265,6 @@ class ResolvePanel:
 
     def _load_sample(self, _checked: bool = False) -> None:
         image = data(self.ui.sampleComboBox)
-        folder = new_folder("scan")
         self._session.calm()
 
         def loaded(answer: dict[str, Any]) -> None:
@@ -283,8 +283,9 @@ class ResolvePanel:
             self._enable()
             self._session.complain(sentence)
 
-        arguments = {"image": image, "folder": str(folder)}
-        self._loading = self._session.call("download", arguments, done=loaded, failed=failed, folder=folder)
+        self._loading = self._session.call(
+            "download", lambda folder: {"image": image, "folder": str(folder)}, done=loaded, failed=failed
+        )
         self._say(_("Loading {image} …").format(image=image))
         self._enable()
 
@@ -327,18 +328,13 @@ class ResolvePanel:
         self._session.calm()
         self.ui.progressBar.setMaximum(0)  # busy, until a share is known
         self._say(_("Looking what is needed …") if self._session.offer is not self._session.server else "")
-        try:
-            self._preparing = self._session.prepare(
-                _may_install, self._say_installing, self._begin, self._failed
-            )
-        except OSError as problem:
-            self._failed(str(problem))
+        self._preparing = self._session.prepare(_may_install, self._say_installing, self._begin, self._failed)
         self._enable()
         # From now on it says "Cancel"; a click made before that may be heard only now.
         self._applied = time.monotonic()
 
-    def _say_installing(self, sentence: str, share: float | None) -> None:
-        self._bar(share or 0.0)
+    def _say_installing(self, sentence: str, share: float) -> None:
+        self._bar(share)
         self.ui.statusLabel.text = sentence
 
     def _begin(self) -> None:
@@ -355,7 +351,7 @@ class ResolvePanel:
                 failed=self._failed,
                 progress=self._progress,
             )
-        except (volumes.VolumeProblem, OSError) as problem:
+        except volumes.VolumeProblem as problem:
             self._failed(str(problem))
             return
         self.ui.progressBar.setMaximum(0)

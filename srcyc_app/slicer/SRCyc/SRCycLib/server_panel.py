@@ -11,8 +11,10 @@ import qt
 from slicer.i18n import tr as _
 
 from SRCycLib.calls import Call
+from SRCycLib.connection import without_password
 from SRCycLib.local_server import LocalServer, find_program, find_studies
-from SRCycLib.session import ENGINE, SERVER, Session, without_password
+from SRCycLib.processes import Problem
+from SRCycLib.session import ENGINE, SERVER, Session
 from SRCycLib.widgets import data, fill, show_message
 
 _DEFAULT_URL = "http://127.0.0.1:8000"
@@ -153,12 +155,8 @@ class ServerPanel:
             return
         try:
             url = self._server.start(program, studies)
-        except OSError as error:
-            self._session.complain(
-                _("The program {program!r} cannot be started ({error}): choose another.").format(
-                    program=program, error=error
-                )
-            )
+        except Problem as problem:
+            self._session.complain(str(problem))
             return
         settings = qt.QSettings()
         settings.setValue(_PROGRAM, program)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -10,40 +9,21 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from SRCycLib import engine_needs
-from SRCycLib.calls import Call, Remote
-from SRCycLib.engine import Engine, EngineProblem, Needs
-from SRCycLib.engine_install import Installation
+from SRCycLib import engine, engine_needs
+from SRCycLib.calls import BY_ENGINE, BY_SERVER, Arguments, Call, Calls
+from SRCycLib.connection import without_password
+from SRCycLib.engine import Preparation, Say
+from SRCycLib.processes import Problem
 
 #: Where it is computed: by the library on this computer, or by a server.
 ENGINE, SERVER = "engine", "server"
-
-Say = Callable[[str, "float | None"], None]
-
-
-class Preparing:
-    """What has to be done before a computation: a look, then perhaps an installation.
-
-    Attributes:
-        step: what is under way.
-        cancelled: nobody waits for it any more.
-    """
-
-    step: Call | Installation
-    cancelled = False
-
-    def cancel(self) -> None:
-        """End it now; nobody is called back any more."""
-        self.cancelled = True
-        self.step.cancel()
 
 
 class Session:
     """The library on this computer, and the connection to one server.
 
     Args:
-        remote: sends the requests to a server.
-        engine: computes here.
+        calls: sends the requests.
         log: takes a line of the log.
 
     Attributes:
@@ -52,12 +32,11 @@ class Session:
         server: what it says of itself; None: not connected.
     """
 
-    def __init__(self, remote: Remote, engine: Engine, log: Callable[[str], None]) -> None:
+    def __init__(self, calls: Calls, log: Callable[[str], None]) -> None:
         self.where = ENGINE
         self.url = ""
         self.server: dict[str, Any] | None = None
-        self._remote = remote
-        self._engine = engine
+        self._calls = calls
         self._engine_info: dict[str, Any] | None = None
         self._engine_obstacle = ""
         self._engine_ready = False
@@ -90,12 +69,8 @@ class Session:
             self._tell_listeners()
 
     def prepare(
-        self,
-        ask: Callable[[str], bool],
-        say: Say,
-        done: Callable[[], None],
-        failed: Callable[[str], None],
-    ) -> Preparing | None:
+        self, ask: Callable[[str], bool], say: Say, done: Callable[[], None], failed: Callable[[str], None]
+    ) -> Preparation | None:
         """Install what is missing on this computer, if it has to be and may be.
 
         Args:
@@ -111,35 +86,17 @@ class Session:
             done()
             return None
 
-        preparing = Preparing()
-
-        def ready(_needs: Needs) -> None:
+        def ready() -> None:
             self._engine_ready = True
             done()
 
-        def known(needs: Needs) -> None:
-            if needs.complete:
-                ready(needs)
-                return
-            wanted = ask(needs.question)
-            if preparing.cancelled:  # while it was asked
-                return
-            if not wanted:
-                failed("")
-            else:
-                self.tell(_("Installing: {packages}").format(packages=", ".join(needs.missing)))
-                preparing.step = self._engine.install(needs, say, ready, wrong)
+        return Preparation(self._calls, ask, say, self.tell, ready, failed)
 
-        def wrong(problem: EngineProblem) -> None:
-            if problem.details:
-                self.tell(problem.details)
-            failed(str(problem))
+    def infer(self, arguments: Arguments, *, failed: Callable[[str], None], **more: Any) -> Call:
+        """Super-resolve; arguments as of :meth:`SRCycLib.client.Client.infer`, callbacks as of ``Calls.begin``.
 
-        preparing.step = self._engine.check(known, wrong)
-        return preparing
-
-    def infer(self, arguments: dict[str, Any], *, failed: Callable[[str], None], **more: Any) -> Call:
-        """Super-resolve; arguments as of :meth:`SRCycLib.client.Client.infer`, callbacks as of ``Calls.begin``."""
+        The states of the engine are ``starting``, ``reading``, ``running`` (with a share) and ``writing``.
+        """
         if self.where == SERVER:
             return self.call("infer", arguments, failed=failed, **more)
 
@@ -148,7 +105,7 @@ class Session:
             self._engine_ready = False
             failed(sentence)
 
-        return self._engine.call("infer", arguments, failed=wrong, **more)
+        return self._calls.begin(BY_ENGINE, "infer", arguments, failed=wrong, **more)
 
     def _see_engine(self) -> None:
         if sys.version_info < engine_needs.OLDEST_PYTHON:
@@ -157,8 +114,8 @@ class Session:
             ).format(slicer=engine_needs.FIRST_SLICER)
             return
         try:
-            self._engine_info = self._engine.info()
-        except EngineProblem as problem:
+            self._engine_info = engine.info()
+        except Problem as problem:
             self._engine_obstacle = str(problem)
 
     # -- a server --------------------------------------------------------------------------------------------------
@@ -167,9 +124,9 @@ class Session:
         """Call ``listener`` whenever :attr:`offer` or :attr:`server` has changed: connected, lost, new models."""
         self._listeners.append(listener)
 
-    def call(self, action: str, arguments: dict[str, Any] | None = None, **callbacks: Any) -> Call:
-        """Begin a request to the server; the callbacks are those of :meth:`SRCycLib.calls.Remote.call`."""
-        return self._remote.call(self.url, action, arguments or {}, **callbacks)
+    def call(self, action: str, arguments: Arguments | None = None, **callbacks: Any) -> Call:
+        """Begin a request to the server; ``action`` is a method of its client, the rest as of ``Calls.begin``."""
+        return self._calls.begin(BY_SERVER, action, arguments, url=self.url, **callbacks)
 
     def connect(
         self, url: str, done: Callable[[], None], failed: Callable[[str], None], patience: float = 0.0
@@ -241,8 +198,3 @@ class Session:
     def _tell_listeners(self) -> None:
         for listener in self._listeners:
             listener()
-
-
-def without_password(url: str) -> str:
-    """Give an address as it may be shown and kept."""
-    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1@", url)

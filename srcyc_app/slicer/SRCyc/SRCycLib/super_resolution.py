@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import slicer
 from slicer.i18n import tr as _
 
 from SRCycLib import volumes
-from SRCycLib.calls import new_folder
 from SRCycLib.session import Session
 
 #: Roles by which a result refers to other nodes; they are saved with the scene.
@@ -59,25 +57,16 @@ class SuperResolution:
         self._scene = scan.GetScene()
         self._done = done
         self._failed = failed
-        folder = new_folder("scan")
-        try:
+
+        def exported(folder: Path) -> dict[str, Any]:
             file = folder / f"{file_name(scan.GetName())}.nrrd"
             volumes.export(scan, file)
-            (folder / "result").mkdir()
-            self._call = session.infer(
-                {
-                    "file": str(file),
-                    "folder": str(folder / "result"),
-                    "params": {**params, "result_extension": ".nrrd"},
-                },
-                done=self._load,
-                failed=failed,
-                progress=progress,
-                folder=folder,
-            )
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+            results = folder / "result"
+            results.mkdir()
+            wishes = {**params, "result_extension": ".nrrd"}
+            return {"file": str(file), "folder": str(results), "params": wishes}
+
+        self._call = session.infer(exported, done=self._load, failed=failed, progress=progress)
 
     def cancel(self) -> None:
         """End it now; neither ``done`` nor ``failed`` is called any more."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import qt
@@ -11,7 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from SRCycLib import charts, volumes
-from SRCycLib.calls import Call, new_folder
+from SRCycLib.calls import Call
 from SRCycLib.session import Session
 from SRCycLib.super_resolution import file_name
 from SRCycLib.training import is_alive
@@ -106,8 +106,13 @@ class TrainPanel:
     def _upload(self, _checked: bool = False) -> None:
         self._session.calm()
         node = self.ui.uploadSelector.currentNode()
-        folder = new_folder("upload")
         name = file_name(node.GetName())
+
+        def exported(folder: Path) -> dict[str, Any]:
+            volumes.check_input(node)
+            file = folder / f"{name}.nrrd"
+            volumes.export(node, file)
+            return {"file": str(file), "image": name, "domain": data(self.ui.uploadDomainComboBox)}
 
         def ended() -> None:
             self.ui.uploadButton.text = _("Upload")
@@ -122,19 +127,7 @@ class TrainPanel:
             ended()
             self._session.complain(sentence)
 
-        try:
-            volumes.check_input(node)
-            volumes.export(node, folder / f"{name}.nrrd")
-        except (volumes.VolumeProblem, OSError) as problem:
-            shutil.rmtree(folder, ignore_errors=True)
-            failed(str(problem))
-            return
-        arguments = {
-            "file": str(folder / f"{name}.nrrd"),
-            "image": name,
-            "domain": data(self.ui.uploadDomainComboBox),
-        }
-        self._session.call("upload", arguments, done=done, failed=failed, folder=folder)
+        self._session.call("upload", exported, done=done, failed=failed)
         self.ui.uploadButton.text = _("Uploading …")
         self.ui.uploadButton.enabled = False
 

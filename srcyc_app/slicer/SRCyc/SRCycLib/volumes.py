@@ -16,6 +16,8 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import vtk_to_numpy
 
+from SRCycLib.processes import Problem
+
 #: Attributes of a result; the first is on every result and on nothing else.
 MADE_BY = "SRCyc.Software"
 #: On every map, which it is.
@@ -41,8 +43,8 @@ _TRANSPARENT = 0.05
 _ENOUGH = 1_000_000
 
 
-class VolumeProblem(Exception):
-    """A volume cannot be used; the text is a sentence for the user."""
+class VolumeProblem(Problem):
+    """A volume cannot be used."""
 
 
 def check_input(node: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from slicer.i18n import tr as _
@@ -60,3 +61,29 @@ def duration(seconds: float) -> str:
     if hours:
         return _("{hours} h {minutes} min").format(hours=hours, minutes=minutes)
     return _("{minutes} min").format(minutes=minutes)
+
+
+class Remaining:
+    """Tells how long something will take from the shares that are done.
+
+    Args:
+        clock: seconds; for tests.
+    """
+
+    #: Share and seconds before which nothing is promised.
+    _LEAST_SHARE, _LEAST_SECONDS = 0.08, 2.0
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first: tuple[float, float] | None = None
+
+    def seconds(self, share: float) -> float | None:
+        """Give the seconds that are left when a share is done, or None if it is too early to say."""
+        now = self._clock()
+        if self._first is None or share < self._first[1]:
+            self._first = (now, share)
+        begun, first = self._first
+        done, passed = share - first, now - begun
+        if done < self._LEAST_SHARE or passed < self._LEAST_SECONDS:
+            return None
+        return passed / done * (1.0 - share)

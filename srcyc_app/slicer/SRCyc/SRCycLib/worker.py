@@ -1,7 +1,7 @@
 """One request to a server in a process of its own: ``python -m SRCycLib.worker REQUEST.json``.
 
-The file holds ``url``, ``action`` (a method of the client), ``arguments``, ``parent`` (Slicer's process) and
-``folders`` (removed if that has crashed). Standard output gets one JSON object per line: ``pid``, ``progress``,
+The file holds ``url``, ``action`` (a method of the client), ``arguments``, ``parent`` (Slicer's process) and ``folder``
+(removed if that has crashed). Standard output gets one JSON object per line: ``pid``, ``progress``,
 ``news``, and last ``result`` or ``error``. The process ends at once when the file is removed or Slicer has ended: that
 closes the connection, by which the server knows that nobody waits any more.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from SRCycLib.client import Client, ServerError
+from SRCycLib.client import Client
 from SRCycLib.processes import Say, answer
 
 #: What can be asked for, and which of its arguments is a function of ours.
@@ -34,7 +34,7 @@ _ACTIONS: dict[str, tuple[Callable[..., Any], str]] = {
 
 def main(file: str) -> int:
     """Meet a request; give the exit code."""
-    return answer(Path(file), _meet, lambda error: str(error) if isinstance(error, ServerError) else "")
+    return answer(Path(file), _meet)
 
 
 def _meet(request: dict[str, Any], say: Say) -> Any:
