@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from srcyc.errors import ConfigError
@@ -19,13 +19,26 @@ Skip = Literal["area", "profile", "learned", "none"]
 
 
 class DegradationNetConfig(Schema):
-    """Arguments of :class:`DegradationNet`."""
+    """What a :class:`DegradationNet` is made of.
 
-    features: int = Field(default=16, ge=0)
-    blocks: int = Field(default=4, ge=0)
-    head_kernel: Literal[3, 5, 7] = 5
+    Its skip, what the network's own part is added to, is ``profile`` (Gaussian slice profile of the width told),
+    ``learned`` (:class:`LearnedAcquisition`: width, in-plane blur and noise are learned, too), ``area`` (box), or
+    ``none`` (the paper's form). With ``learned`` that part is zero at the start, and sees the noise.
+    """
+
+    features: int = Field(default=16, ge=0, description="feature channels; 0: nothing but the skip")
+    blocks: int = Field(default=4, ge=0, description="residual blocks at LR")
+    head_kernel: Literal[3, 5, 7] = Field(
+        default=5, description="edge of the first convolution (7 in the paper)"
+    )
     skip: Skip = "profile"
-    norm: bool = False
+    norm: bool = Field(default=False, description="instance normalisation in the blocks")
+
+    @model_validator(mode="after")
+    def _is_something(self) -> DegradationNetConfig:
+        if self.features == 0 and self.skip == "none":
+            raise ValueError("a G_LR without features and without a skip has nothing: choose one")
+        return self
 
 
 class _Block(nn.Module):
@@ -57,29 +70,12 @@ class DegradationNet(nn.Module):
     the scan's own real factor. With the global skip the untrained network already is a plausible degradation.
 
     Args:
-        features: feature channels; 0: nothing but the skip.
-        blocks: residual blocks at LR.
-        head_kernel: edge length of the first convolution (7 in the paper).
-        skip: what the network's own part is added to: ``"profile"`` (Gaussian slice profile of the width told),
-            ``"learned"`` (:class:`LearnedAcquisition`: width, in-plane blur and noise are learned, too), ``"area"``
-            (box), or ``"none"`` (the paper's form). With ``"learned"`` that part is zero at the start, and sees the
-            noise.
-        norm: instance normalisation in the blocks.
+        config: what it is made of.
     """
 
-    def __init__(
-        self,
-        features: int = 64,
-        blocks: int = 6,
-        *,
-        head_kernel: int = 7,
-        skip: Skip = "area",
-        norm: bool = False,
-    ) -> None:
+    def __init__(self, config: DegradationNetConfig) -> None:
         super().__init__()
-        self.skip = skip
-        if features == 0 and skip == "none":
-            raise ConfigError("a G_LR without features and without a skip has nothing", remedy="choose one")
+        self.skip, features, head_kernel = config.skip, config.features, config.head_kernel
         self.head: nn.Module | None = None
         self.body: nn.Sequential | None = None
         if features:
@@ -88,22 +84,17 @@ class DegradationNet(nn.Module):
                 nn.LeakyReLU(0.2),
             )
             self.body = nn.Sequential(
-                *(_Block(features, norm=norm) for _ in range(blocks)),
+                *(_Block(features, norm=config.norm) for _ in range(config.blocks)),
                 Convolution(3, features, features, 3, weight_norm=False),
                 nn.LeakyReLU(0.2),
                 Convolution(3, features, 1, head_kernel, weight_norm=False),
             )
-            if skip != "none":
+            if self.skip != "none":
                 tail: Convolution = self.body[-1]  # type: ignore[assignment]
-                tail.scale_weight(0.0 if skip == "learned" else 0.01)
-        learns = skip == "learned"
+                tail.scale_weight(0.0 if self.skip == "learned" else 0.01)
+        learns = self.skip == "learned"
         self.acquisition = LearnedAcquisition() if learns else None
         self.noise_head = Convolution(3, 1, features, 3, weight_norm=False) if learns and features else None
-
-    @classmethod
-    def from_config(cls, config: DegradationNetConfig) -> DegradationNet:
-        """Build the (untrained) network that a configuration describes."""
-        return cls(**config.model_dump())
 
     @property
     def learned(self) -> Degradation | None:

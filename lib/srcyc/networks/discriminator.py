@@ -7,17 +7,18 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from srcyc.errors import ConfigError
 from srcyc.schema import Schema
 
 
 class DiscriminatorConfig(Schema):
-    """Arguments of :class:`PatchDiscriminator`."""
+    """What a :class:`PatchDiscriminator` is made of."""
 
-    features: int = Field(default=16, ge=1)
-    layers: int = Field(default=3, ge=1)
-    stride_thick: bool = True
-    norm: Literal["instance", "none"] = "instance"
+    features: int = Field(
+        default=16, ge=1, description="channels of the first layer, doubled at each of the next"
+    )
+    layers: int = Field(default=3, ge=1, description="strided layers; fewer mean smaller patches")
+    stride_thick: bool = Field(default=True, description="whether the last (thick) axis is strided too")
+    norm: Literal["instance", "none"] = Field(default="instance", description="never in the first layer")
 
 
 class LowResolutionDiscriminatorConfig(DiscriminatorConfig):
@@ -34,40 +35,23 @@ class PatchDiscriminator(nn.Module):
     slices: MONAI's kernel-4 PatchDiscriminator has no valid output there.
 
     Args:
-        features: channels of the first layer, doubled at each of the next.
-        layers: strided layers; fewer mean smaller patches (D_LR gets fewer than D_HR).
-        stride_thick: whether the last (thick) axis is strided too.
-        norm: ``"instance"`` or ``"none"``; never in the first layer.
+        config: what it is made of; D_LR has fewer layers than D_HR.
     """
 
-    def __init__(
-        self,
-        features: int = 64,
-        layers: int = 3,
-        *,
-        stride_thick: bool = True,
-        norm: str = "instance",
-    ) -> None:
+    def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
-        if norm not in ("instance", "none"):
-            raise ConfigError(f"norm is {norm!r}", remedy="discriminators have 'instance' or 'none'")
-        stride = (2, 2, 2 if stride_thick else 1)
+        stride = (2, 2, 2 if config.stride_thick else 1)
         body: list[nn.Module] = []
         width = 1
-        for index in range(layers + 1):
-            out = features * 2 ** min(index, 3)
-            body.append(nn.Conv3d(width, out, 3, stride=stride if index < layers else 1, padding=1))
-            if norm == "instance" and index > 0:
+        for index in range(config.layers + 1):
+            out = config.features * 2 ** min(index, 3)
+            body.append(nn.Conv3d(width, out, 3, stride=stride if index < config.layers else 1, padding=1))
+            if config.norm == "instance" and index > 0:
                 body.append(nn.InstanceNorm3d(out, affine=True))
             body.append(nn.LeakyReLU(0.2))
             width = out
         body.append(nn.Conv3d(width, 1, 3, padding=1))
         self.body = nn.Sequential(*body)
-
-    @classmethod
-    def from_config(cls, config: DiscriminatorConfig) -> PatchDiscriminator:
-        """Build the (untrained) network that a configuration describes."""
-        return cls(**config.model_dump())
 
     def forward(self, image: Tensor) -> Tensor:
         """``(B, 1, I, J, K)`` -> logits ``(B, 1, *patches)``."""

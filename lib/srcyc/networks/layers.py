@@ -83,7 +83,6 @@ class Convolution(nn.Module):
         condition_features: int = 0,
     ) -> None:
         super().__init__()
-        self.spatial_dims = spatial_dims
         self.radius = kernel_size // 2
         self.transposed = transposed
         layers = _TRANSPOSED if transposed else _CONVOLUTIONS
@@ -132,7 +131,7 @@ class Convolution(nn.Module):
             return convolve(x, *self._modulated(condition))
         scale, shift = self.modulation(condition).chunk(2, dim=1)
         y = convolve(x, *self._modulated(None))
-        per_voxel = (*scale.shape, *(1,) * self.spatial_dims)
+        per_voxel = (*scale.shape, *(1,) * (y.ndim - 2))
         return y * (1 + scale).reshape(per_voxel).to(y.dtype) + shift.reshape(per_voxel).to(y.dtype)
 
     def stream(self, condition: Tensor | None = None) -> Stream:

@@ -21,22 +21,16 @@ class ResidualBlock(nn.Module):
         features: int,
         *,
         shortcut: bool,
-        weight_norm: bool,
         condition_features: int,
     ) -> None:
         super().__init__()
         self.shortcut = shortcut
         self.relu1 = PReLU(features, init=0.1)
         self.conv1 = Convolution(
-            spatial_dims,
-            features,
-            features,
-            INNER_KERNEL,
-            weight_norm=weight_norm,
-            condition_features=condition_features,
+            spatial_dims, features, features, INNER_KERNEL, condition_features=condition_features
         )
         self.relu2 = PReLU(features, init=0.1)
-        self.conv2 = Convolution(spatial_dims, features, features, INNER_KERNEL, weight_norm=weight_norm)
+        self.conv2 = Convolution(spatial_dims, features, features, INNER_KERNEL)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """``(B, F, *spatial)`` -> the same."""
@@ -67,7 +61,6 @@ class ResDNet(nn.Module):
         in_channels: image channels, in and out.
         features: feature channels.
         depth: residual blocks.
-        weight_norm: normalise weights (training); a folded network has none.
         condition_features: length of the conditioning vector that modulates the blocks; 0 as published.
     """
 
@@ -78,26 +71,21 @@ class ResDNet(nn.Module):
         features: int = 64,
         depth: int = 5,
         *,
-        weight_norm: bool = True,
         condition_features: int = 0,
     ) -> None:
         super().__init__()
-        self.spatial_dims = spatial_dims
         self.depth = depth
-        self.head = Convolution(spatial_dims, in_channels, features, OUTER_KERNEL, weight_norm=weight_norm)
+        self.head = Convolution(spatial_dims, in_channels, features, OUTER_KERNEL)
         self.blocks = nn.ModuleList(
             ResidualBlock(
                 spatial_dims,
                 features,
                 shortcut=index > 0,
-                weight_norm=weight_norm,
                 condition_features=condition_features,
             )
             for index in range(depth)
         )
-        self.tail = Convolution(
-            spatial_dims, features, in_channels, OUTER_KERNEL, weight_norm=weight_norm, transposed=True
-        )
+        self.tail = Convolution(spatial_dims, features, in_channels, OUTER_KERNEL, transposed=True)
 
     @property
     def halo(self) -> int:
@@ -123,8 +111,3 @@ class ResDNet(nn.Module):
         """Give :meth:`forward`, for one ``condition`` ``(1, E)``, for a volume that comes slab by slab."""
         blocks = [block.stream(condition) for block in self.blocks]  # type: ignore[operator]
         return chained([self.head.stream(), *blocks, self.tail.stream()])
-
-
-def condition_mlp(inputs: int, features: int) -> nn.Sequential:
-    """Embed what a network is told about its input as a conditioning vector ``(B, features)``."""
-    return nn.Sequential(nn.Linear(inputs, features), nn.SiLU(), nn.Linear(features, features), nn.SiLU())

@@ -21,7 +21,7 @@ from srcyc.networks.generator import (
     Sampling,
     register,
 )
-from srcyc.networks.resdnet import ResDNet, condition_mlp
+from srcyc.networks.resdnet import ResDNet
 from srcyc.networks.weights import read_tensors, require_shapes
 from srcyc.physics.noise import estimate_noise
 from srcyc.physics.resampling import Interpolation, resample
@@ -74,9 +74,10 @@ class SRResDNet(Generator):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         config = self.config
-        self.spatial_dims = config.spatial_dims
         told = CONDITION_FEATURES if config.knows_sampling else 0
-        self.embedding = condition_mlp(2, CONDITION_FEATURES) if told else None
+        self.embedding: nn.Module | None = None
+        if told:
+            self.embedding = nn.Sequential(nn.Linear(2, told), nn.SiLU(), nn.Linear(told, told), nn.SiLU())
         self.resdnet = ResDNet(
             config.spatial_dims, config.in_channels, config.features, config.depth, condition_features=told
         )
@@ -203,7 +204,7 @@ class SRResDNet(Generator):
         condition = self.condition(factor, thickness_ratio, upscaled)
         residual = self.resdnet(upscaled, condition)
         if sigma is None:
-            sigma = estimate_noise(upscaled, self.spatial_dims)
+            sigma = estimate_noise(upscaled, self.config.spatial_dims)
         norm = torch.linalg.vector_norm(residual.float().flatten(1), dim=1)
         gain = self.projection_gain(norm, sigma, residual[0].numel())
         output = upscaled - residual * gain.reshape(-1, *(1,) * (upscaled.ndim - 1))

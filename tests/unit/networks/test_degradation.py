@@ -19,7 +19,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def make(seed: int = 0, **options: object) -> DegradationNet:
     torch.manual_seed(seed)
-    return DegradationNet(8, 2, head_kernel=5, **options)  # type: ignore[arg-type]
+    return DegradationNet(DegradationNetConfig(**{"features": 8, "blocks": 2, "skip": "area", **options}))
 
 
 @pytest.mark.parametrize("slices", [24, 8, 5, 3])
@@ -48,7 +48,7 @@ def test_untrained_it_is_the_skip(slices: int) -> None:
 @pytest.mark.parametrize("features", [4, 32])
 def test_untrained_it_is_the_skip_at_any_size(features: int, blocks: int) -> None:
     torch.manual_seed(0)
-    network, hr = DegradationNet(features, blocks), random(1, 1, 9, 16, 24)
+    network, hr = make(features=features, blocks=blocks, head_kernel=7), random(1, 1, 9, 16, 24)
     output = network(hr, size=(9, 16, 6))
     torch.testing.assert_close(output, resample(hr, (9, 16, 6), "area"), rtol=0, atol=0.05)
 
@@ -103,7 +103,7 @@ def test_the_head_sees_the_full_resolution() -> None:
 
 
 def test_few_slices_and_wide_kernels() -> None:
-    network = DegradationNet(4, 1, head_kernel=7)
+    network = make(features=4, blocks=1, head_kernel=7)
     assert network(random(1, 1, 9, 8, 12), size=(9, 8, 2)).shape == (1, 1, 9, 8, 2)
 
 
@@ -137,4 +137,4 @@ def test_impossible_sizes_are_refused() -> None:
 
 
 def test_the_default_has_the_profile_as_its_skip() -> None:
-    assert DegradationNet.from_config(DegradationNetConfig()).skip == "profile"
+    assert DegradationNet(DegradationNetConfig()).skip == "profile"

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from srcyc.config import TrainingConfig
-from srcyc.errors import ConfigError
-from srcyc.networks import PatchDiscriminator
+from srcyc.networks import DiscriminatorConfig, PatchDiscriminator
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -16,7 +15,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def make(seed: int = 0, **options: object) -> PatchDiscriminator:
     torch.manual_seed(seed)
-    return PatchDiscriminator(4, **options)  # type: ignore[arg-type]
+    return PatchDiscriminator(DiscriminatorConfig(features=4, **options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -28,7 +27,6 @@ def make(seed: int = 0, **options: object) -> PatchDiscriminator:
         ((16, 16, 3), {"layers": 2, "stride_thick": False}, (4, 4, 3)),
         ((16, 16, 2), {"layers": 3}, (2, 2, 1)),
         ((16, 16, 1), {"layers": 2, "stride_thick": False}, (4, 4, 1)),
-        ((16, 12, 12), {"layers": 0}, (16, 12, 12)),
     ],
 )
 @pytest.mark.parametrize("norm", ["instance", "none"])
@@ -79,7 +77,7 @@ def test_images_of_a_batch_are_independent() -> None:
 
 def test_d_lr_is_smaller_than_d_hr_and_both_take_their_patches() -> None:
     config = TrainingConfig()
-    d_hr, d_lr = PatchDiscriminator.from_config(config.d_hr), PatchDiscriminator.from_config(config.d_lr)
+    d_hr, d_lr = PatchDiscriminator(config.d_hr), PatchDiscriminator(config.d_lr)
     size = config.data.size
     assert sum(p.numel() for p in d_lr.parameters()) < sum(p.numel() for p in d_hr.parameters())
     assert d_hr(random(1, 1, size, size, size)).numel() > 1
@@ -129,8 +127,3 @@ def test_bfloat16_autocast_is_finite() -> None:
     logits.float().square().mean().backward()
     assert torch.isfinite(logits).all()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
-
-
-def test_what_it_is_not_is_refused() -> None:
-    with pytest.raises(ConfigError, match="norm is 'batch'"):
-        make(norm="batch")

@@ -49,7 +49,7 @@ def test_a_generator_is_built_as_its_configuration_says() -> None:
     assert (len(network.blocks), network.head.out_channels) == (3, 16)  # type: ignore[arg-type, union-attr]
     published = build_generator(SRResDNetConfig(features=5, depth=2, spatial_dims=2, interpolation="cubic"))
     assert published.config.interpolation == "cubic"  # type: ignore[attr-defined]
-    assert published.resdnet.spatial_dims == 2  # type: ignore[union-attr]
+    assert published.resdnet.head.kernel().ndim == 4  # type: ignore[union-attr]
 
 
 def test_defaults_stand_once_below_the_class() -> None:
