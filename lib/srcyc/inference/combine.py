@@ -23,19 +23,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from srcyc._version import __version__
-from srcyc.device import peak_memory, precision_name
 from srcyc.enhancement import Progress
 from srcyc.errors import ConfigError, InputError
 from srcyc.inference.options import InferenceOptions
 from srcyc.inference.registration import Image, Motion, register, warp
-from srcyc.inference.report import (
-    CombinationReport,
-    ModelReport,
-    ResultReport,
-    StackReport,
-    describe_input,
-)
+from srcyc.inference.report import CombinationReport, ResultReport, StackReport, describe_input
 from srcyc.inference.super_resolver import SuperResolution, SuperResolver
 from srcyc.memory import require_memory
 from srcyc.physics.acquisition import Acquisition, relative_residual
@@ -185,10 +177,7 @@ def combine(
     del total, seen
     x, before, after = _solve(mean, target, laid, lambda share: tell(_LAID + (1 - _LAID) * share))
     report = CombinationReport(
-        software=f"srcyc {__version__}",
-        model=ModelReport(
-            name=resolver.model.card.name, sha256=resolver.model.sha256, licence=resolver.model.card.licence
-        ),
+        **resolver.made(start),
         input=reports[0].input,
         stacks=tuple(
             one.model_copy(update={"residual_of_mean": was, "residual": now})
@@ -198,10 +187,6 @@ def combine(
         options=asked,
         steps=_STEPS,
         preprocessing=first.report.preprocessing,
-        device=str(resolver.device),
-        precision=precision_name(resolver.dtype),
-        seconds=round(time.perf_counter() - start, 3),
-        peak_memory=peak_memory(),
         warnings=tuple(warnings),
     )
     tell(1.0)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import SimpleITK as sitk
 
 from srcyc.errors import SRCycError
+from srcyc.volumes.formats.itk import image_of
 from srcyc.volumes.intensity import IntensityScaling, robust_scaling
 from srcyc.volumes.volume import Volume
 
@@ -31,7 +31,7 @@ def correct_bias_field(volume: Volume) -> Volume:
         SRCycError: ITK cannot fit a field to this scan.
     """
     scaling = robust_scaling(volume.data[0])
-    image = _to_itk(volume, scaling)
+    image = image_of(scaling.normalise(volume.data[0]), volume.affine)
     try:
         mask = sitk.And(sitk.OtsuThreshold(image, 0, 1, 200), sitk.Greater(image, 0.0))
         shrink = [
@@ -43,11 +43,11 @@ def correct_bias_field(volume: Volume) -> Volume:
         field = sitk.Exp(n4.GetLogBiasFieldAsImage(image))
     except RuntimeError as error:
         raise SRCycError(
-            f"{_name(volume)}: N4 found no bias field ({_last_line(error)})",
+            f"{volume.name}: N4 found no bias field ({_last_line(error)})",
             remedy="leave out n4",
             options=("n4",),
         ) from error
-    return _with_data(volume, _to_array(sitk.Divide(image, field)), scaling)
+    return _with_image(volume, sitk.Divide(image, field), scaling)
 
 
 def denoise(volume: Volume) -> Volume:
@@ -57,38 +57,23 @@ def denoise(volume: Volume) -> Volume:
         SRCycError: ITK cannot process this scan.
     """
     scaling = robust_scaling(volume.data[0])
-    image = _to_itk(volume, scaling)
+    image = image_of(scaling.normalise(volume.data[0]), volume.affine)
     # By voxel, not by mm: across thick slices a neighbour is too far to tell noise from anatomy.
     image.SetSpacing((1.0, 1.0, 1.0))
     try:
         smooth = sitk.CurvatureFlow(image, _FLOW_STEP, _FLOW_ITERATIONS)
     except RuntimeError as error:
         raise SRCycError(
-            f"{_name(volume)}: denoising failed ({_last_line(error)})",
+            f"{volume.name}: denoising failed ({_last_line(error)})",
             remedy="leave out denoise",
             options=("denoise",),
         ) from error
-    return _with_data(volume, _to_array(smooth), scaling)
+    return _with_image(volume, smooth, scaling)
 
 
-def _to_itk(volume: Volume, scaling: IntensityScaling) -> sitk.Image:
-    """Give a normalised image whose axes are the array's; the filters here need spacing, not orientation."""
-    data = scaling.normalise(volume.data[0])
-    image = sitk.GetImageFromArray(np.ascontiguousarray(data.transpose(2, 1, 0)))
-    image.SetSpacing(volume.spacing)
-    return image
-
-
-def _to_array(image: sitk.Image) -> npt.NDArray[np.float32]:
-    return sitk.GetArrayFromImage(image).transpose(2, 1, 0).astype(np.float32)
-
-
-def _with_data(volume: Volume, data: npt.NDArray[np.float32], scaling: IntensityScaling) -> Volume:
-    return replace(volume, data=np.ascontiguousarray(scaling.invert(data))[None])
-
-
-def _name(volume: Volume) -> str:
-    return str(volume.source or "volume")
+def _with_image(volume: Volume, image: sitk.Image, scaling: IntensityScaling) -> Volume:
+    normalised = sitk.GetArrayViewFromImage(image).T
+    return replace(volume, data=np.ascontiguousarray(scaling.invert(normalised))[None])
 
 
 def _last_line(error: Exception) -> str:

@@ -46,18 +46,6 @@ class ModelReport(Schema):
     licence: str
 
 
-class ScalingReport(Schema):
-    """``normalised = (raw - offset) / scale``."""
-
-    offset: float
-    scale: float
-
-    @classmethod
-    def of(cls, scaling: IntensityScaling) -> ScalingReport:
-        """Tell a scaling."""
-        return cls(offset=scaling.offset, scale=scaling.scale)
-
-
 class ConsistencyReport(Schema):
     """How the result x agrees with the scan y, its acquisition operator being A.
 
@@ -124,7 +112,7 @@ class Report(AnyReport):
     thick_axis: Literal[0, 1, 2]
     factor: float
     thickness: SliceThickness
-    scaling: ScalingReport | None
+    scaling: IntensityScaling | None
     sigma: float
     consistency: ConsistencyReport
 

@@ -27,7 +27,6 @@ from srcyc.inference.report import (
     ModelReport,
     Report,
     ResultReport,
-    ScalingReport,
     describe_input,
 )
 from srcyc.models.model_file import DEFAULT_MODEL, ModelCard, PublishedModel, find_model, load_model
@@ -240,28 +239,37 @@ class SuperResolver:
                 stored_dtype=fp32,
             )
         report = Report(
-            software=f"srcyc {__version__}",
-            model=ModelReport(
-                name=self.model.card.name, sha256=self.model.sha256, licence=self.model.card.licence
-            ),
+            **self.made(start),
             input=describe_input(volume),
             result=ResultReport(shape=result.shape, spacing=result.spacing),
             options=options,
             thick_axis=plan.order.order[2],  # type: ignore[arg-type]
             factor=plan.factor,
             thickness=plan.thickness,
-            scaling=None if outcome.scaling is None else ScalingReport.of(outcome.scaling),
+            scaling=outcome.scaling,
             sigma=outcome.sigma,
             consistency=outcome.consistency,
             preprocessing=steps,
-            device=str(self.device),
-            precision=precision_name(self.dtype),
-            seconds=round(time.perf_counter() - start, 3),
-            peak_memory=peak_memory(),
             warnings=(*volume.warnings, *missing.warnings(volume.data[0]), *doubts, *plan.warnings),
         )
         tell(1.0)
         return SuperResolution(result, report, spread, correction)
+
+    def made(self, start: float) -> dict[str, Any]:
+        """Give what every report on a result says of who made it, where, and how long it took.
+
+        Args:
+            start: of the work, by :func:`time.perf_counter`.
+        """
+        card = self.model.card
+        return {
+            "software": f"srcyc {__version__}",
+            "model": ModelReport(name=card.name, sha256=self.model.sha256, licence=card.licence),
+            "device": str(self.device),
+            "precision": precision_name(self.dtype),
+            "seconds": round(time.perf_counter() - start, 3),
+            "peak_memory": peak_memory(),
+        }
 
     @torch.inference_mode()
     def _compute(
@@ -455,7 +463,7 @@ class Plan:
         for what, far in [*_factor_distance(factor, card), *_spacing_distance(fine.spacing, card)]:
             if far and not options.force:
                 raise ModelError(
-                    f"{_name(volume)}: {what} is far outside what model {card.name!r} was trained for",
+                    f"{volume.name}: {what} is far outside what model {card.name!r} was trained for",
                     remedy="choose another target_spacing or model, or force it",
                     options=("target_spacing",),
                 )
@@ -493,22 +501,18 @@ def _odd_multiple(coarse: int, fine: int) -> int:
     return coarse if fine == coarse else coarse * max(3, 2 * round((fine / coarse - 1) / 2) + 1)
 
 
-def _name(volume: Volume) -> str:
-    return str(volume.source or "volume")
-
-
 def _check(volume: Volume) -> None:
     if volume.data.shape[0] != 1:
         raise VolumeError(
-            f"{_name(volume)}: {volume.data.shape[0]} channels", remedy="give a grey-scale volume"
+            f"{volume.name}: {volume.data.shape[0]} channels", remedy="give a grey-scale volume"
         )
     if min(volume.shape) < 2:
         size = " x ".join(map(str, volume.shape))
         raise VolumeError(
-            f"{_name(volume)}: {size} voxels", remedy="give a volume of at least 2 along each axis"
+            f"{volume.name}: {size} voxels", remedy="give a volume of at least 2 along each axis"
         )
     if np.isinf(volume.data).any() or np.isnan(volume.data).all():
-        raise VolumeError(f"{_name(volume)}: infinite voxels, or none but NaN", remedy="replace them first")
+        raise VolumeError(f"{volume.name}: infinite voxels, or none but NaN", remedy="replace them first")
 
 
 def _prepare(volume: Volume, options: InferenceOptions) -> tuple[Volume, tuple[str, ...], tuple[str, ...]]:

@@ -114,10 +114,9 @@ def _volume(
 
 def _voxels(volume: Volume) -> npt.NDArray[np.float32]:
     """Give the only channel, ``(I, J, K)``."""
-    name = str(volume.source or "volume")
     if volume.data.shape[0] != 1:
-        raise VolumeError(f"{name}: {volume.data.shape[0]} channels", remedy="convert them one by one")
-    checked_grid(volume.shape, volume.affine, name)
+        raise VolumeError(f"{volume.name}: {volume.data.shape[0]} channels", remedy="convert them one by one")
+    checked_grid(volume.shape, volume.affine, volume.name)
     voxels: npt.NDArray[np.float32] = volume.data[0]
     return voxels
 

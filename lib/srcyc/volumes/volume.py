@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,17 @@ class Volume(Told):
 
     def __post_init__(self) -> None:
         """Bring the arrays to their types."""
-        name = str(self.source or "volume")
         data = np.asarray(self.data, dtype=np.float32)
         if data.ndim != 4:
-            raise VolumeError(f"{name}: data of shape {data.shape}", remedy="give (channels, I, J, K)")
+            raise VolumeError(f"{self.name}: data of shape {data.shape}", remedy="give (channels, I, J, K)")
         object.__setattr__(self, "data", data)
-        object.__setattr__(self, "affine", check_affine(self.affine, name=name))
+        object.__setattr__(self, "affine", check_affine(self.affine, name=self.name))
         object.__setattr__(self, "stored_dtype", np.dtype(self.stored_dtype))
+
+    @property
+    def name(self) -> str:
+        """What it is called in sentences: its file, if there is one."""
+        return str(self.source or "volume")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -114,13 +118,15 @@ def read_volume(
     with _explained(path):
         if _is_dicom(path, series):
             raw = read_dicom_folder(path, series=series, fill_gaps=fill_gaps)
+            told = raw.header.told()
         else:
-            raw = replace(format_of(header := header_file(path)).voxels(header), files=parts_of(path))
-        grid = checked_grid(raw.voxels.shape, raw.affine, path)
-        told = raw.told()
-        if raw.slice_thickness is None and not path.is_dir():
+            file = header_file(path)
+            raw = format_of(file).voxels(file)
+            told = {**raw.header.told(), "files": parts_of(path)}
+        grid = checked_grid(raw.header.shape, raw.header.affine, path)
+        if raw.header.slice_thickness is None and not path.is_dir():
             told["slice_thickness"], doubts = read_thickness(path, volume_stem(header_file(path)))
-            told["warnings"] = (*raw.warnings, *doubts)
+            told["warnings"] = (*raw.header.warnings, *doubts)
         data = checked_voxels(raw.voxels, path)
     return Volume(data, grid.affine, raw.stored_dtype, source=path, **told)
 
@@ -139,12 +145,11 @@ def read_grid(
     path = Path(path)
     with _explained(path):
         if _is_dicom(path, series):
-            shape, affine = read_dicom_header(path, series=series, fill_gaps=fill_gaps)
+            header = read_dicom_header(path, series=series, fill_gaps=fill_gaps)
         else:
             file = header_file(path)
             header = format_of(file).header(file)
-            shape, affine = header.shape, header.affine
-    return checked_grid(shape, affine, path)
+    return checked_grid(header.shape, header.affine, path)
 
 
 def write_volume(

@@ -16,13 +16,13 @@ from srcyc.inference.report import (
     ModelReport,
     Report,
     ResultReport,
-    ScalingReport,
     describe_input,
 )
 from srcyc.inference.results import Place, fit_type, maps_of, volume_stem, write_result
 from srcyc.inference.super_resolver import SuperResolution
 from srcyc.physics.thickness import SliceThickness
 from srcyc.volumes.formats.raw import Scaling
+from srcyc.volumes.intensity import IntensityScaling
 from srcyc.volumes.volume import Volume, read_volume
 
 FINE, SLICES = np.eye(4), np.diag([1.0, 1.0, 4.0, 1.0])
@@ -49,7 +49,7 @@ def result(scan: Volume) -> SuperResolution:
         thick_axis=2,
         factor=4.0,
         thickness=SliceThickness(millimetres=3.2, ratio=0.8, source="assumed"),
-        scaling=ScalingReport(offset=0.0, scale=1.0),
+        scaling=IntensityScaling(offset=0.0, scale=1.0),
         sigma=0.01,
         consistency=ConsistencyReport(applied=True, slices_corrected=True, correction=0.014, residual=1e-6),
         preprocessing=(),

@@ -48,7 +48,7 @@ class DicomSource:
             OutputError: it comes from no DICOM series, from no MR images, or these tell no study.
             VolumeError: they cannot be read any more.
         """
-        name = str(scan.source or "volume")
+        name = scan.name
         if scan.series is None or not scan.files or scan.source is None:
             raise OutputError(
                 f"{name}: no DICOM series, there is no patient and no study that a derived one could belong to",
