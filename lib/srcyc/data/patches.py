@@ -29,7 +29,7 @@ from srcyc.data.augmentation import (
 from srcyc.data.pairs import Placement, gain_of_pair
 from srcyc.data.spoiling import draw_slices
 from srcyc.data.store import Array, TrainingScan
-from srcyc.errors import ConfigError, DataError
+from srcyc.errors import DataError
 from srcyc.physics.acquisition import AxisAcquisition
 from srcyc.volumes.intensity import FOREGROUND
 
@@ -80,33 +80,6 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Share:
-    """The part of every batch that one process draws.
-
-    Attributes:
-        rank: of the process, from 0.
-        world: number of processes.
-    """
-
-    rank: int = 0
-    world: int = 1
-
-    def items(self, batch_size: int) -> range:
-        """Give this process's items of the whole batch.
-
-        Raises:
-            ConfigError: the batch cannot be shared equally.
-        """
-        if batch_size % self.world:
-            raise ConfigError(
-                f"data.batch_size={batch_size} cannot be shared by {self.world} processes",
-                remedy="use a multiple of it",
-            )
-        count = batch_size // self.world
-        return range(self.rank * count, (self.rank + 1) * count)
-
-
-@dataclass(frozen=True)
 class _Item:
     """One patch of a batch: ``(1, I, J, S)``, ``(1, I, J, K)``, and the operator between them."""
 
@@ -126,20 +99,17 @@ class Patches(Dataset[Batch]):
         config: patch size, factors, augmentation; its batch size is that of all processes together.
         seed: of the run.
         steps: length.
-        share: the part of every batch to draw.
-
-    Raises:
-        ConfigError: the batch cannot be shared equally.
+        items: of every batch to draw, counted from 0; default: all.
     """
 
     #: Whether LR and HR patches show the same.
     aligned: bool
 
-    def __init__(self, config: PatchConfig, seed: int, steps: int, share: Share) -> None:
+    def __init__(self, config: PatchConfig, seed: int, steps: int, items: range | None) -> None:
         self.config = config
         self.seed = seed
         self.steps = steps
-        self.items = share.items(config.batch_size)
+        self.items = range(config.batch_size) if items is None else items
 
     def __len__(self) -> int:
         return self.steps
@@ -176,7 +146,7 @@ class SimulatedPatches(Patches):
 
     Args:
         scans: HR scans; any axis along which they are at their finest may be made the thick one.
-        config: see :class:`Patches`, for seed, steps and share too.
+        config: see :class:`Patches`, for seed, steps and items too.
         mixed: every patch of a step has a factor of its own; else one is drawn for the step.
     """
 
@@ -188,11 +158,11 @@ class SimulatedPatches(Patches):
         config: PatchConfig,
         seed: int,
         steps: int,
-        share: Share = Share(),
+        items: range | None = None,
         *,
         mixed: bool = True,
     ) -> None:
-        super().__init__(config, seed, steps, share)
+        super().__init__(config, seed, steps, items)
         self.scans = scans
         self.mixed = mixed
         #: Voxels that every scan has along every axis.
@@ -258,7 +228,7 @@ class AlignedPatches(Patches):
 
     Args:
         pairs: LR and HR scans, each pair aligned in world coordinates (:func:`srcyc.data.pairs.why_not_a_pair`).
-        config: see :class:`Patches`, for seed, steps and share too.
+        config: see :class:`Patches`, for seed, steps and items too.
     """
 
     aligned = True
@@ -269,9 +239,9 @@ class AlignedPatches(Patches):
         config: PatchConfig,
         seed: int,
         steps: int,
-        share: Share = Share(),
+        items: range | None = None,
     ) -> None:
-        super().__init__(config, seed, steps, share)
+        super().__init__(config, seed, steps, items)
         #: With the factor that brings the HR scan to the LR scan's brightness.
         self.pairs = [(lr, hr, gain_of_pair(lr, hr)) for lr, hr in pairs]
 
@@ -338,7 +308,7 @@ class UnpairedPatches(Patches):
     Args:
         lr: LR scans.
         hr: HR scans.
-        config: see :class:`Patches`, for seed, steps and share too.
+        config: see :class:`Patches`, for seed, steps and items too.
     """
 
     aligned = False
@@ -350,9 +320,9 @@ class UnpairedPatches(Patches):
         config: PatchConfig,
         seed: int,
         steps: int,
-        share: Share = Share(),
+        items: range | None = None,
     ) -> None:
-        super().__init__(config, seed, steps, share)
+        super().__init__(config, seed, steps, items)
         self.lr = lr
         self.hr = hr
         #: Voxels that every HR scan has along every axis.

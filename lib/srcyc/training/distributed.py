@@ -12,9 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from srcyc.data.patches import Share
 from srcyc.device import resolve_device
-from srcyc.errors import SRCycError
+from srcyc.errors import ConfigError, SRCycError
 
 #: The others wait while the first process reads hundreds of scans; torchrun ends them if it fails.
 _PATIENCE = timedelta(hours=2)
@@ -61,10 +60,19 @@ class Processes:
         """Whether this is the one that reads scans, validates, and writes files."""
         return self.rank == 0
 
-    @property
-    def share(self) -> Share:
-        """The part of every batch that this process draws."""
-        return Share(self.rank, self.world)
+    def items(self, batch_size: int) -> range:
+        """Give the items of every batch that this process draws.
+
+        Raises:
+            ConfigError: the batch cannot be shared equally.
+        """
+        if batch_size % self.world:
+            raise ConfigError(
+                f"data.batch_size={batch_size} cannot be shared by {self.world} processes",
+                remedy="use a multiple of it",
+            )
+        count = batch_size // self.world
+        return range(self.rank * count, (self.rank + 1) * count)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace each gradient by its mean over the processes, in one message."""

@@ -43,7 +43,7 @@ def estimate(config: TrainingConfig, scans: TrainingSet, store: ScanStore, devic
         InputError: as the run itself would.
     """
     processes = Processes(device=device)
-    batches = make_batches(config, scans, store, processes.share)
+    batches = make_batches(config, scans, store, processes)
     networks = build_networks(config, device)
     step = TrainingStep(networks, config, processes, resolve_precision(config.precision, device))
     seconds, factors = [], []

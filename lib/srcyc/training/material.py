@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from srcyc.config import TrainingConfig
 from srcyc.data.domains import AssignedScan
 from srcyc.data.gathering import TrainingSet
-from srcyc.data.patches import AlignedPatches, Batch, Patches, Share, SimulatedPatches, UnpairedPatches
+from srcyc.data.patches import AlignedPatches, Batch, Patches, SimulatedPatches, UnpairedPatches
 from srcyc.data.store import ScanStore, TrainingScan
 from srcyc.errors import ConfigError
 from srcyc.training.distributed import Processes
@@ -51,7 +51,7 @@ def make_material(plan: Plan, store: ScanStore, processes: Processes) -> Materia
     if not processes.is_first:
         # The first process prepares what is not prepared yet.
         processes.wait()
-    batches = make_batches(config, scans, store, processes.share)
+    batches = make_batches(config, scans, store, processes)
     hr, lr = _load(store, scans.hr), _load(store, scans.lr)
     # The first process judges, the others judge nothing.
     held_hr = _load(store, scans.validation_hr if processes.is_first else [])
@@ -72,13 +72,15 @@ def make_material(plan: Plan, store: ScanStore, processes: Processes) -> Materia
     return Material(batches, hr, lr, validator)
 
 
-def make_batches(config: TrainingConfig, scans: TrainingSet, store: ScanStore, share: Share) -> Patches:
+def make_batches(
+    config: TrainingConfig, scans: TrainingSet, store: ScanStore, processes: Processes
+) -> Patches:
     """Give the batches of a run: real pairs, unrelated scans, or simulated pairs.
 
     Raises:
         ConfigError: the batch cannot be shared equally by the processes.
     """
-    settings = (config.data, config.seed, config.steps, share)
+    settings = (config.data, config.seed, config.steps, processes.items(config.data.batch_size))
     if scans.pairs:
         pairs = [(store.get(lr.path), store.get(hr.path)) for lr, hr in scans.pairs]
         return AlignedPatches(pairs, *settings)

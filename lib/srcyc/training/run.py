@@ -96,7 +96,7 @@ class Run:
             InputError: scans or settings cannot be used (see the message).
         """
         processes = processes or Processes()
-        processes.share.items(config.data.batch_size)  # refuses a batch that cannot be shared
+        processes.items(config.data.batch_size)  # refuses a batch that cannot be shared
         if processes.is_first:
             if folder.holds_a_run:
                 raise OutputError(
@@ -132,7 +132,7 @@ class Run:
         processes.wait()
         plan = folder.read()
         config = settings(plan.config)
-        processes.share.items(config.data.batch_size)
+        processes.items(config.data.batch_size)
         check_same_config(plan.config.model_dump(mode="json"), config, folder.path)
         rows = read_history(folder.path) if (folder.path / HISTORY_NAME).exists() else []
         # Further than a run comes that is stopped before its first checkpoint.

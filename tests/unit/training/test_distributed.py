@@ -20,7 +20,7 @@ from srcyc.training.distributed import LostProcessError, processes
 
 with processes(torch.device("cpu")) as team:
     rank, world = team.rank, team.world
-    assert world == 2 and team.is_first == (rank == 0) and (team.share.rank, team.share.world) == (rank, 2)
+    assert world == 2 and team.is_first == (rank == 0) and team.items(6) == range(3 * rank, 3 * rank + 3)
     a, b, unused = (nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(1)))
     a.grad, b.grad = torch.full((2, 3), float(rank)), torch.arange(4.0) * (rank + 1)
     team.average_gradients([a, unused, b])
@@ -83,6 +83,12 @@ def test_each_process_takes_a_gpu_of_its_own(
     with processes(torch.device("cuda")) as team:
         assert (team.rank, team.world, team.device) == (int(rank), 3, torch.device(taken))
     assert joined == [torch.device(taken), "nccl", "left"]
+
+
+def test_a_batch_is_shared_equally_or_not_at_all() -> None:
+    assert [list(Processes(rank, 2).items(4)) for rank in range(2)] == [[0, 1], [2, 3]]
+    with pytest.raises(ConfigError, match=r"data\.batch_size=4 cannot be shared by 3 processes"):
+        Processes(0, 3).items(4)
 
 
 def test_one_process_needs_no_messages() -> None:
