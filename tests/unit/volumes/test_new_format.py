@@ -22,7 +22,7 @@ def header(path: Path) -> Header:
 
 def voxels(path: Path) -> RawVolume:
     with np.load(path) as archive:
-        return RawVolume.of(header(path), archive["voxels"], archive["voxels"].dtype)
+        return RawVolume(header(path), archive["voxels"], archive["voxels"].dtype)
 
 
 def write(voxels: np.ndarray, affine: np.ndarray, path: Path, **more: Any) -> None:

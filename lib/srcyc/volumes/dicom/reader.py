@@ -18,7 +18,7 @@ from srcyc.volumes.dicom.repeats import without_copies
 from srcyc.volumes.dicom.series import DicomSeries, Listing, the_one
 from srcyc.volumes.dicom.stack import Stack, repeated
 from srcyc.volumes.dicom.tree import NO_DICOM
-from srcyc.volumes.formats.raw import RawVolume, require_room
+from srcyc.volumes.formats.raw import Header, RawVolume, require_room
 
 #: Bytes of a rescaled voxel.
 _LARGEST_VOXEL = 8
@@ -63,22 +63,22 @@ def read_dicom_folder(
         padding = None if padding is None else _filled(padding, stack.filling) > 0
     thickness, doubts = _thickness(stack)
     warnings += [*doubts, *_doubts(found, stack), *_left_out(listing)]
-    return RawVolume(
-        voxels,
+    header = Header(
+        stack.shape,
         stack.affine,
-        stored,
         slice_thickness=thickness,
         padding=padding,
         warnings=tuple(warnings),
         series=found.uid or None,
         files=found.files,
     )
+    return RawVolume(header, voxels, stored)
 
 
 def read_dicom_header(
     path: Path, *, series: str | DicomSeries | None = None, fill_gaps: bool = False
-) -> tuple[tuple[int, int, int], npt.NDArray[np.float64]]:
-    """Read shape and affine (voxel index -> RAS mm) of what :func:`read_dicom_folder` would read, without its pixels.
+) -> Header:
+    """Read the place of what :func:`read_dicom_folder` would read, without its pixels.
 
     Raises:
         VolumeError: as :func:`read_dicom_folder`, except for pixels that cannot be decoded.
@@ -86,7 +86,7 @@ def read_dicom_header(
     """
     found, _ = _found(path, series)
     stack, _ = _stack(found, fill_gaps=fill_gaps)
-    return stack.shape, stack.affine
+    return Header(stack.shape, stack.affine)
 
 
 def files_of(path: Path) -> tuple[Path, ...]:

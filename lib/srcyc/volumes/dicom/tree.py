@@ -182,7 +182,10 @@ def _sort_in(place: Path, file: Path, tree: Tree, doubtful: list[_Doubtful]) -> 
             if volume_suffix(file) is not None:
                 return
             what = "is empty" if not head else "is no DICOM file"
-            doubtful.append(_Doubtful(file, head, _damaged(file, what)))
+            problem = VolumeError(
+                f"{file}: {what} and lies among the slices of a series", remedy="copy it again or take it out"
+            )
+            doubtful.append(_Doubtful(file, head, problem))
             return
         header = read_header(file)
     except OSError as error:
@@ -257,9 +260,3 @@ def _pattern(file: Path) -> str:
 def _is_text(head: bytes) -> bool:
     """Tell whether bytes read as text; nothing does not."""
     return bool(head) and not re.search(rb"[\x00-\x08\x0e-\x1a]", head)
-
-
-def _damaged(file: Path, what: str) -> VolumeError:
-    return VolumeError(
-        f"{file}: {what} and lies among the slices of a series", remedy="copy it again or take it out"
-    )

@@ -80,7 +80,7 @@ def read_volume(path: Path, image_io: str) -> RawVolume:
             remedy="copy the file again (a header of its own together with its data file)",
         ) from error
     voxels = sitk.GetArrayFromImage(image).reshape(shape[::-1]).T  # ITK arrays run z, y, x
-    return RawVolume.of(header, voxels, voxels.dtype)
+    return RawVolume(header, voxels, voxels.dtype)
 
 
 def write(

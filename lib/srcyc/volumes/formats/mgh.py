@@ -44,7 +44,7 @@ def read_volume(path: Path) -> RawVolume:
     """
     header, dtype = _read(path)
     voxels = read_voxels(path, path, _HEADER_BYTES, header.shape, dtype)
-    return RawVolume.of(header, voxels, dtype.newbyteorder("="))
+    return RawVolume(header, voxels, dtype.newbyteorder("="))
 
 
 def write(

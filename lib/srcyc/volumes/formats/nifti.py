@@ -92,7 +92,7 @@ def read_volume(path: Path) -> RawVolume:
     if slope is not None and (slope, intercept) != (1.0, 0.0):
         voxels = voxels * np.float64(slope) + np.float64(intercept or 0.0)
         kind = np.dtype(np.float64 if kind == np.float64 else np.float32)
-    return RawVolume.of(header, voxels, kind)
+    return RawVolume(header, voxels, kind)
 
 
 def write(

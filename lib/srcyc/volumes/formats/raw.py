@@ -114,7 +114,7 @@ class Told:
 
 @dataclass(frozen=True, eq=False)
 class Header(Told):
-    """What a file says before its voxels are read.
+    """What a file says of itself.
 
     Attributes:
         shape: ``(I, J, K)``.
@@ -126,23 +126,18 @@ class Header(Told):
 
 
 @dataclass(frozen=True, eq=False)
-class RawVolume(Told):
+class RawVolume:
     """What a file holds, before the checks that every format shares.
 
     Attributes:
+        header: what it says.
         voxels: ``(I, J, K)``, any real dtype, scaling of the header applied.
-        affine: ``(4, 4)`` float64, voxel index -> RAS mm.
         stored_dtype: voxel type on disk; the type after scaling when the header scales.
     """
 
+    header: Header
     voxels: npt.NDArray[Any]
-    affine: npt.NDArray[np.float64]
     stored_dtype: np.dtype[Any]
-
-    @classmethod
-    def of(cls, header: Header, voxels: npt.NDArray[Any], stored_dtype: np.dtype[Any]) -> RawVolume:
-        """Put voxels to their header."""
-        return cls(voxels, header.affine, stored_dtype, **header.told())
 
 
 def volume_shape(size: tuple[int, ...], path: Path) -> tuple[int, int, int]:
