@@ -7,11 +7,9 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 
-from srcyc.config import TrainingConfig
 from srcyc.device import resolve_device
 from srcyc.errors import OutputError
 from srcyc.training.distributed import Processes
@@ -63,9 +61,7 @@ class OneTraining:
         return run
 
     def _resumed(self, processes: Processes) -> Run:
-        def settings(begun: TrainingConfig) -> TrainingConfig:
-            return self.wishes.config_to_go_on(begun, self.folder.path, self.shelf)
-
+        settings = partial(self.wishes.config_to_go_on, folder=self.folder.path, shelf=self.shelf)
         run = Run.resume(self.folder, settings, processes)
         _log.info("run %s goes on with the scans that it was begun with", self.wishes.name)
         self._tell(run, {})
@@ -116,10 +112,8 @@ class OneTraining:
         self.status.update(**changes)
 
 
-def _history(folder: RunFolder) -> Any:
-    """Give the rows of the run's history that a plot needs."""
-    rows: list[dict[str, float]] = []
+def _history(folder: RunFolder) -> list[dict[str, float]]:
     # Whatever is wrong with the folder, the trainer says it.
     with suppress(OutputError):
-        rows = read_history(folder.path)
-    return shown_history(rows, lambda row: any(key in row for key in ("psnr", "cycle", "correction")))
+        return shown_history(read_history(folder.path))
+    return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,8 +24,8 @@ ALIVE = frozenset({"starting", "preparing", "running", "stopping"})
 #: What a status says whose process ended without a word.
 INTERRUPTED = "interrupted"
 
-#: Rows of the history that are shown.
-_ROWS = 200
+#: Rows of the history that are shown, and the columns that a validation fills.
+_ROWS, _MEASURED = 200, {"psnr", "cycle", "correction"}
 
 Status = dict[str, Any]
 
@@ -161,17 +161,11 @@ def _for_slicer(status: Status) -> Status:
     return shown
 
 
-def shown_history(
-    rows: Sequence[Mapping[str, float]], measured: Callable[[Mapping[str, float]], bool]
-) -> Any:
-    """Choose the rows that a plot needs, evenly; those with a validation first.
-
-    Args:
-        rows: in order.
-        measured: whether a row holds a validation.
-    """
-    validations = _thinned([i for i, row in enumerate(rows) if measured(row)], _ROWS // 2)
-    others = _thinned([i for i, row in enumerate(rows) if not measured(row)], _ROWS - len(validations))
+def shown_history(rows: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """Choose the rows of a run's history that a plot needs, evenly; those with a validation first."""
+    measured = [bool(row.keys() & _MEASURED) for row in rows]
+    validations = _thinned([i for i, known in enumerate(measured) if known], _ROWS // 2)
+    others = _thinned([i for i, known in enumerate(measured) if not known], _ROWS - len(validations))
     return [dict(rows[i]) for i in sorted([*validations, *others])]
 
 

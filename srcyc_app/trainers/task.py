@@ -44,10 +44,7 @@ _log = logging.getLogger(__name__)
 #: Seconds that a process which was stopped or killed just now has to let go of the run folder.
 PATIENCE = 30.0
 #: What a status keeps when its run goes on.
-_KEPT = (
-    *("step", "steps", "epoch", "total_epochs", "seconds", "terms", "validation"),
-    *("best_step", "best_metric", "history", "scans"),
-)
+_KEPT = {"step", "steps", "epoch", "total_epochs", "seconds", "terms", "validation", "history", "scans"}
 
 
 class UnpairedTraining(TrainTask):
@@ -139,7 +136,7 @@ class UnpairedTraining(TrainTask):
             status = StatusFile(run.path)
             resume = self._goes_on(run, wishes)
             old = (read_status(run.path) or {}) if resume else {}
-            kept = {key: old[key] for key in _KEPT if key in old}
+            kept = {key: value for key, value in old.items() if key in _KEPT}
             message = "goes on from its last checkpoint." if resume else "begins."
             status.begin(kept | _best_so_far(run), run=wishes.name, message=message, published=None)
             try:

@@ -94,7 +94,7 @@ class Wishes(Schema):
             Refusal: 404, no such model.
             ConfigError: names the setting and what is wrong with it.
         """
-        config = self._settled(self.preset, None)
+        config = self._settled(None)
         _check(config, TrainingConfig())
         card = config.card
         if card.name == CardConfig().name:
@@ -113,7 +113,7 @@ class Wishes(Schema):
             Refusal: 409, it was begun with others.
             ConfigError: names the setting and what is wrong with it.
         """
-        config = self._settled(self.preset, base)
+        config = self._settled(base)
         _check(config, base)
         kept: dict[str, Any] = {"card": base.card, "initial_model": base.initial_model}
         if base.initial_model is not None:
@@ -132,9 +132,9 @@ class Wishes(Schema):
             ) from error
         return config
 
-    def _settled(self, preset: str | None, base: TrainingConfig | None) -> TrainingConfig:
+    def _settled(self, base: TrainingConfig | None) -> TrainingConfig:
         single = [f"{key}={value}" for key in ("steps", "mode") if (value := getattr(self, key)) is not None]
-        return load_settings(preset, None, [*single, *self.settings], base=base)
+        return load_settings(self.preset, None, [*single, *self.settings], base=base)
 
     def _initial(self, shelf: ModelShelf) -> str | None:
         if self.initial_model == NO_MODEL or (self.initial_model is None and shelf.default is None):

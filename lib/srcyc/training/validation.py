@@ -216,11 +216,6 @@ class Validator:
         self._shown = _shown(self.simulated)
         self._seen: dict[int, Tensor] = {}
 
-    @property
-    def cases(self) -> list[Case]:
-        """All cases, the simulated ones first."""
-        return [*self.simulated, *self.real]
-
     def __bool__(self) -> bool:
         """Whether there is anything to judge by."""
         return bool(self.simulated or self.real)

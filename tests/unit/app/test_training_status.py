@@ -148,9 +148,9 @@ def test_what_is_kept_of_an_earlier_status_gives_way_to_what_is_new(tmp_path: Pa
 
 def test_a_long_history_is_thinned_and_keeps_validations_and_its_end() -> None:
     rows = [{"step": n, **({"psnr": 1.0} if n % 50 == 0 else {})} for n in range(1, 2001)]
-    shown = shown_history(rows, lambda row: "psnr" in row)
+    shown = shown_history(rows)
     assert len(shown) == 200
     assert shown[-1]["step"] == 2000
     assert [row["step"] for row in shown] == sorted(row["step"] for row in shown)
     assert sum("psnr" in row for row in shown) == 40
-    assert shown_history(rows[:7], lambda row: False) == rows[:7]
+    assert shown_history(rows[:7]) == rows[:7]

@@ -187,14 +187,14 @@ def test_scans_too_small_for_a_metric_are_scored_by_the_others(phantom, shape: t
 
 
 def test_an_lr_scan_that_is_as_fine_as_it_gets_is_no_case(fine: TrainingScan) -> None:
-    assert Validator([], [fine], CONFIG, CPU).cases == []
+    assert Validator([], [fine], CONFIG, CPU).real == []
 
 
 def test_thicknesses_that_do_not_enlarge_and_air_are_no_cases(fine: TrainingScan) -> None:
     air = TrainingScan("air", np.zeros((40, 40, 40), np.float32), (1, 1, 1))
     config = ValidationConfig(thicknesses=(0.5, 1.0, 30.0, 4.0), crop=32)
     validator = Validator([fine, air], [], config, CPU)
-    assert [case.name for case in validator.cases] == ["fine at 4 mm"]
+    assert [case.name for case in validator.simulated] == ["fine at 4 mm"]
     nothing = Validator([air], [], config, CPU)
     assert not nothing
     assert nothing.score(network()) == Score()

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from srcyc.training.step.networks import Networks, build_networks
-from srcyc.training.step.update import Terms, TrainingStep
+from srcyc.training.step.update import TrainingStep
 
-__all__ = ["Networks", "Terms", "TrainingStep", "build_networks"]
+__all__ = ["Networks", "TrainingStep", "build_networks"]

@@ -19,9 +19,6 @@ from srcyc.training.step.optimisation import Optimiser
 from srcyc.training.step.passes import Passes
 from srcyc.training.step.terms import TERMS
 
-#: Loss terms of a step by name, detached and unweighted.
-Terms = dict[str, Tensor]
-
 
 class TrainingStep:
     """Updates the generators by :data:`srcyc.training.step.terms.TERMS`, then the discriminators.
@@ -72,13 +69,16 @@ class TrainingStep:
                 dtype,
             )
 
-    def __call__(self, batch: Batch, scale: float, *, degradation_alone: bool = False) -> Terms:
+    def __call__(self, batch: Batch, scale: float, *, degradation_alone: bool = False) -> dict[str, Tensor]:
         """Take one step.
 
         Args:
             batch: of the step.
             scale: multiplies the learning rates.
             degradation_alone: only G_LR learns (and D_LR, where it judges).
+
+        Returns:
+            the loss terms by name, detached and unweighted.
         """
         passes = Passes(self.networks, batch)
         wanted = {
