@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,8 +25,11 @@ from factories import OBLIQUE_AXES, free_port, make_affine, make_head, save_seri
 from srcyc.cli import main
 from srcyc.cli.console import EXIT_TERMINATED
 from srcyc.errors import ArchiveError, ConfigError, OutputError
+from srcyc.inference.options import InferenceOptions
+from srcyc.inference.super_resolver import SuperResolver
 from srcyc.pacs.network import Keep, Listener, Peer
 from srcyc.pacs.queue import Entry, Queue, Status
+from srcyc.pacs.receiver import Receiver
 from srcyc.volumes.volume import read_volume
 
 SLICES = 6
@@ -204,7 +208,7 @@ def test_what_is_sent_comes_back(station: Station, wanted: dict[str, bytes]) -> 
     assert f"{state.parent.name}: refused" in station.log
     # The rest of it comes late, and makes it whole. The PACS is down, and comes back.
     assert station.send(*station.slices[1:]).returncode == 0
-    station.until(lambda: "sent again" in station.log)
+    station.until(lambda: "tried again" in station.log)
     assert not station.settled()
     station.start_pacs()
     station.until(station.settled)
@@ -317,6 +321,29 @@ def test_what_is_refused_is_told_to_both_sides(
             Peer("OTHER", "127.0.0.1", listener.port).send([], "SCANNER")
     with pytest.raises(ArchiveError, match="cannot be reached"):
         peer.send([], "SCANNER")
+
+
+def test_a_full_disk_is_no_fault_of_the_scan(
+    scan: Path,
+    tmp_path: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    file_size_limit: Callable[[int], AbstractContextManager[None]],
+) -> None:
+    monkeypatch.setattr("srcyc.pacs.receiver._FIRST_WAIT", 0.0)
+    queue = Queue(tmp_path / "queue", spare=0)
+    for file in scan.iterdir():
+        entry = queue.put("1.2", file.name, file.read_bytes())
+    sent: list[Path] = []
+    resolver = SuperResolver.load(tiny_model, precision="fp32")
+    receiver = Receiver(queue, resolver, InferenceOptions(), [sent.extend], quiet=0, keep=3600)
+    with file_size_limit(600):
+        assert receiver.work()
+    assert entry.status() is None and "the disk is full" in caplog.text and "Verysecret" not in caplog.text
+    assert receiver.work()
+    assert entry.status() is Status.SENT and len(sent) > SLICES
+    queue.close()
 
 
 # -- the queue by itself ---------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from srcyc.errors import ArchiveError, InputError
+from srcyc.errors import ArchiveError, InputError, OutputError
+from srcyc.files import is_full
 from srcyc.inference.options import InferenceOptions
 from srcyc.inference.results import Dicom, write_result
 from srcyc.inference.super_resolver import SuperResolver
@@ -20,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 #: Sends the files of one result on; raises ArchiveError.
 Send = Callable[[Sequence[Path]], object]
-#: Seconds after which sending is tried again: they double up to the last.
+#: Seconds after which what failed is tried again: they double up to the last.
 _FIRST_WAIT, _LAST_WAIT = 5.0, 300.0
 
 
@@ -59,8 +60,8 @@ class Receiver:
             try:
                 self._settle(entry, digest)
                 self._later.pop(entry.key, None)
-            except ArchiveError as error:
-                _log.error("series %s: %s It is sent again in %.0f s.", entry.key, error, wait)
+            except (ArchiveError, OutputError) as error:
+                _log.error("series %s: %s It is tried again in %.0f s.", entry.key, error, wait)
                 self._later[entry.key] = time.monotonic() + wait, min(2 * wait, _LAST_WAIT)
             return True
         self.queue.clear(self.keep)
@@ -71,10 +72,14 @@ class Receiver:
             start = time.perf_counter()
             try:
                 count = self._make(entry, digest)
-            except Exception as error:  # noqa: BLE001 - one bad series does not stop the rest
+            except Exception as error:
                 if entry.digest() != digest:
                     _log.info("series %s: more of it came meanwhile", entry.key)
                     return
+                if is_full(error):
+                    raise OutputError(
+                        f"{entry.folder}: the disk is full", remedy="make room on it"
+                    ) from error
                 entry.settle(digest, Status.REFUSED, f"{type(error).__name__}: {error}")
                 what = "refused" if isinstance(error, InputError) else "failed"
                 _log.error("series %s: %s, %s says why", entry.key, what, entry.state)
