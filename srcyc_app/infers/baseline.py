@@ -7,7 +7,6 @@ from dataclasses import replace
 from enum import Enum
 
 import numpy as np
-import psutil
 import torch
 
 from srcyc.physics.acquisition import Acquisition
@@ -19,6 +18,7 @@ from srcyc.volumes.missing import Missing
 from srcyc.volumes.volume import Volume
 from srcyc.volumes.working import prepare
 from srcyc_app.refusals import unusable
+from srcyc_app.studies.decoding import free_memory
 
 #: Bytes that are needed at the peak per voxel of the answer: it, what it is made from, and both copied.
 _BYTES_PER_VOXEL = 20
@@ -90,7 +90,7 @@ def _grid(scan: Volume, shape: Sequence[int]) -> Grid:
         )
     # Python's integers: a grid that nobody can hold overflows numpy's.
     needed = int(shape[0]) * int(shape[1]) * int(shape[2]) * _BYTES_PER_VOXEL
-    free = psutil.virtual_memory().available
+    free = free_memory()
     if needed > free:
         raise unusable(
             f"shape {given}: needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free."

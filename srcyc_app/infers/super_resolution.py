@@ -7,10 +7,10 @@ import tempfile
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from srcyc.inference.results import LABELS, Dicom, Written, write_result
@@ -22,7 +22,7 @@ from srcyc_app.infers.options import Options, choices, descriptions
 from srcyc_app.models import ModelShelf
 from srcyc_app.refusals import refusing, unusable
 from srcyc_app.studies.archives import pack_folder, unpack_scan
-from srcyc_app.studies.decoding import Reading
+from srcyc_app.studies.decoding import Reading, free_memory
 from srcyc_app.studies.identifiers import is_plain_component
 
 #: Bytes that a call needs at its peak per voxel of the output: measured 26 (2.19 GB for 512 x 512 x 320).
@@ -136,25 +136,27 @@ class SuperResolutionTask(InferTask):
             made = resolver(scan, options, progress=progress)
             name = f"{stem(shown)[:60]}_sr_{uuid.uuid4().hex}{options.result_extension}"
             place = Path(folder or tempfile.gettempdir()) / name
-            # The system's temporary folder is everybody's.
-            more: dict[str, Any] = {"dtype": options.result_dtype, "sidecar": False, "private": True}
             asked = {"fill_gaps": options.fill_gaps, "labels": labels is not None}
-            more["more"] = {name: True for name, wanted in asked.items() if wanted}
-            if zipped or to_pacs:
-                more["dicom"] = Dicom(headers, stable=True)
+            write = partial(
+                write_result,
+                made,
+                scan,
+                dtype=options.result_dtype,
+                sidecar=False,
+                # The system's temporary folder is everybody's.
+                private=True,
+                more={name: True for name, wanted in asked.items() if wanted},
+                dicom=Dicom(headers, stable=True) if zipped or to_pacs else None,
+            )
+            written = write(place.with_suffix("") if zipped else place, labels=marked)
             if zipped:
-                written = write_result(made, scan, place.with_suffix(""), labels=marked, **more)
                 written = _zipped(written, place)
-            else:
-                written = write_result(made, scan, place, labels=marked, **more)
             maps = written.maps if written.labels is None else {**written.maps, LABELS: written.labels}
             series = None
             if to_pacs:
                 series = Path(tempfile.mkdtemp(prefix="srcyc-", dir=folder))
                 try:
-                    written.sidecar["dicom"] = write_result(made, scan, series / "volume", **more).sidecar[
-                        "dicom"
-                    ]
+                    written.sidecar["dicom"] = write(series / "volume").sidecar["dicom"]
                 except BaseException:
                     Result(written.volume, maps, {}, series).remove()
                     raise
@@ -220,7 +222,7 @@ def _check_memory(scan: Volume, options: Options, resolver: SuperResolver, shown
     plan = Plan.of(scan, options, resolver.model.card)
     # Python's integers: a grid that nobody can hold overflows numpy's.
     voxels = plan.fine_shape[0] * plan.fine_shape[1] * plan.fine_shape[2]
-    needed, free = voxels * _BYTES_PER_VOXEL / 1e9, psutil.virtual_memory().available / 1e9
+    needed, free = voxels * _BYTES_PER_VOXEL / 1e9, free_memory() / 1e9
     if needed > free:
         size = " x ".join(map(str, plan.target.shape))
         raise unusable(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from requests_toolbelt import MultipartEncoder
 from starlette.types import Message, Receive, Scope, Send
 
 from srcyc.documents import json_line, json_text
@@ -89,37 +89,27 @@ class MultipartOnce(StreamingResponse):
     """
 
     def __init__(self, params: dict[str, Any], path: Path) -> None:
-        self._path = path
-        boundary = uuid.uuid4().hex
         # The stock client makes this the name of its file, and reads the head as Latin-1.
         name = re.sub(r"[^A-Za-z0-9._-]", "_", path.name)
-        head = (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="params"\r\n'
-            f"Content-Type: application/json\r\n\r\n".encode()
-            + json_line(params).encode()
-            + f'\r\n--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
-            f"Content-Type: application/octet-stream\r\n\r\n".encode()
+        self._path, self._stream = path, path.open("rb")
+        encoder = MultipartEncoder(
+            {
+                "params": (None, json_line(params), "application/json"),
+                "image": (name, self._stream, "application/octet-stream"),
+            }
         )
-        tail = f"\r\n--{boundary}--\r\n".encode()
-        length = len(head) + path.stat().st_size + len(tail)
         super().__init__(
-            self._parts(head, tail),
-            media_type=f"multipart/form-data; boundary={boundary}",
-            headers={"content-length": str(length)},
+            iter(lambda: encoder.read(_BLOCK), b""),
+            media_type=encoder.content_type,
+            headers={"content-length": str(encoder.len)},
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
+            self._stream.close()
             _remove(self._path)
-
-    def _parts(self, head: bytes, tail: bytes) -> Iterator[bytes]:
-        yield head
-        with self._path.open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                yield block
-        yield tail
 
 
 def _remove(path: Path, room: Path | None = None) -> None:

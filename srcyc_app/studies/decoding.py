@@ -29,6 +29,7 @@ import psutil
 
 import srcyc.errors
 from srcyc.errors import ModelError, OutputError, SRCycError, VolumeError
+from srcyc.memory import available_memory
 from srcyc.volumes.dicom import files_of, list_series
 from srcyc.volumes.formats.raw import Orientation, Scaling
 from srcyc.volumes.geometry import Grid
@@ -191,7 +192,7 @@ class Apart(Reading):
                 "choices": choices,
                 "into": None if into is None else str(into),
                 "most": self._most,
-                "memory": memory or int(_SHARE * psutil.virtual_memory().available),
+                "memory": memory or int(_SHARE * free_memory()),
                 "seconds": _SECONDS[name],
             }
         )
@@ -210,6 +211,12 @@ class ReaderError(SRCycError):
 def reading(most_voxels: int) -> Reading:
     """Give the way to read files of strangers on this system."""
     return Apart(most_voxels) if hasattr(os, "fork") and hasattr(socket, "send_fds") else Reading()
+
+
+def free_memory() -> int:
+    """Give the bytes that may still be taken, by this machine and by the container that a server may run in."""
+    free, known = psutil.virtual_memory().available, available_memory()
+    return free if known is None else min(free, known)
 
 
 # -- this side ---------------------------------------------------------------------------------------------------------

@@ -44,17 +44,15 @@ class ScanSessions(Sessions):
     def get_session(
         self, session_id: str, update_ts: bool = True, fetch_cache: bool = True
     ) -> SessionInfo | None:
-        """Give a session; None if there is none of that id, its image is gone, or what it says of itself is not so."""
+        """Give a session; None if there is none of that id, its image is gone, or what it says of itself is not so.
+
+        It is read each time: another server with the same folder may have prolonged or removed it.
+        """
         if not isinstance(session_id, str) or not is_session_id(session_id):
             return None
         with self._lock:
-            info = self.get(session_id) if fetch_cache else None
-            info = info or self._read(session_id)
-            if info is None or not Path(info.image).exists():
-                self.pop(session_id, None)
-                return None
-            self[session_id] = info
-            if update_ts:
+            info = self._read(session_id)
+            if info is not None and update_ts:
                 info.last_access_ts = int(time.time())
                 try:
                     self._write_meta_info(session_id, info)
@@ -114,15 +112,12 @@ class ScanSessions(Sessions):
                 coming.rename(folder)
         finally:
             _remove_upload(source)
-        with self._lock:
-            self[session_id] = info
         return session_id, info
 
     def remove_session(self, session_id: str) -> None:
         if not isinstance(session_id, str) or not is_session_id(session_id):
             return
         with self._lock:
-            self.pop(session_id, None)
             remove(Path(self.store_path) / session_id)
 
     def remove_expired(self) -> int:
@@ -179,7 +174,7 @@ class ScanSessions(Sessions):
         # Whatever it says, its image lies in its own folder.
         info.name, info.path, info.image = session_id, str(folder), str(folder / image.name)
         info.meta = info.meta if isinstance(info.meta, dict) else {}
-        return info
+        return info if Path(info.image).exists() else None
 
     def _write_meta_info(self, session_id: str, session_info: SessionInfo) -> None:
         folder = Path(self.store_path) / session_id

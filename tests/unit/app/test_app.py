@@ -22,6 +22,8 @@ from srcyc.inference.super_resolver import SuperResolver
 from srcyc.volumes.volume import Volume, read_volume
 from srcyc_app import script
 from srcyc_app.app import SRCycApp
+from srcyc_app.infers.baseline import Method, baseline
+from srcyc_app.infers.options import Options
 from srcyc_app.infers.super_resolution import SuperResolutionTask
 from srcyc_app.refusals import Refusal
 
@@ -243,6 +245,22 @@ def test_what_the_machine_has_no_room_for_is_refused_even_if_forced(app: SRCycAp
     assert error.status_code == 422
     assert "GB" in str(error)
     assert refused(app, image="thick", target_spacing="1e-300", force=True).status_code == 422
+
+
+def test_what_the_container_has_no_room_for_is_refused(
+    app: SRCycApp, studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine may have plenty; more than its limit would end the server."""
+    scan = read_volume(studies / "thick.nrrd")
+    for name, text in (("max", "1000000"), ("current", "600000"), ("stat", "inactive_file 0\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    monkeypatch.setattr("srcyc.memory._CGROUP", tmp_path)
+    if not Path("/proc/self/cgroup").is_file():
+        pytest.skip("no control groups here")
+    with pytest.raises(Refusal, match="GB are free"):
+        SuperResolutionTask(app.shelf, 10**9).run(studies / "thick.nrrd", Options.of({}))
+    with pytest.raises(Refusal, match="GB are free"):
+        baseline(scan, (50, 50, 50), Method.CUBIC)
 
 
 def test_refusals_do_not_tell_where_files_lie(app: SRCycApp, studies: Path) -> None:
