@@ -20,6 +20,7 @@ from srcyc.volumes.geometry import Grid
 from srcyc.volumes.volume import Volume, write_volume
 
 if TYPE_CHECKING:
+    from srcyc.data.store import TrainingScan
     from srcyc.models.card import ModelCard, ScanScore
 
 # -- places ----------------------------------------------------------------------------------------------------------
@@ -180,6 +181,19 @@ def save_series(volume: Volume, folder: Path) -> Path:
         data.PixelData = voxels.tobytes()
         data.save_as(folder / f"IM{number:04d}.dcm", write_like_original=False)
     return folder
+
+
+def training_scan(
+    name: str,
+    image: np.ndarray,
+    spacing: tuple[float, float, float] = (1, 1, 1),
+    thickness_ratio: float = 0.8,
+) -> TrainingScan:
+    """A scan to train on, ``(I, J, K)``, along the world's axes."""
+    from srcyc.data.store import TrainingScan
+
+    i, j, k = image.shape
+    return TrainingScan(name, image, Grid((i, j, k), np.diag([*spacing, 1.0])), thickness_ratio)
 
 
 # -- ports -----------------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ from srcyc.physics.acquisition import ASSUMED_THICKNESS, Acquisition, AxisAcquis
 from srcyc.physics.resampling import resample
 from srcyc.training.settings import load_settings
 from srcyc.training.step import Networks, TrainingStep, build_networks
+from srcyc.volumes.geometry import Grid
 
 CPU = torch.device("cpu")
 #: Voxels of the HR patch along the slice axis per slice of the LR patch.
@@ -364,7 +365,9 @@ def preset(rounds: int) -> dict[str, dict[str, float]]:
     config = load_settings("generator")
     edge = 2 * config.data.size + 48
     image = smooth_objects(1, (edge, edge, edge), torch.Generator().manual_seed(0))[0, 0].numpy()
-    scan = TrainingScan("smooth", np.ascontiguousarray(image), (1.0, 1.0, 1.0))
+    scan = TrainingScan(
+        "smooth", np.ascontiguousarray(image), Grid((edge, edge, edge), np.eye(4)), ASSUMED_THICKNESS
+    )
     warm_up = 1
     batches = SimulatedPatches([scan], config.data, config.seed, warm_up + rounds)
     types = {name: resolve_precision(name, CPU) for name in ("fp32", "auto")}

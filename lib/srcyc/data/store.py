@@ -13,7 +13,6 @@ import numpy.typing as npt
 from srcyc.documents import read_json, write_json
 from srcyc.errors import DataError, OutputError, VolumeError
 from srcyc.files import written
-from srcyc.physics.acquisition import ASSUMED_THICKNESS
 from srcyc.physics.slice_profile import estimate_profile
 from srcyc.physics.thickness import slice_thickness
 from srcyc.volumes.dicom import is_series_address
@@ -44,24 +43,21 @@ class TrainingScan:
     Attributes:
         name: file name.
         image: ``(I, J, K)`` normalised intensity, thick axis last, axes towards R, A, S.
-        spacing: mm per axis of ``image``.
+        grid: of ``image`` in the world.
         thickness_ratio: slice thickness over slice spacing: as the file says, else estimated from the scan (see
             :mod:`srcyc.physics.slice_profile`), else what is assumed.
-        grid: of ``image`` in the world; default: along the world's axes, from the spacing.
     """
 
     name: str
     image: Array
-    spacing: tuple[float, float, float]
-    thickness_ratio: float = ASSUMED_THICKNESS
-    grid: Grid = None  # type: ignore[assignment]  # never None once made
+    grid: Grid
+    thickness_ratio: float
     _file: Path | None = field(default=None, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        """Lay a grid where none is given."""
-        if self.grid is None:
-            i, j, k = self.image.shape
-            object.__setattr__(self, "grid", Grid((i, j, k), np.diag([*self.spacing, 1.0])))
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance of the voxels, mm per axis of ``image``."""
+        return self.grid.spacing
 
     @property
     def factor(self) -> float:
@@ -71,7 +67,8 @@ class TrainingScan:
     @property
     def thin_axes(self) -> tuple[int, ...]:
         """Axes along which the scan is as fine as it gets: only they show what thick slices took away."""
-        return tuple(axis for axis in range(3) if self.spacing[axis] <= _AS_FINE * min(self.spacing))
+        spacing = self.spacing
+        return tuple(axis for axis in range(3) if spacing[axis] <= _AS_FINE * min(spacing))
 
     @classmethod
     def mapped(cls, name: str, file: Path, grid: Grid, thickness_ratio: float) -> TrainingScan:
@@ -80,7 +77,7 @@ class TrainingScan:
         Raises:
             OSError, ValueError: the file is not a float32 array of the grid's shape.
         """
-        scan = cls(name, _map(file, grid.shape), grid.spacing, thickness_ratio, grid)
+        scan = cls(name, _map(file, grid.shape), grid, thickness_ratio)
         # Not an argument of __init__: a copy with another image (dataclasses.replace) must not refer to this file.
         object.__setattr__(scan, "_file", file)
         return scan

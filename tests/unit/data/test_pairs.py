@@ -56,7 +56,7 @@ def hr_scan(directions: np.ndarray | None = None, shift: float = 0.0, n: int = 9
     """Sampled at 1 mm; ``shift`` moves the anatomy against the header by so many mm along world z."""
     place = grid((n, n + 4, n - 6), np.eye(3) if directions is None else directions, (1, 1, 1))
     image = anatomy(place.index_to_world(index(place.shape)) - (0, 0, shift)).astype(np.float32)
-    return TrainingScan("hr", image, place.spacing, 1.0, place)
+    return TrainingScan("hr", image, place, 1.0)
 
 
 def lr_scan(
@@ -76,7 +76,7 @@ def lr_scan(
     )
     profile = slice_profile_matrix(fine.shape[2], (np.arange(shape[2] + 4) + 0.5) * 10, 10.0)[2:-2]
     image = (anatomy(fine.index_to_world(index(fine.shape))) @ profile.T).astype(np.float32)
-    return TrainingScan("lr", image, place.spacing, 1.0, place)
+    return TrainingScan("lr", image, place, 1.0)
 
 
 OBLIQUE = rotation((12, -8, 20))
@@ -158,7 +158,7 @@ def test_the_truth_has_the_brightness_of_the_slices() -> None:
 def test_at_the_edge_of_the_hr_scan_the_crop_does_not_matter() -> None:
     hr = hr_scan()
     # The same voxels: nothing is interpolated, up to the outermost.
-    lr = TrainingScan("lr", hr.image, hr.spacing, 1.0, hr.grid)
+    lr = TrainingScan("lr", hr.image, hr.grid, 1.0)
     truth = Placement(lr.grid, hr.grid).sample(hr.image, (0, 0, 60), (24, 24, 24), 24)
     np.testing.assert_allclose(truth, hr.image[:24, :24, 60:84], atol=2e-6)
 
@@ -188,7 +188,7 @@ def test_a_single_covered_place_is_found() -> None:
     # The HR scan's first voxel coincides with LR voxel (36, 32, 8): just one patch fits.
     place.affine[:3, 3] = hr.grid.affine[:3, 3] - place.affine[:3, :3] @ (36, 32, 8) + (0, 0, 1.5)
     image = anatomy(place.index_to_world(index(place.shape))).astype(np.float32)
-    lr = TrainingScan("lr", image, place.spacing, 1.0, place)
+    lr = TrainingScan("lr", image, place, 1.0)
     assert Placement(place, hr.grid).covered_starts(SIZE).tolist() == [[36, 32, 8]]
     batch = AlignedPatches([(lr, hr)], PatchConfig(size=24, batch_size=1, slices=(6, 6)), 0, 1)[0]
     assert torch.isfinite(batch.real_hr[0]).all()
@@ -220,5 +220,5 @@ def test_a_pair_without_room_for_a_patch_or_without_tissue_is_refused() -> None:
     assert reason is not None
     assert "no training patch of 61 x 56 x 6 voxels" in reason
     lr = lr_scan()
-    air = TrainingScan("air", np.zeros_like(lr.image), lr.spacing, 1.0, lr.grid)
+    air = TrainingScan("air", np.zeros_like(lr.image), lr.grid, 1.0)
     assert "not aligned" in str(why_not_a_pair(air, hr_scan(), SIZE))

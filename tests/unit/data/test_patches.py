@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from factories import training_scan
 from srcyc.config import PatchConfig, SpoilConfig
 from srcyc.data.augmentation import draw_contrast, draw_softness, orient, soften
 from srcyc.data.patches import (
@@ -26,12 +27,15 @@ from srcyc.physics.resampling import apply_along, resample
 
 
 def smooth_scan(
-    shape: tuple[int, int, int], spacing: tuple[float, float, float], seed: int = 0, ratio: float = 0.8
+    shape: tuple[int, int, int],
+    spacing: tuple[float, float, float] = (1, 1, 1),
+    seed: int = 0,
+    ratio: float = 0.8,
 ) -> TrainingScan:
     coarse = torch.from_numpy(
         np.random.default_rng(seed).uniform(0.2, 1, tuple(max(n // 6, 3) for n in shape))
     )
-    return TrainingScan(f"scan{seed}", resample(coarse, shape, "cubic").float().numpy(), spacing, ratio)
+    return training_scan(f"scan{seed}", resample(coarse, shape, "cubic").float().numpy(), spacing, ratio)
 
 
 HR = [smooth_scan((60, 50, 70), (1, 1, 1), seed) for seed in range(3)]
@@ -197,7 +201,7 @@ def ramp_scan(shape: tuple[int, int, int]) -> TrainingScan:
     """Intensity rises linearly along every axis, by other amounts."""
     i, j, k = np.indices(shape, dtype=np.float64)
     image = 0.3 + 0.002 * i + 0.003 * j + 0.005 * k
-    return TrainingScan("ramp", image.astype(np.float32), (1, 1, 1))
+    return training_scan("ramp", image.astype(np.float32))
 
 
 # In voxels: a thin slice's profile is as narrow as a fine voxel, so its integral over voxels is a little off centre.
@@ -265,7 +269,7 @@ def test_thickness_ratios_are_told_in_their_range() -> None:
 def test_the_thick_axis_is_any_at_which_the_scan_is_at_its_finest() -> None:
     i, j, k = np.indices((40, 40, 40), dtype=np.float64) / 40
     turned = {
-        axis: TrainingScan("scan", (0.3 + 0.5 * ramp).astype(np.float32), (1, 1, 1))
+        axis: training_scan("scan", (0.3 + 0.5 * ramp).astype(np.float32))
         for axis, ramp in enumerate((i, j, k))
     }
     config = PLAIN.model_copy(update={"size": 16, "batch_size": 1})
@@ -277,12 +281,12 @@ def test_the_thick_axis_is_any_at_which_the_scan_is_at_its_finest() -> None:
 
     assert all(rises(scan) == {True, False} for scan in turned.values())
     # Slices 2 mm apart in a scan of 1 mm: they are not made thicker still.
-    coarse = TrainingScan("coarse", turned[2].image, (1, 1, 2))
+    coarse = training_scan("coarse", turned[2].image, (1, 1, 2))
     assert rises(coarse) == {False}
 
 
 def test_scans_barely_larger_than_a_patch_give_batches_at_every_factor() -> None:
-    scan = smooth_scan((32, 32, 32), (1, 1, 1))
+    scan = smooth_scan((32, 32, 32))
     for mixed in (True, False):
         data = SimulatedPatches([scan], PLAIN, seed=0, steps=40, mixed=mixed)
         for step in range(40):
@@ -323,7 +327,7 @@ def test_soft_patches_are_soft_in_truth_and_slices_alike() -> None:
         return float(sum(image.diff(dim=-1).square().mean() for image in batch.real_hr))
 
     noisy = [
-        TrainingScan(
+        training_scan(
             "noisy", np.random.default_rng(0).uniform(0.2, 1, (60, 60, 70)).astype(np.float32), (1, 1, 1)
         )
     ]
@@ -360,7 +364,7 @@ def test_unpaired_batches_take_the_factor_and_the_thickness_of_their_lr_scan() -
 def test_where_hr_scans_are_short_fewer_slices_are_taken_at_the_same_factor() -> None:
     lr = [smooth_scan((40, 40, 10), (1, 1, 7.5))]
     for length, slices in ((32, 4), (16, 2)):
-        hr = [smooth_scan((length, length, length), (1, 1, 1))]
+        hr = [smooth_scan((length, length, length))]
         config = PLAIN.model_copy(update={"size": 16})
         batch = UnpairedPatches(lr, hr, config, seed=0, steps=1)[0]
         assert batch.axes[0].factor == pytest.approx(7.5)
@@ -370,8 +374,8 @@ def test_where_hr_scans_are_short_fewer_slices_are_taken_at_the_same_factor() ->
 
 def test_unpaired_domains_share_a_contrast_and_are_turned_for_themselves() -> None:
     """D must not tell them apart by their contrast."""
-    flat = [TrainingScan("flat", np.full((40, 40, 40), 0.5, np.float32), (1, 1, 1))]
-    thick = [TrainingScan("thick", np.full((40, 40, 12), 0.5, np.float32), (1, 1, 3))]
+    flat = [training_scan("flat", np.full((40, 40, 40), 0.5, np.float32))]
+    thick = [training_scan("thick", np.full((40, 40, 12), 0.5, np.float32), (1, 1, 3))]
     data = UnpairedPatches(thick, flat, PLAIN.model_copy(update={"random_contrast": True}), 0, 60)
     pairs = [(float(data[n].real_lr.mean()), float(data[n].real_hr[0].mean())) for n in range(60)]
     # Brightness differs by at most 1.2 / 0.8; a contrast curve of one domain alone would differ by more.
@@ -385,7 +389,7 @@ def test_unpaired_domains_share_a_contrast_and_are_turned_for_themselves() -> No
 def test_mostly_empty_patches_are_redrawn() -> None:
     image = np.zeros((96, 96, 96), np.float32)
     image[:60, :60, :60] = 0.7
-    scan = TrainingScan("corner", image, (1, 1, 1))
+    scan = training_scan("corner", image)
     config = PLAIN.model_copy(update={"batch_size": 8, "factor_range": (2.0, 2.0)})
     batches = [SimulatedPatches([scan], config, 0, 10)[step] for step in range(10)]
     filled = torch.tensor(
@@ -396,11 +400,11 @@ def test_mostly_empty_patches_are_redrawn() -> None:
 
 
 def test_where_all_is_background_a_patch_is_drawn_all_the_same() -> None:
-    air = TrainingScan("air", np.zeros((64, 64, 20), np.float32), (1, 1, 3))
-    corner = smooth_scan((33, 33, 64), (1, 1, 1))  # covers few of the patches
+    air = training_scan("air", np.zeros((64, 64, 20), np.float32), (1, 1, 3))
+    corner = smooth_scan((33, 33, 64))  # covers few of the patches
     batch = AlignedPatches([(air, corner)], PLAIN, 0, 1)[0]
     assert not batch.real_lr.any() and batch.real_hr[0].any()
-    thin = TrainingScan("air", np.zeros((64, 64, 64), np.float32), (1, 1, 1))
+    thin = training_scan("air", np.zeros((64, 64, 64), np.float32))
     assert not SimulatedPatches([thin], PLAIN, 0, 1)[0].real_lr.any()
 
 

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from factories import training_scan
 from srcyc.data.store import ScanStore, TrainingScan
 from srcyc.errors import DataError, OutputError, VolumeError
 from srcyc.physics.acquisition import ASSUMED_THICKNESS
@@ -44,7 +45,7 @@ def assert_equal(one: TrainingScan, other: TrainingScan) -> None:
 def in_memory(path: Path) -> TrainingScan:
     """What an entry must hold: the scan as inference prepares it."""
     working = prepare(read_volume(path))
-    return TrainingScan(path.name, working.image, working.grid.spacing, ASSUMED_THICKNESS, working.grid)
+    return TrainingScan(path.name, working.image, working.grid, ASSUMED_THICKNESS)
 
 
 def test_a_stored_scan_is_the_one_read_into_memory(tmp_path: Path, scan: Path) -> None:
@@ -102,10 +103,9 @@ def test_a_thickness_that_nobody_says_is_estimated(tmp_path: Path, sample_data: 
 def test_only_the_finest_axes_show_what_thick_slices_take_away(
     spacing: tuple[float, float, float], axes: tuple[int, ...]
 ) -> None:
-    scan = TrainingScan("made", np.zeros((4, 5, 6), np.float32), spacing)
+    scan = training_scan("made", np.zeros((4, 5, 6), np.float32), spacing)
     assert scan.thin_axes == axes
     assert scan.factor == pytest.approx(spacing[2] / min(spacing))
-    assert scan.thickness_ratio == ASSUMED_THICKNESS
 
 
 def test_a_scan_is_read_once(tmp_path: Path, scan: Path) -> None:
@@ -247,9 +247,3 @@ def test_a_full_disk_leaves_nothing_behind(
             store.get(scan)
     assert not list(store.folder.iterdir())
     assert_equal(store.get(scan), in_memory(scan))
-
-
-def test_a_scan_made_by_hand_lies_along_the_worlds_axes() -> None:
-    scan = TrainingScan("made", np.zeros((4, 5, 6), np.float32), (1, 2, 3))
-    assert scan.grid.shape == (4, 5, 6)
-    assert scan.grid.spacing == (1, 2, 3)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from factories import training_scan
 from srcyc.config import PatchConfig, SpoilConfig, TrainingConfig, ValidationConfig
 from srcyc.data.gathering import TrainingSet
 from srcyc.data.patches import Patches, SimulatedPatches, UnpairedPatches
@@ -63,7 +64,7 @@ def config(mode: str, steps: int = 6, **changes: Any) -> TrainingConfig:
 @pytest.fixture(scope="module")
 def scans(phantom: Callable[..., np.ndarray]) -> Scans:
     def scan(shape: tuple[int, int, int], thick: float, seed: int) -> TrainingScan:
-        return TrainingScan(f"scan{seed}", phantom(shape, seed)[0], (1, 1, thick))
+        return training_scan(f"scan{seed}", phantom(shape, seed)[0], (1, 1, thick))
 
     return {
         "hr": [scan((40, 44, 48), 1, seed) for seed in (0, 1)],
@@ -220,7 +221,7 @@ def test_generator_only_training_beats_the_classical_inverse(
     phantom: Callable[..., np.ndarray], tmp_path: Path, algorithm: str
 ) -> None:
     """An untrained network is the classical inverse, gain 0; a few steps on phantoms gain something."""
-    heads = [TrainingScan(f"head{seed}", phantom((40, 44, 48), seed, 0.0)[0], (1, 1, 1)) for seed in (0, 1)]
+    heads = [training_scan(f"head{seed}", phantom((40, 44, 48), seed, 0.0)[0]) for seed in (0, 1)]
     settings = config(
         "generator-only",
         steps=40,

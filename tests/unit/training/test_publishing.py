@@ -12,7 +12,6 @@ import torch
 import factories
 from srcyc.config import CardConfig, TrainingConfig, ValidationConfig
 from srcyc.data.gathering import TrainingSet
-from srcyc.data.store import TrainingScan
 from srcyc.evaluation.metrics import Quality
 from srcyc.models.card_page import training_text
 from srcyc.models.model_file import ModelCard, load_model, publish_model
@@ -113,7 +112,7 @@ def test_a_card_says_where_training_began_and_how_far_it_came(tmp_path, phantom)
 
 def test_a_card_says_what_g_lr_found(tmp_path) -> None:
     found = Degradation(width=0.8, blur=1.8, noise=0.03)
-    thin = TrainingScan("thin", np.zeros((8, 8, 8), np.float32), (1.0, 1.0, 1.0))
+    thin = factories.training_scan("thin", np.zeros((8, 8, 8), np.float32))
     material = Material([], [thin], [], Judge(0))  # type: ignore[arg-type]
     card = make_card(
         Plan(TrainingConfig(), NO_SCANS, None), material, Progress(40, 50, 1.0, degradation=found)
@@ -139,7 +138,7 @@ def test_a_validation_is_told_by_its_gains() -> None:
 
 
 def test_people_held_back_are_scores_of_a_card_like_any_others(phantom) -> None:
-    scan = TrainingScan("sub-9_FLAIR.nii.gz", phantom((40, 44, 48))[0], (1.0, 1.0, 1.0))
+    scan = factories.training_scan("sub-9_FLAIR.nii.gz", phantom((40, 44, 48))[0])
     cases = simulated_cases(scan, ValidationConfig(thicknesses=(3.0, 4.0), crop=32))
     own, cubic, classical = (
         [Quality(psnr + n, 0.9, None) for n in range(len(cases))] for psnr in (30.0, 27.0, 29.5)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from factories import training_scan
 from srcyc.config import ValidationConfig
 from srcyc.data.store import TrainingScan
 from srcyc.enhancement import enhance
@@ -24,12 +25,12 @@ CONFIG = ValidationConfig(thicknesses=(3.0, 5.0), crop=32)
 
 @pytest.fixture(scope="module")
 def fine(phantom) -> TrainingScan:
-    return TrainingScan("fine", phantom((40, 44, 48))[0], (1, 1, 1))
+    return training_scan("fine", phantom((40, 44, 48))[0])
 
 
 @pytest.fixture(scope="module")
 def thick(phantom) -> TrainingScan:
-    return TrainingScan("thick", phantom((40, 40, 14), 2)[0], (1, 1, 3.3), 0.7)
+    return training_scan("thick", phantom((40, 40, 14), 2)[0], (1, 1, 3.3), 0.7)
 
 
 def network(seed: int = 0) -> SliceResDNet:
@@ -94,7 +95,7 @@ def test_the_baselines_are_the_spline_and_the_classical_inverse(fine: TrainingSc
 
 
 def test_scores_are_means_over_scans_and_thicknesses(fine: TrainingScan, phantom) -> None:  # type: ignore[no-untyped-def]
-    other = TrainingScan("other", phantom((40, 44, 48), 5)[0], (1, 1, 1))
+    other = training_scan("other", phantom((40, 44, 48), 5)[0])
     g_hr = network()
 
     def psnr(scans: list[TrainingScan], *thicknesses: float) -> float:
@@ -110,7 +111,7 @@ def test_scores_are_means_over_scans_and_thicknesses(fine: TrainingScan, phantom
 
 def test_slices_are_simulated_along_an_axis_at_which_the_scan_is_fine(phantom) -> None:  # type: ignore[no-untyped-def]
     """A scan of coarser slices has a truth within them only."""
-    scan = TrainingScan("coarse", phantom((40, 44, 20))[0], (1, 1, 2))
+    scan = training_scan("coarse", phantom((40, 44, 20))[0], (1, 1, 2))
     (case, _) = Validator([scan], [], CONFIG, CPU).simulated
     assert case.along == 1
     assert case.fine[:2] == (32, 20)
@@ -173,9 +174,9 @@ def test_lr_scans_are_judged_by_coming_back(thick: TrainingScan) -> None:
 
 @pytest.mark.parametrize("shape", [(40, 40, 5), (6, 7, 40), (5, 5, 3), (12, 40, 9)])
 def test_scans_too_small_for_a_metric_are_scored_by_the_others(phantom, shape: tuple[int, int, int]) -> None:  # type: ignore[no-untyped-def]
-    small = TrainingScan("small", np.abs(phantom(shape)[0]) + 0.2, (1, 1, 1))
+    small = training_scan("small", np.abs(phantom(shape)[0]) + 0.2)
     g_hr = network()
-    lr = TrainingScan("small lr", small.image, (1, 1, 4))
+    lr = training_scan("small lr", small.image, (1, 1, 4))
     config = ValidationConfig(thicknesses=(1.5,), crop=64)
     validator = Validator([small], [lr], config, CPU)
     score = validator.score(g_hr, degradation())
@@ -191,7 +192,7 @@ def test_an_lr_scan_that_is_as_fine_as_it_gets_is_no_case(fine: TrainingScan) ->
 
 
 def test_thicknesses_that_do_not_enlarge_and_air_are_no_cases(fine: TrainingScan) -> None:
-    air = TrainingScan("air", np.zeros((40, 40, 40), np.float32), (1, 1, 1))
+    air = training_scan("air", np.zeros((40, 40, 40), np.float32))
     config = ValidationConfig(thicknesses=(0.5, 1.0, 30.0, 4.0), crop=32)
     validator = Validator([fine, air], [], config, CPU)
     assert [case.name for case in validator.simulated] == ["fine at 4 mm"]
@@ -203,7 +204,7 @@ def test_thicknesses_that_do_not_enlarge_and_air_are_no_cases(fine: TrainingScan
 
 def test_a_read_only_scan_will_do_and_stays_as_it_is(fine: TrainingScan, tmp_path) -> None:  # type: ignore[no-untyped-def]
     np.save(tmp_path / "fine.npy", fine.image)
-    mapped = TrainingScan("fine", np.load(tmp_path / "fine.npy", mmap_mode="r"), (1, 1, 1))
+    mapped = training_scan("fine", np.load(tmp_path / "fine.npy", mmap_mode="r"))
     g_hr = network()
     with np.testing.suppress_warnings() as warned:
         found = warned.record(UserWarning)
@@ -246,9 +247,7 @@ def test_the_key_is_larger_for_the_better_and_measured_from_the_classical_invers
 def test_pictures_lie_where_the_scan_lies(phantom) -> None:  # type: ignore[no-untyped-def]
     affine = np.array([[0.0, 0.0, 1.0, 3.0], [-1.0, 0.0, 0.0, 40.0], [0.0, -1.0, 0.0, 9.0], [0, 0, 0, 1]])
     scans = [
-        TrainingScan(
-            f"scan{seed}", phantom((40, 44, 48), seed)[0], (1, 1, 1), 0.8, Grid((40, 44, 48), affine)
-        )
+        TrainingScan(f"scan{seed}", phantom((40, 44, 48), seed)[0], Grid((40, 44, 48), affine), 0.8)
         for seed in range(5)
     ]
     g_hr = network()
