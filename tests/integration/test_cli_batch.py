@@ -24,6 +24,7 @@ from srcyc.errors import InputError
 from srcyc.inference.batch import TRIES, How, Work, do, on_dask, resources, shard
 from srcyc.inference.bids import place_of
 from srcyc.inference.bids_selection import read_filters, select
+from srcyc.inference.group import write_report
 from srcyc.inference.options import InferenceOptions
 from srcyc.inference.results import Place
 
@@ -68,7 +69,7 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _data_set(tmp_path_factory.mktemp("bids") / "heads", 2, more=True)
 
 
-def test_the_thick_scans_of_a_data_set_are_done_once(srcyc, heads, tiny_model, how, tmp_path):
+def test_the_thick_scans_of_a_data_set_are_done_once(srcyc, heads, tiny_model, how, tmp_path, monkeypatch):
     out = tmp_path / "out"
     call = ("bids", heads, out, "participant", "--model", tiny_model, "--json")
     ran = srcyc(*call)
@@ -94,11 +95,14 @@ def test_the_thick_scans_of_a_data_set_are_done_once(srcyc, heads, tiny_model, h
         assert do(work, how).status == "written"
     assert _results(tmp_path / "alone") == made
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")}
-    again = srcyc(*call).json["results"]
+    # Paths may be relative, and go up.
+    monkeypatch.chdir(tmp_path)
+    given = ("bids", os.path.relpath(heads), "out")
+    again = srcyc(*given, "participant", "--model", tiny_model, "--json").json["results"]
     assert sorted(one["status"] for one in again) == ["refused", *["skipped"] * 4]
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")}
 
-    ran = srcyc("bids", heads, out, "group", "--model", tiny_model, "--json")
+    ran = srcyc(*given, "group", "--model", tiny_model, "--json")
     assert ran.code == 0
     assert [row["status"] for row in ran.json["scans"]].count("done") == 4
     with (out / "group_scans.tsv").open(encoding="utf-8", newline="") as stream:
@@ -121,6 +125,21 @@ def test_the_thick_scans_of_a_data_set_are_done_once(srcyc, heads, tiny_model, h
     assert len(pictures) == 4
     assert all((out / picture).is_file() for picture in pictures)
     assert "5 scans: 4 done" in page
+
+
+def test_a_sidecar_that_says_too_little_is_told_and_stops_no_report(tmp_path):
+    """As that of another command, or an edited one: what others say is not believed."""
+    place = Place(tmp_path / "sub-1_rec-SR_T2w.nii.gz")
+    place.volume.touch()
+    for text in (
+        '{"software": "srcyc 9"}',
+        '{"software": "srcyc 9", "warnings": 3, "input": {"spacing": 1}}',
+    ):
+        place.sidecar.write_text(text)
+        _, page, (row,) = write_report(tmp_path, [Work(tmp_path / "sub-1_T2w.nii.gz", place)], ["sub-1_T2w"])
+        assert row.values["status"] == "unreadable"
+        assert place.sidecar.name in row.values["message"]
+        assert "1 without a result" in page.read_text()
 
 
 def test_participants_sessions_and_filters_choose(srcyc, heads, tiny_model, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from contextlib import closing
 from enum import Enum
@@ -119,7 +120,7 @@ def bids(
         least_factor=load_model(how.model).card.factor_range[0],
     )
     out = output_dir.absolute()
-    works = [Work(scan.absolute(), layout.place_of(scan, bids_dir, out)) for scan in found.scans]
+    works = [Work(Path(os.path.abspath(scan)), layout.place_of(scan, bids_dir, out)) for scan in found.scans]
     prepare_folder(output_dir)
     layout.describe_dataset(output_dir, bids_dir)
     if level is Level.GROUP:
@@ -197,7 +198,7 @@ def _run(
 
 
 def _inner(work: Work, root: Path) -> str:
-    return work.source.relative_to(root.absolute()).as_posix()
+    return work.source.relative_to(os.path.abspath(root)).as_posix()
 
 
 def _counted(counts: Counter[str]) -> str:

@@ -88,6 +88,7 @@ def is_scan_name(path: Path) -> bool:
 
 def why_no_scan(path: Path, root: Path) -> str | None:
     """Say why a file of a data set is no anatomical scan of it, a clause; None: it is one."""
+    root = Path(os.path.abspath(root))
     inner = Path(os.path.abspath(path)).relative_to(root).parts
     if inner[0] in _ASIDE or root_of(path) != root:
         return "not among the data set's own scans"

@@ -85,7 +85,7 @@ def select(
         for path in sorted((root / f"sub-{label}").rglob("*.nii*")):
             if path.name.startswith(".") or not path.name.endswith((".nii", ".nii.gz")):
                 continue
-            if bids.why_no_scan(path, root.absolute()) is not None:
+            if bids.why_no_scan(path, root) is not None:
                 continue
             entities = _entities(path)
             if visits and entities.get("ses") not in visits:

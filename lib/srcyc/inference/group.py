@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from srcyc.documents import known, write_json
 from srcyc.files import write_text
@@ -97,22 +99,36 @@ def _row(out: Path, work: Work, name: str) -> Row:
         values["status"] = str(told.get("status", "missing"))
         values["message"] = " ".join(str(told.get("message", "no result yet")).split())
         return Row(values, (), None)
-    values |= {
+    try:
+        told = _told(sidecar)
+        warnings = tuple(map(str, sidecar["warnings"]))
+    except (KeyError, TypeError, ValueError):
+        problem = f"{work.place.sidecar.name} does not say how the result was made: make it again"
+        return Row(values | {"status": "unreadable", "message": problem}, (), None)
+    picture = work.place.preview
+    return Row(values | told, warnings, picture if picture.exists() else None)
+
+
+def _told(sidecar: Mapping[str, Any]) -> dict[str, str]:
+    """Give the entries of a result in the table.
+
+    Raises:
+        KeyError, TypeError, ValueError: the sidecar lacks one.
+    """
+    return {
         "status": "done",
         "spacing_from": _millimetres(sidecar["input"]["spacing"]),
         "spacing_to": _millimetres(sidecar["result"]["spacing"]),
         "factor": f"{sidecar['factor']:.3g}",
         "thickness": f"{sidecar['thickness']['millimetres']:.3g}",
-        "thickness_source": sidecar["thickness"]["source"],
+        "thickness_source": str(sidecar["thickness"]["source"]),
         "noise": f"{sidecar['sigma']:.3g}",
         "correction": f"{sidecar['consistency']['correction']:.3g}",
         "residual": f"{sidecar['consistency']['residual']:.3g}",
         "seconds": f"{sidecar['seconds']:.1f}",
-        "model": sidecar["model"]["name"],
+        "model": str(sidecar["model"]["name"]),
         "warnings": str(len(sidecar["warnings"])),
     }
-    picture = work.place.preview
-    return Row(values, tuple(sidecar["warnings"]), picture if picture.exists() else None)
 
 
 def _page(out: Path, rows: Sequence[Row]) -> str:
@@ -140,7 +156,7 @@ def _page(out: Path, rows: Sequence[Row]) -> str:
         f"<li>{escape(row.values['scan'])}: {escape(text)}</li>\n" for row in warned for text in row.warnings
     )
     pictures = "".join(
-        f'<figure><img loading="lazy" src="{escape(row.picture.relative_to(out).as_posix())}" '
+        f'<figure><img loading="lazy" src="{escape(Path(os.path.relpath(row.picture, out)).as_posix())}" '
         f'alt="interpolated and super-resolved"><figcaption>{escape(row.values["scan"])}</figcaption></figure>\n'
         for row in done
         if row.picture is not None
