@@ -73,7 +73,17 @@ class Sources:
 
     @classmethod
     def of(cls, manifest: Mapping[Path, ManifestEntry]) -> Sources:
-        """Take the scans that a manifest names, each for what it says there."""
+        """Take the scans that a manifest names, each for what it says there.
+
+        Raises:
+            DataError: it does not say of one what it is.
+        """
+        if undecided := [path for path, entry in manifest.items() if entry.domain is None]:
+            raise DataError(
+                f"{undecided[0]}: the manifest does not say which domain it belongs to",
+                remedy="write LR, HR or neither there, or name all scans by lr and hr",
+                options=("lr", "hr"),
+            )
         lr, hr = (
             [path for path, entry in manifest.items() if entry.domain is domain]
             for domain in (Domain.LR, Domain.HR)

@@ -190,6 +190,15 @@ def test_generator_only_does_not_look_at_lr_scans(
     ]
 
 
+def test_a_manifest_alone_says_of_each_scan_what_it_is() -> None:
+    thin, thick, other = (Path(f"/{name}.nii") for name in ("thin", "thick", "other"))
+    manifest = {thin: ManifestEntry(Domain.HR, "a"), thick: ManifestEntry(Domain.LR, None)}
+    sources = Sources.of({**manifest, other: ManifestEntry(Domain.NEITHER, None)})
+    assert (sources.hr, sources.lr) == ([thin], [thick])
+    with pytest.raises(DataError, match=r"other\.nii: .*domain"):
+        Sources.of({**manifest, other: ManifestEntry(None, "b")})
+
+
 def test_the_manifest_sorts_one_folder(make: Callable[..., Path], store: ScanStore, tmp_path: Path) -> None:
     names = {
         "a": (Domain.HR, "anna"),
