@@ -9,6 +9,7 @@ from pathlib import Path
 from srcyc.errors import VolumeError
 
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def available_memory() -> int | None:
@@ -56,15 +57,24 @@ def _of_machine() -> int | None:
 
 
 def _of_container() -> int | None:
-    """Give what is left of a control group's limit (version 2); page cache that can go does not count as used."""
+    """Give what is left of the tightest limit of the control groups (version 2) that this process is in."""
     try:
-        own = Path("/proc/self/cgroup").read_text().strip().rpartition("::/")[2]
-        folder = next(place for place in (_CGROUP / own, _CGROUP) if (place / "memory.max").is_file())
-        limit = int((folder / "memory.max").read_text())
-        used = int((folder / "memory.current").read_text())
+        own = _CGROUP / _OWN_CGROUP.read_text().strip().rpartition("::/")[2]
+    except OSError:
+        return None
+    # A batch system limits the job, and leaves the group of its task unlimited.
+    inside = [place for place in (own, *own.parents) if place.is_relative_to(_CGROUP)]
+    return min((left for left in map(_left, inside) if left is not None), default=None)
+
+
+def _left(group: Path) -> int | None:
+    """Give what is left of a control group's limit; page cache that can go does not count as used."""
+    try:
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
         cached = next(
             int(line.split()[1])
-            for line in (folder / "memory.stat").read_text().splitlines()
+            for line in (group / "memory.stat").read_text().splitlines()
             if line.startswith("inactive_file ")
         )
     except (OSError, ValueError, StopIteration):  # "max": no limit

@@ -18,18 +18,20 @@ def test_there_is_some_memory() -> None:
     assert available is not None and available > 1e6
 
 
-def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tightest_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all groups that the process is in: the job of a batch system is limited, the group of its task is not."""
+    task = tmp_path / "job_7" / "task_0"
+    task.mkdir(parents=True)
+    (tmp_path / "own").write_text("0::/job_7/task_0\n")
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)
-    for name, text in (
-        ("max", "1000000\n"),
-        ("current", "700000\n"),
-        ("stat", "anon 1\ninactive_file 200000\n"),
-    ):
-        (tmp_path / f"memory.{name}").write_text(text)
-    if not Path("/proc/self/cgroup").is_file():
-        pytest.skip("no control groups here")
-    assert memory.available_memory() == 500_000
-    (tmp_path / "memory.max").write_text("max\n")
+    monkeypatch.setattr(memory, "_OWN_CGROUP", tmp_path / "own")
+    for folder, limit in ((tmp_path, "900000"), (tmp_path / "job_7", "1000000"), (task, "max")):
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text("700000\n")
+        (folder / "memory.stat").write_text("anon 1\ninactive_file 200000\n")
+    for tightest, left in ((tmp_path, 400_000), (tmp_path / "job_7", 500_000)):
+        assert memory.available_memory() == left
+        (tightest / "memory.max").write_text("max\n")
     assert memory.available_memory() != 500_000
 
 

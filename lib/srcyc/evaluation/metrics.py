@@ -198,7 +198,8 @@ class Foresight(NamedTuple):
 
     Attributes:
         rank: Spearman's rank correlation of uncertainty and absolute error; 0 is chance, 1 the best.
-        share: of the squared error, in the tenth of the voxels that are least certain; 0.1 is chance.
+        share: of the squared error, in the tenth of the voxels that are least certain; 0.1 is chance. Of voxels that
+            are equally uncertain each counts for its part of them.
     """
 
     rank: float
@@ -208,11 +209,14 @@ class Foresight(NamedTuple):
 def foresight(uncertainty: Image, error: Image, mask: Mask) -> Foresight:
     """Compare an uncertainty map with the error, both ``(I, J, K)`` in one unit, inside ``mask``."""
     doubt, miss = uncertainty[mask].astype(np.float64), np.abs(error[mask]).astype(np.float64)
-    least_certain = doubt >= np.quantile(doubt, 0.9)
-    total = float(np.sum(miss**2))
+    tenth, limit, squares = 0.1 * doubt.size, np.quantile(doubt, 0.9, method="higher"), miss**2
+    above, at = doubt > limit, doubt == limit
+    found = squares[above].sum() + squares[at].mean() * (tenth - np.count_nonzero(above))
+    # What is the same everywhere goes with nothing.
+    varies = np.ptp(doubt) > 0 and np.ptp(miss) > 0
     return Foresight(
-        rank=float(spearmanr(doubt, miss).statistic),
-        share=float(np.sum(miss[least_certain] ** 2)) / total if total else 0.0,
+        rank=float(spearmanr(doubt, miss).statistic) if varies else 0.0,
+        share=float(found / squares.sum()) if squares.any() else 0.0,
     )
 
 

@@ -174,6 +174,16 @@ class TestForesight:
         assert abs(ignorant.rank) < 0.05
         assert ignorant.share == pytest.approx(0.1, abs=0.04)
 
+    def test_a_map_that_is_the_same_everywhere_knows_nothing(self) -> None:
+        error = np.random.default_rng(2).standard_normal((20, 20, 20)).astype(np.float32)
+        mask = np.ones(error.shape, bool)
+        assert foresight(np.zeros_like(error), error, mask) == pytest.approx((0.0, 0.1))
+        # Of the many that are not uncertain at all each counts for its part: 400 of 8000 are, and 400 of 7600 count.
+        few = np.zeros_like(error)
+        few[0] = 1
+        expected = np.sum(error[0] ** 2) + np.mean(error[1:] ** 2) * 400
+        assert foresight(few, error, mask).share == pytest.approx(expected / np.sum(error**2))
+
     def test_only_the_mask_counts_and_the_unit_does_not(self) -> None:
         rng = np.random.default_rng(1)
         doubt, error = rng.uniform(size=(2, 16, 16, 16)).astype(np.float32)
