@@ -429,6 +429,8 @@ def serve(descriptor: int) -> None:
     """Fork for every connection that comes through a socket, until its other end is closed."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # NumPy's OpenBLAS takes its memory at its first use, and tries for ever where a limit leaves none.
+    np.linalg.inv(np.eye(4))
     with socket.socket(fileno=descriptor) as control:
         while True:
             try:

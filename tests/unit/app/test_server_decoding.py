@@ -204,6 +204,14 @@ def test_what_goes_wrong_there_is_told_here(
         assert is_full(told) == isinstance(error, OSError)
 
 
+def test_where_little_memory_is_left_nothing_is_tried_for_ever(
+    apart: Apart, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenBLAS asks the system again and again, for as long as the file may take."""
+    monkeypatch.setattr(decoding, "_SHARE", 1e-6)
+    assert apart.check(files[".nii"]).shape == read_volume(files[".nii"]).shape
+
+
 def test_a_file_that_takes_too_long_is_a_refusal(
     apart: Apart, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
