@@ -75,8 +75,9 @@ def test_slabs_on_the_gpu_are_the_whole(srcyc: Srcyc, scan: Path, model: Path, t
 def test_training_publishes_what_the_processor_can_use(
     srcyc: Srcyc, scan: Path, people: Path, tmp_path: Path, mode: str, precision: str
 ) -> None:
+    every = {"steps": 4, "validate_every": 2, "checkpoint_every": 2}
     settings = save_tiny_settings(
-        tmp_path / "tiny.yaml", mode=mode, steps=4, validate_every=2, checkpoint_every=2, precision=precision
+        tmp_path / "tiny.yaml", mode=mode, precision=precision, optimiser__algorithm="muon", **every
     )
     run = tmp_path / "run"
     lr = ("--lr", people / "lr") if mode == "unpaired" else ()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from factories import tiny_settings
 from srcyc.config import TrainingConfig
 from srcyc.data.gathering import Sources, TrainingSet
 from srcyc.data.store import ScanStore
@@ -17,18 +18,11 @@ from srcyc.networks import SliceResDNet
 from srcyc.training.dry_run import estimate
 
 CPU = torch.device("cpu")
-SETTINGS = {
-    "precision": "fp32",
-    "data": {"size": 16, "slices": [4, 5], "batch_size": 2, "factor_range": [2, 4], "workers": 0},
-    "g_hr": {"features": 8, "depth": 1},
-    "g_lr": {"features": 4, "blocks": 1, "head_kernel": 3},
-    "d_hr": {"features": 4, "layers": 2},
-    "d_lr": {"features": 4, "layers": 1},
-}
 
 
 def settings(mode: str, steps: int = 50) -> TrainingConfig:
-    return TrainingConfig.model_validate({**SETTINGS, "mode": mode, "steps": steps})
+    drawn = {"data__slices": (4, 5), "data__batch_size": 2, "data__factor_range": (2, 4)}
+    return TrainingConfig.model_validate(tiny_settings(mode=mode, steps=steps, **drawn))
 
 
 @pytest.fixture(scope="module")

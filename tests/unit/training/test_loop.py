@@ -11,19 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from factories import training_scan
+from factories import tiny_settings, training_scan
 from srcyc.config import PatchConfig, SpoilConfig, TrainingConfig, ValidationConfig
 from srcyc.data.gathering import TrainingSet
 from srcyc.data.patches import Patches, SimulatedPatches, UnpairedPatches
 from srcyc.data.store import TrainingScan
 from srcyc.errors import ConfigError, DataError, ModelError, StoppedError
 from srcyc.models.model_file import load_model
-from srcyc.networks import (
-    DegradationNetConfig,
-    DiscriminatorConfig,
-    LowResolutionDiscriminatorConfig,
-    SliceResDNetConfig,
-)
+from srcyc.networks import DegradationNetConfig
 from srcyc.training.distributed import Processes
 from srcyc.training.folder import Plan, RunFolder
 from srcyc.training.loop import Loop
@@ -40,24 +35,12 @@ Scans = dict[str, list[TrainingScan]]
 
 
 def config(mode: str, steps: int = 6, **changes: Any) -> TrainingConfig:
-    values: dict[str, Any] = {
-        "mode": mode,
-        "steps": steps,
-        "report_every": 2,
-        "checkpoint_every": 2,
-        "validate_every": 2,
-        "precision": "fp32",
-        "pool_size": 2,
-        "data": PatchConfig(
-            size=16, slices=(4, 6), batch_size=2, factor_range=(2, 4), workers=0, spoil=SpoilConfig(full=4)
-        ),
-        "g_hr": SliceResDNetConfig(features=8, depth=1),
-        "g_lr": DegradationNetConfig(features=4, blocks=1, head_kernel=3),
-        "d_hr": DiscriminatorConfig(features=4, layers=2),
-        "d_lr": LowResolutionDiscriminatorConfig(features=4, layers=1),
-        "optimiser": {"warm_up": 2, "learning_rate": 1e-3},
-        "validation": ValidationConfig(thicknesses=(3.0,), crop=32),
-    }
+    every = {"checkpoint_every": 2, "validate_every": 2}
+    drawn = {"data__slices": (4, 6), "data__batch_size": 2, "data__factor_range": (2, 4)}
+    learnt = {"optimiser__warm_up": 2, "optimiser__learning_rate": 1e-3}
+    values = tiny_settings(
+        mode=mode, steps=steps, pool_size=2, data__spoil={"full": 4}, **every, **drawn, **learnt
+    )
     return TrainingConfig.model_validate({**values, **changes})
 
 

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srcyc.config import LossWeights, PatchConfig, TrainingConfig
+from factories import tiny_settings
+from srcyc.config import LossWeights, TrainingConfig
 from srcyc.data.image_pool import ImagePool
 from srcyc.data.patches import Batch
 from srcyc.enhancement import enhance
@@ -23,7 +24,6 @@ from srcyc.networks import (
     DegradationNetConfig,
     DiscriminatorConfig,
     LowResolutionDiscriminatorConfig,
-    SliceResDNetConfig,
 )
 from srcyc.networks.degradation import Skip
 from srcyc.physics.acquisition import AxisAcquisition
@@ -48,18 +48,8 @@ NAMES = ("g_hr", "g_lr", "d_hr", "d_lr")
 
 
 def config(mode: str = "unpaired", weights: dict[str, float] | None = None, **changes: Any) -> TrainingConfig:
-    values: dict[str, Any] = {
-        "mode": mode,
-        "precision": "fp32",
-        "pool_size": 2,
-        "data": PatchConfig(size=16, batch_size=2),
-        "g_hr": SliceResDNetConfig(features=8, depth=1),
-        "g_lr": DegradationNetConfig(features=4, blocks=1, head_kernel=3),
-        "d_hr": DiscriminatorConfig(features=4, layers=2),
-        "d_lr": LowResolutionDiscriminatorConfig(features=4, layers=1),
-        "optimiser": {"learning_rate": 1e-3, "discriminator_learning_rate": 1e-3},
-        **changes,
-    }
+    rates = {"learning_rate": 1e-3, "discriminator_learning_rate": 1e-3}
+    values = {**tiny_settings(mode=mode, pool_size=2, data__batch_size=2, optimiser=rates), **changes}
     if weights is not None:
         values["losses"] = LossWeights(
             **{f"lambda_{name}": weights.get(name, 0.0) for name in ALL_TERMS},
