@@ -199,7 +199,7 @@ def super_resolver(precision: str) -> Callable[[Shape, float], Callable[[], obje
     import numpy as np
 
     from srcyc import Volume
-    from srcyc.inference import SuperResolver
+    from srcyc.inference.super_resolver import SuperResolver
 
     resolver = SuperResolver.from_pretrained(device="cpu", precision=precision)
 

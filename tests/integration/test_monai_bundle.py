@@ -89,7 +89,7 @@ def test_what_a_bundle_holds_is_what_monai_asks_for(srcyc, tiny: Path, tmp_path:
 
 def test_every_wish_is_a_key_of_the_configuration(repository: Path) -> None:
     """But for maps, which an inferer does not give."""
-    from srcyc.inference import InferenceOptions
+    from srcyc.inference.options import InferenceOptions
 
     text = (repository / "lib" / "srcyc" / "models" / "bundle_inference.json").read_text()
     configuration = json.loads(text)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from srcyc.config import TrainingConfig
 from srcyc.data.gathering import Sources
-from srcyc.inference import SuperResolver, load_model, publish_model
+from srcyc.inference.super_resolver import SuperResolver
+from srcyc.models.model_file import load_model, publish_model
 from srcyc.networks import Estimate, EstimateStream, Generator, GeneratorConfig, Sampling, register
 from srcyc.networks import generator as seam
 from srcyc.networks.layers import pad_planes

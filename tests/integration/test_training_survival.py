@@ -18,8 +18,7 @@ import pytest
 import torch
 import yaml
 
-from srcyc.inference import ModelCard
-from srcyc.models.model_file import load_model
+from srcyc.models.model_file import ModelCard, load_model
 from srcyc.training.checkpoint import load_checkpoint
 
 pytestmark = [

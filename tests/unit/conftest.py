@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import factories
-from srcyc.inference import ModelCard, PublishedModel, load_model, publish_model
+from srcyc.models.model_file import ModelCard, PublishedModel, load_model, publish_model
 from srcyc.networks import SliceResDNet
 
 ModelFactory = Callable[..., PublishedModel]

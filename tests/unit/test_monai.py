@@ -27,7 +27,7 @@ from monai.transforms import (
 
 from srcyc import SuperResolution, SuperResolver, read_volume, write_volume
 from srcyc.errors import ConfigError, NothingToDoError, VolumeError
-from srcyc.inference import PublishedModel
+from srcyc.models.model_file import PublishedModel
 from srcyc.monai import SuperResolutionInferer, SuperResolve, SuperResolved, VolumeReader
 
 THICK = make_affine(OBLIQUE_AXES, (1.0, 1.0, 4.0))

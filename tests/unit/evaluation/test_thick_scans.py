@@ -12,7 +12,8 @@ import torch
 from srcyc.evaluation.benchmark import CLASSICAL, CUBIC
 from srcyc.evaluation.report import report_of, thick_rows_of, thick_scores_of, write_report
 from srcyc.evaluation.thick_scans import SCAN, examine
-from srcyc.inference import SuperResolver, load_model
+from srcyc.inference.super_resolver import SuperResolver
+from srcyc.models.model_file import load_model
 from srcyc.networks import SliceResDNet
 from srcyc.physics.acquisition import Acquisition
 from srcyc.physics.simulation import Spoiling, simulate_thick

@@ -13,10 +13,10 @@ import torch
 from factories import rotation
 from srcyc.errors import ConfigError, InputError, NothingToDoError, SRCycError
 from srcyc.evaluation.metrics import Truth
-from srcyc.inference import SuperResolver
 from srcyc.inference.combine import Combination, combine
 from srcyc.inference.options import InferenceOptions
 from srcyc.inference.registration import Motion, register, warp
+from srcyc.inference.super_resolver import SuperResolver
 from srcyc.physics.resampling import resample
 from srcyc.physics.simulation import Spoiling, simulate_thick
 from srcyc.volumes.geometry import Grid

@@ -66,7 +66,7 @@ def test_every_option_has_a_label_and_a_help() -> None:
 
 def test_whoever_asks_for_the_options_only_does_not_wait_for_pytorch() -> None:
     code = (
-        "import sys; from srcyc.inference import InferenceOptions; "
+        "import sys; from srcyc.inference.options import InferenceOptions; "
         "sys.exit(bool({'torch', 'nibabel', 'SimpleITK'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

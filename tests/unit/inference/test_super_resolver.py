@@ -13,8 +13,8 @@ import torch
 
 from srcyc.enhancement import enhance
 from srcyc.errors import ConfigError, ModelError, NothingToDoError, SRCycError, VolumeError
-from srcyc.inference import InferenceOptions, SuperResolver
-from srcyc.inference.super_resolver import Plan
+from srcyc.inference.options import InferenceOptions
+from srcyc.inference.super_resolver import Plan, SuperResolver
 from srcyc.networks import Sampling
 from srcyc.physics.acquisition import Acquisition, AxisAcquisition
 from srcyc.physics.simulation import simulate_thick

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from srcyc.enhancement import enhance
 from srcyc.errors import ModelError, OutputError
-from srcyc.inference import find_model, load_model, packaged_models, publish_model
+from srcyc.models.model_file import find_model, load_model, packaged_models, publish_model
 from srcyc.networks import SliceResDNetConfig
 from srcyc.physics.acquisition import AxisAcquisition
 
