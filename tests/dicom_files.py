@@ -79,6 +79,14 @@ def expected_voxels() -> np.ndarray:
     return np.stack([pixels(number).T for number in range(SLICES)], axis=-1)
 
 
+def sequence(**values: object) -> DicomSequence:
+    """A sequence of one item with these elements."""
+    item = Dataset()
+    for key, value in values.items():
+        setattr(item, key, value)
+    return DicomSequence([item])
+
+
 def make_enhanced(order: Sequence[int] = range(SLICES), slopes: Sequence[float] = (2.0,) * SLICES) -> Dataset:
     """The same oblique series in one file."""
     data = make_slice(0)
@@ -88,12 +96,6 @@ def make_enhanced(order: Sequence[int] = range(SLICES), slopes: Sequence[float] 
         delattr(data, key)
     data.NumberOfFrames = len(order)
     data.PixelData = b"".join(pixels(number).tobytes() for number in order)
-
-    def sequence(**values: object) -> DicomSequence:
-        item = Dataset()
-        for key, value in values.items():
-            setattr(item, key, value)
-        return DicomSequence([item])
 
     shared = Dataset()
     shared.PixelMeasuresSequence = sequence(PixelSpacing=list(SPACING), SliceThickness=5.0)

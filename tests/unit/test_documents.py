@@ -85,13 +85,11 @@ def test_an_editors_byte_order_mark_is_no_matter(tmp_path: Path) -> None:
     assert known(path) == {"a": "é"}
 
 
-@pytest.mark.parametrize("value", [{"a": math.nan}, {"a": BROKEN}, {"a": b"x"}, {"a": {1}}])
-def test_what_somebody_sent_is_kept_exactly_or_refused(value: object) -> None:
+def test_what_somebody_sent_is_kept_exactly_or_refused() -> None:
     assert json.loads(checked_json({"a": ["é", 1.5]})) == {"a": ["é", 1.5]}
-    with pytest.raises(ValueError, match=r"."):
-        checked_json(value)
     deep: list = []
     for _ in range(100_000):
         deep = [deep]
-    with pytest.raises(ValueError, match=r"."):
-        checked_json(deep)
+    for value in (math.nan, BROKEN, b"x", {1}, deep):
+        with pytest.raises(ValueError, match=r"."):
+            checked_json({"a": value})

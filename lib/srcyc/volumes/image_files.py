@@ -133,14 +133,13 @@ def header_file(path: Path) -> Path:
 
 
 def data_file(path: Path) -> Path | None:
-    """Give the file beside a header that holds its voxels; None if the file itself does, or it cannot be told."""
+    """Give the file beside or below a header that holds its voxels; None if it does itself, or it cannot be told."""
     try:
         name = detached_data(path)
     except OSError:
         return None
-    if name is None or name != Path(name).name:
-        return None
-    return path.with_name(name)
+    place = None if name is None else os.path.normpath(name)
+    return None if place is None or os.path.isabs(place) or place.startswith("..") else path.parent / place
 
 
 def require_writable(path: Path, dtype: npt.DTypeLike = np.float32, scaling: Scaling | None = None) -> None:

@@ -94,7 +94,9 @@ def test_slice_thickness_only_if_the_slices_agree(tmp_path: Path) -> None:
         data.SliceThickness = 0
     assert read_volume(save(tmp_path / "zero", slices)).slice_thickness is None
     slices[0].SliceThickness, slices[1].SliceThickness = 4, 5
-    assert read_volume(save(tmp_path / "differing", slices)).slice_thickness is None
+    volume = read_volume(save(tmp_path / "differing", slices))
+    assert volume.slice_thickness is None
+    assert "differ in Slice Thickness" in "".join(volume.warnings)
 
 
 def test_other_objects_in_the_folder_are_left_out(tmp_path: Path) -> None:

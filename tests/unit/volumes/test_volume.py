@@ -69,7 +69,6 @@ def save_nifti(
     data: np.ndarray,
     sform: np.ndarray | None = None,
     qform: np.ndarray | None = None,
-    scale: tuple[float, float] | None = None,
     **fields: Any,
 ) -> Path:
     """A NIfTI file with exactly these header fields."""
@@ -79,8 +78,6 @@ def save_nifti(
         image.header.set_qform(qform, 1)
     if sform is not None:
         image.header.set_sform(sform, 1)
-    if scale is not None:
-        image.header.set_slope_inter(*scale)
     for key, value in fields.items():
         image.header[key] = value
     nib.save(image, path)
@@ -183,16 +180,6 @@ def test_volume_refuses_unusable_arrays() -> None:
 # -- NIfTI headers -------------------------------------------------------------------------------------------
 
 
-def test_sform_comes_before_qform(tmp_path: Path) -> None:
-    path = save_nifti(tmp_path / "scan.nii", voxels(), AFFINES["oblique"], AFFINES["lps"])
-    np.testing.assert_allclose(read_volume(path).affine, AFFINES["oblique"], atol=1e-5)
-
-
-def test_qform_where_no_sform_is_set(tmp_path: Path) -> None:
-    path = save_nifti(tmp_path / "scan.nii", voxels(), None, AFFINES["oblique"])
-    np.testing.assert_allclose(read_volume(path).affine, AFFINES["oblique"], atol=2e-5)
-
-
 def test_bare_spacing_where_neither_is_set(tmp_path: Path) -> None:
     path = save_nifti(tmp_path / "scan.nii", voxels(), pixdim=[1, 1, 2, 3, 1, 1, 1, 1])
     volume = read_volume(path)
@@ -214,14 +201,6 @@ def test_units_other_than_millimetres(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         read_volume(path).affine, make_affine(np.eye(3), (1, 1, 5), (10, 20, 30)), rtol=1e-6
     )
-
-
-def test_scaling_in_the_header_is_applied(tmp_path: Path) -> None:
-    data = voxels(np.int16)
-    path = save_nifti(tmp_path / "scan.nii.gz", data, np.eye(4), scale=(0.5, 3))
-    volume = read_volume(path)
-    np.testing.assert_array_equal(volume.data[0], data * 0.5 + 3)
-    assert volume.stored_dtype == np.float32
 
 
 def test_big_endian_and_nifti2(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_files import GAP, make_enhanced, make_series, save
+from dicom_files import GAP, make_enhanced, make_series, save, sequence
 from pydicom.dataset import Dataset
 
 from srcyc.errors import OutputError
@@ -410,26 +410,20 @@ def test_a_scan_that_says_odd_things_of_itself(tmp_path: Path) -> None:
 
 
 def test_an_enhanced_scan_says_how_it_was_acquired_as_a_classic_one_would(tmp_path: Path) -> None:
-    def item(**values: object) -> list[Dataset]:
-        made = Dataset()
-        for key, value in values.items():
-            setattr(made, key, value)
-        return [made]
-
     image = make_enhanced()
     image.ResonantNucleus, image.EchoPulseSequence, image.InversionRecovery = "1H", "GRADIENT", "YES"
     image.EchoPlanarPulseSequence, image.SegmentedKSpaceTraversal = "YES", "SINGLE"
-    image.ContributingEquipmentSequence = item(Manufacturer="ACME")
+    image.ContributingEquipmentSequence = sequence(Manufacturer="ACME")
     image.ContributingEquipmentSequence[0].add_new(0x00091001, "LO", "Doe^Jane")
     shared = image.SharedFunctionalGroupsSequence[0]
-    shared.MRTimingAndRelatedParametersSequence = item(
+    shared.MRTimingAndRelatedParametersSequence = sequence(
         RepetitionTime=2500.0, FlipAngle=90.0, EchoTrainLength=7
     )
-    shared.MRModifierSequence = item(InversionTimes=[120.0, 900.0])
-    shared.MREchoSequence = item(EffectiveEchoTime=99.0)  # the frame's own goes before
+    shared.MRModifierSequence = sequence(InversionTimes=[120.0, 900.0])
+    shared.MREchoSequence = sequence(EffectiveEchoTime=99.0)  # the frame's own goes before
     for number, frame in enumerate(image.PerFrameFunctionalGroupsSequence):
-        frame.MREchoSequence = item(EffectiveEchoTime=20.5)
-        frame.FrameVOILUTSequence = item(WindowCenter=[400.0 + number], WindowWidth=[900.0])
+        frame.MREchoSequence = sequence(EffectiveEchoTime=20.5)
+        frame.FrameVOILUTSequence = sequence(WindowCenter=[400.0 + number], WindowWidth=[900.0])
     scan = read_volume(save(tmp_path / "scan", [image]))
     found = pydicom.dcmread(write_dicom_series(thin(scan), tmp_path / "out", scan, origin=ORIGIN).files[0])
     told = [found.EchoTime, found.RepetitionTime, found.FlipAngle, found.EchoTrainLength, found.InversionTime]
@@ -450,9 +444,7 @@ def test_the_files_of_a_scan_have_to_be_there_still(tmp_path: Path, scan: Volume
 def test_two_stacks_of_one_file_are_told_apart_by_their_addresses(tmp_path: Path) -> None:
     image = make_enhanced((0, 1, 2, 3, 0, 1, 2, 3))
     for number, frame in enumerate(image.PerFrameFunctionalGroupsSequence):
-        echo = Dataset()
-        echo.EffectiveEchoTime = 20.0 if number < 4 else 80.0
-        frame.MREchoSequence = [echo]
+        frame.MREchoSequence = sequence(EffectiveEchoTime=20.0 if number < 4 else 80.0)
     (file,) = save(tmp_path / "scan", [image]).iterdir()
     for one, echo_time in zip(list_series(file).series, (20, 80), strict=True):
         headers = DicomSource.of(read_volume(one.address)).headers

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from dicom_files import (
     GAP,
-    NORMAL,
-    ORIGIN,
     SLICES,
     expected_affine,
     expected_voxels,
@@ -20,6 +18,7 @@ from dicom_files import (
     make_slice,
     pixels,
     save,
+    sequence,
 )
 from pydicom.dataset import Dataset
 
@@ -556,9 +555,7 @@ def test_a_concatenation_is_one_volume(tmp_path: Path) -> None:
 def test_echoes_in_one_enhanced_file(tmp_path: Path) -> None:
     data = make_enhanced((0, 1, 2, 3, 0, 1, 2, 3))
     for index, group in enumerate(data.PerFrameFunctionalGroupsSequence):
-        echo = Dataset()
-        echo.EffectiveEchoTime = 20.0 if index < SLICES else 90.0
-        group.MREchoSequence = [echo]
+        group.MREchoSequence = sequence(EffectiveEchoTime=20.0 if index < SLICES else 90.0)
     folder = save(tmp_path / "series", [data], ["one.dcm"])
     assert [path.name for path in find_volumes(folder)] == [
         "5_t1-tra_echo-time-20-ms",
@@ -645,14 +642,6 @@ def test_plausible_headers_raise_no_doubt(tmp_path: Path, thickness: float, dist
     volume = read_volume(save(tmp_path / "series", slices))
     assert volume.warnings == ()
     assert volume.slice_thickness == thickness
-
-
-def test_slices_of_differing_thickness(tmp_path: Path) -> None:
-    slices = [make_slice(n, ORIGIN + n * GAP * NORMAL) for n in range(SLICES)]
-    slices[2].SliceThickness = 3
-    volume = read_volume(save(tmp_path / "series", slices))
-    assert volume.slice_thickness is None
-    assert "differ in Slice Thickness" in "".join(volume.warnings)
 
 
 def test_values_against_the_standard_are_nobodys_news(

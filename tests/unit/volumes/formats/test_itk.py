@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from srcyc.errors import VolumeError
+from srcyc.volumes.finding import survey
 from srcyc.volumes.formats.itk import quiet_itk
 from srcyc.volumes.image_files import detached_data
 from srcyc.volumes.volume import read_grid, read_volume
@@ -119,6 +120,16 @@ def test_a_header_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "scan.raw").unlink()
     with pytest.raises(VolumeError, match=r"data file 'scan\.raw' is not there"):
         read_grid(path)
+
+
+@pytest.mark.parametrize("name", ["scan.raw", "./scan.raw", "deep/scan.raw"])
+def test_voxels_beside_or_below_their_header_are_a_part_of_the_scan(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(RAW)
+    path = nrrd(tmp_path / "scan.nhdr", *in_space(1, "mm"), f"data file: {name}", data=b"")
+    assert read_volume(path).files == (path, tmp_path / name)
+    found = survey(tmp_path)
+    assert (found.volumes, found.left_out) == ([path], [])
 
 
 def test_a_header_that_promises_too_much_is_refused_before_anything_is_allocated(tmp_path: Path) -> None:

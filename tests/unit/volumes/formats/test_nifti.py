@@ -331,6 +331,7 @@ def test_scaled_integers_are_kept_with_their_scaling(
     volume = read_volume(saved(tmp_path, raw_nifti(data=data, scl_slope=slope, scl_inter=intercept)))
     np.testing.assert_allclose(volume.data[0], data * slope + intercept, rtol=1e-6)
     assert volume.scaling is not None and volume.scaling.dtype == dtype
+    assert volume.stored_dtype == np.float32
     out = nib.load(write_volume(volume, tmp_path / "out.nii.gz", scaling=volume.scaling))
     assert out.header.get_data_dtype() == dtype
     np.testing.assert_array_equal(out.dataobj.get_unscaled(), data)
