@@ -118,6 +118,13 @@ def test_the_papers_network_has_its_own_limits(key: str, value: Any) -> None:
         TrainingConfig.model_validate({"g_hr": {"name": "srresdnet", key: value}})
 
 
+@pytest.mark.parametrize("pictures", [{"spatial_dims": 2}, {"in_channels": 3}])
+def test_a_network_for_pictures_is_no_generator_of_scans(pictures: dict[str, int]) -> None:
+    for g_hr in ({"name": "srresdnet", **pictures}, SRResDNetConfig(**pictures)):
+        with pytest.raises(ValidationError, match="volumes of one channel"):
+            TrainingConfig.model_validate({"g_hr": g_hr})
+
+
 def test_limits_may_be_equal() -> None:
     config = PatchConfig(factor_range=(4.0, 4.0), thickness_ratio_range=(1.0, 1.0))
     assert config.factor_range == (4.0, 4.0)

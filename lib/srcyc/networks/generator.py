@@ -63,6 +63,11 @@ class GeneratorConfig(Schema):
 
     name: str
 
+    @property
+    def is_for_volumes(self) -> bool:
+        """Whether it takes volumes of one channel, as scans are."""
+        return True
+
 
 class Generator(nn.Module, ABC):
     """Super-resolution generator G_HR: estimates what a consistently upscaled scan lacks.
@@ -139,15 +144,17 @@ def build_generator(config: GeneratorConfig) -> Generator:
 
 
 def _as_config(value: Any) -> Any:
-    """Check a mapping against the configuration of the generator it names."""
-    if isinstance(value, GeneratorConfig):
-        return value
-    if not isinstance(value, dict):
+    """Check a mapping against the configuration of the generator it names, and that this one takes scans."""
+    if isinstance(value, dict):
+        name = value.get("name", DEFAULT_GENERATOR)
+        if not isinstance(name, str) or name not in _GENERATORS:
+            raise ValueError(f"no generator is called {name!r}: use one of {', '.join(generators())}")
+        value = _GENERATORS[name].Config(**value)
+    if not isinstance(value, GeneratorConfig):
         raise ValueError("give the generator's name and arguments")
-    name = value.get("name", DEFAULT_GENERATOR)
-    if not isinstance(name, str) or name not in _GENERATORS:
-        raise ValueError(f"no generator is called {name!r}: use one of {', '.join(generators())}")
-    return _GENERATORS[name].Config(**value)
+    if not value.is_for_volumes:
+        raise ValueError(f"this {value.name} is for other images, but scans are volumes of one channel")
+    return value
 
 
 #: A field of a schema that holds any registered generator's configuration.

@@ -46,6 +46,11 @@ class SRResDNetConfig(GeneratorConfig):
     initial_alpha: float = math.log(2)
     clip: Limits | None = None
 
+    @property
+    def is_for_volumes(self) -> bool:
+        """The authors' own is for pictures."""
+        return self.spatial_dims == 3 and self.in_channels == 1
+
 
 @register
 class SRResDNet(Generator):
