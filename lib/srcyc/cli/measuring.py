@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from srcyc.evaluation.benchmark import Comparison, Method, Simulation
     from srcyc.evaluation.lpips import LPIPS
-    from srcyc.evaluation.report import Mean, Row, ThickRow
+    from srcyc.evaluation.report import Mean
+    from srcyc.evaluation.rows import Row, ThickRow
     from srcyc.evaluation.thick_scans import Examination, Model
     from srcyc.inference.super_resolver import SuperResolver
     from srcyc.volumes.volume import Volume
@@ -210,7 +211,6 @@ class Measurement:
 
     def _simulated(self, scan: Volume, name: str, case: Simulation) -> None:
         from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, compare
-        from srcyc.evaluation.report import rows_of
         from srcyc.physics.simulation import CLEAN
 
         axis = "" if case.axis is None else f", axis {case.axis}"
@@ -218,27 +218,24 @@ class Measurement:
         methods = {key: self._method(resolver) for key, resolver in self._resolvers.items()}
         with _counted(self._console, label, 3 + len(methods)) as started:
             comparison = compare(
-                scan, case, methods, lpips=self._lpips, regions=self._regions, progress=started
+                scan, case, methods, name=name, lpips=self._lpips, regions=self._regions, progress=started
             )
-        rows = rows_of(comparison, scan=name)
-        self.rows += rows
-        self._warn(label, rows)
+        self.rows += comparison.rows
+        self._warn(label, comparison.rows)
         if self._pictures:
-            shown = [row for row in rows if row.method in (CUBIC, CLASSICAL, *self._resolvers)]
+            shown = [row for row in comparison.rows if row.method in (CUBIC, CLASSICAL, *self._resolvers)]
             self.figures.append(_draw_comparison(self._pictures, comparison, shown))
 
     def _thick(self, scan: Volume, name: str, slice_thickness: float | None) -> None:
-        from srcyc.evaluation.report import thick_rows_of
         from srcyc.evaluation.thick_scans import examine
 
         models = {key: self._model(resolver, slice_thickness) for key, resolver in self._resolvers.items()}
         with _counted(self._console, name, len(models)) as started:
-            examination = examine(scan, models, regions=self._regions, progress=started)
-        rows = thick_rows_of(examination, scan=name)
-        self.thick_rows += rows
-        self._warn(name, rows)
+            examination = examine(scan, models, name=name, regions=self._regions, progress=started)
+        self.thick_rows += examination.rows
+        self._warn(name, examination.rows)
         if self._pictures:
-            self.figures.append(_draw_examination(self._pictures, examination, rows))
+            self.figures.append(_draw_examination(self._pictures, examination))
 
     def _warn(self, label: str, rows: Sequence[Row] | Sequence[ThickRow]) -> None:
         for warning in dict.fromkeys(text for row in rows for text in row.warnings):
@@ -339,10 +336,11 @@ def _draw_comparison(folder: Path, comparison: Comparison, rows: Sequence[Row]) 
     return path.name
 
 
-def _draw_examination(folder: Path, examination: Examination, rows: Sequence[ThickRow]) -> str:
+def _draw_examination(folder: Path, examination: Examination) -> str:
     """Draw a real scan; give the picture's name."""
     from srcyc.evaluation.figure import Panel, thick_scan_figure
 
+    rows = examination.rows
     scan = rows[0].scan
     gains = {row.method: row.slice_gain for row in rows}
     path = thick_scan_figure(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from srcyc.errors import ConfigError, SRCycError, extra
 from srcyc.evaluation.lpips import LPIPS
-from srcyc.evaluation.metrics import Alignment, Foresight, Image, Quality, Truth, alignment, foresight
-from srcyc.evaluation.regions import Kept, Regions
+from srcyc.evaluation.metrics import Image, Quality, Truth, alignment, beside_baselines, foresight
+from srcyc.evaluation.regions import Regions
+from srcyc.evaluation.rows import Row
+from srcyc.models.card import contrast_of
 from srcyc.physics.acquisition import LARGEST_THICKNESS, Acquisition
 from srcyc.physics.resampling import resample
 from srcyc.physics.simulation import CLEAN, Spoiling, simulate_thick
@@ -96,32 +98,6 @@ class Simulation:
         return replace(thick, slice_thickness=self.ratio * thick.spacing[thick_axis(thick, truth)]), truth
 
 
-@dataclass(frozen=True)
-class Score:
-    """How one method did on one simulated scan.
-
-    Attributes:
-        method: name.
-        quality: PSNR, SSIM and LPIPS against the truth.
-        consistency: relative residual ``||A x - y|| / ||y||`` of the result x for the thick scan y, A being the
-            acquisition that the method was told.
-        alignment: shift and flips against the truth.
-        seconds: wall clock.
-        warnings: what the method warned of.
-        kept: contrast of marked regions, of the truth's; None if none are marked.
-        foresight: how well the uncertainty tells the error; None without one.
-    """
-
-    method: str
-    quality: Quality
-    consistency: float
-    alignment: Alignment
-    seconds: float
-    warnings: tuple[str, ...] = ()
-    kept: Kept | None = None
-    foresight: Foresight | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """All methods on one simulated scan.
@@ -131,7 +107,7 @@ class Comparison:
         thick: the simulated scan.
         truth: what it was simulated from, cropped to whole slices.
         axis: array axis that was thickened.
-        scores: one per method, those without a network first.
+        rows: one per method, those without a network first.
         images: method -> ``(I, J, K)`` on the truth's grid.
     """
 
@@ -139,13 +115,8 @@ class Comparison:
     thick: Volume
     truth: Volume
     axis: int
-    scores: list[Score]
+    rows: list[Row]
     images: dict[str, Image]
-
-    @property
-    def slice_spacing(self) -> float:
-        """Distance of the slice centres reached, mm."""
-        return self.thick.spacing[self.axis]
 
 
 def compare(
@@ -153,6 +124,7 @@ def compare(
     simulation: Simulation,
     methods: Mapping[str, Method],
     *,
+    name: str = "scan",
     lpips: LPIPS | None = None,
     regions: Volume | None = None,
     progress: Callable[[str], None] | None = None,
@@ -166,6 +138,7 @@ def compare(
         scan: thin-slice scan, ``(1, I, J, K)``.
         simulation: of the thick slices.
         methods: name -> method, none with the name of one that needs no network.
+        name: of the scan; it may tell the contrast.
         lpips: measure LPIPS too.
         regions: a label map whose regions' contrast is measured too.
         progress: called with the name of each method when it starts.
@@ -183,31 +156,53 @@ def compare(
     measured = _tensor(thick)
     marked = None if regions is None else Regions.of(regions, covered.grid, truth.mask, axis)
 
-    scores, images = [], {}
-    for name, method in {**baselines(covered.grid, operator), **methods}.items():
+    qualities: dict[str, Quality] = {}
+    others: dict[str, dict[str, Any]] = {}
+    images: dict[str, Image] = {}
+    for key, method in {**baselines(covered.grid, operator), **methods}.items():
         if progress:
-            progress(name)
+            progress(key)
         start = time.perf_counter()
         result, warnings, uncertainty = method(thick, covered.spacing)
         seconds = time.perf_counter() - start
-        _check_grid(result.grid, covered.grid, name)
-        image = result.data[0]
-        scores.append(
-            Score(
-                method=name,
-                quality=truth.quality(image, lpips),
-                consistency=operator.residual(_tensor(result), measured),
-                alignment=alignment(image, truth.image),
-                seconds=seconds,
-                warnings=tuple(warnings),
-                kept=None if marked is None else marked.kept(image, truth.image),
-                foresight=None
-                if uncertainty is None
-                else foresight(uncertainty.data[0], image - truth.image, truth.mask),
-            )
+        _check_grid(result.grid, covered.grid, key)
+        image = images[key] = result.data[0]
+        qualities[key] = truth.quality(image, lpips)
+        place = alignment(image, truth.image)
+        others[key] = {
+            "consistency": operator.residual(_tensor(result), measured),
+            **dict(zip(("shift_i", "shift_j", "shift_k"), place.shift, strict=True)),
+            "flipped": bool(place.flipped),
+            "aligned": place.ok,
+            "seconds": seconds,
+            "warnings": tuple(warnings),
+        }
+        if marked is not None:
+            others[key] |= marked.kept(image, truth.image)._asdict()
+        if uncertainty is not None:
+            seen = foresight(uncertainty.data[0], image - truth.image, truth.mask)
+            others[key] |= {"uncertainty_rank": seen.rank, "uncertainty_share": seen.share}
+    spoiling = simulation.spoiling
+    rows = [
+        Row(
+            scan=name,
+            contrast=contrast_of(name),
+            thickness=simulation.thickness,
+            gap=simulation.gap,
+            axis=axis,  # type: ignore[arg-type]
+            slice_spacing=thick.spacing[axis],
+            told_ratio=simulation.ratio,
+            jitter=spoiling.jitter,
+            noise=spoiling.noise,
+            blur=spoiling.blur,
+            box=spoiling.box,
+            method=key,
+            **beside_baselines(quality, qualities[CUBIC], qualities[CLASSICAL]),
+            **others[key],
         )
-        images[name] = image
-    return Comparison(simulation, thick, covered, axis, scores, images)
+        for key, quality in qualities.items()
+    ]
+    return Comparison(simulation, thick, covered, axis, rows, images)
 
 
 def thick_axis(thick: Volume, fine: Volume) -> int:

@@ -27,12 +27,12 @@ class Kept(NamedTuple):
     """Share of the regions' contrast that is left, 1: all of it; None where there is no such region.
 
     Attributes:
-        large: of regions of :data:`LARGE` voxels and more.
-        small: of smaller ones.
+        kept: of regions of :data:`LARGE` voxels and more.
+        kept_small: of smaller ones.
     """
 
-    large: float | None
-    small: float | None
+    kept: float | None
+    kept_small: float | None
 
 
 class _Region(NamedTuple):

@@ -13,12 +13,12 @@ from pydantic import ConfigDict
 
 from srcyc._version import __version__
 from srcyc.documents import write_json
-from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, Comparison
-from srcyc.evaluation.metrics import ALIGNMENT_TOLERANCE, Foresight, beside_baselines
-from srcyc.evaluation.regions import LARGE, Kept
-from srcyc.evaluation.thick_scans import SCAN, Examination
+from srcyc.evaluation.metrics import ALIGNMENT_TOLERANCE
+from srcyc.evaluation.regions import LARGE
+from srcyc.evaluation.rows import Row, ThickRow
+from srcyc.evaluation.thick_scans import SCAN
 from srcyc.files import write_text
-from srcyc.models.card import ScanScore, Scores, ThickScanScore, contrast_of, mean
+from srcyc.models.card import ScanScore, Scores, ThickScanScore, mean
 from srcyc.schema import Schema
 
 #: Files of an evaluation.
@@ -56,30 +56,6 @@ DEFINITIONS = {
 }
 
 
-class Row(ScanScore):
-    """One method on one simulated scan; see :data:`DEFINITIONS`. A perfect result's PSNR is infinite."""
-
-    model_config = ConfigDict(allow_inf_nan=True)
-
-    method: str
-    slice_spacing: float
-    told_ratio: float
-    blur: float = 0.0
-    box: float = 0.0
-    consistency: float
-    shift_i: float
-    shift_j: float
-    shift_k: float
-    flipped: bool
-    aligned: bool
-    kept: float | None = None
-    kept_small: float | None = None
-    uncertainty_rank: float | None = None
-    uncertainty_share: float | None = None
-    seconds: float
-    warnings: tuple[str, ...] = ()
-
-
 #: What is averaged over rows, as far as it was measured.
 _AVERAGED = (
     *Scores.model_fields,
@@ -106,86 +82,6 @@ class Mean(Scores):
     uncertainty_share: float | None = None
     consistency: float
     aligned: bool
-
-
-class ThickRow(Schema):
-    """One method on one real thick scan; ``scan`` itself is the first."""
-
-    model_config = ConfigDict(allow_inf_nan=True)
-
-    scan: str
-    contrast: str | None
-    method: str
-    factor: float
-    axis: int
-    slice_spacing: float
-    thickness: float
-    thickness_source: str
-    slice_gain: float | None
-    slice_gain_over_scan: float | None
-    correction: float
-    kept: float | None = None
-    kept_small: float | None = None
-    seconds: float
-    warnings: tuple[str, ...] = ()
-
-
-def rows_of(comparison: Comparison, *, scan: str) -> list[Row]:
-    """Give one row per method."""
-    by_method = {score.method: score.quality for score in comparison.scores}
-    simulation = comparison.simulation
-    return [
-        Row(
-            scan=scan,
-            contrast=contrast_of(scan),
-            thickness=simulation.thickness,
-            gap=simulation.gap,
-            axis=comparison.axis,  # type: ignore[arg-type]
-            slice_spacing=comparison.slice_spacing,
-            told_ratio=simulation.ratio,
-            jitter=simulation.spoiling.jitter,
-            noise=simulation.spoiling.noise,
-            blur=simulation.spoiling.blur,
-            box=simulation.spoiling.box,
-            method=score.method,
-            **beside_baselines(score.quality, by_method[CUBIC], by_method[CLASSICAL]),
-            consistency=score.consistency,
-            shift_i=score.alignment.shift[0],
-            shift_j=score.alignment.shift[1],
-            shift_k=score.alignment.shift[2],
-            flipped=bool(score.alignment.flipped),
-            aligned=score.alignment.ok,
-            **_kept(score.kept),
-            **_foresight(score.foresight),
-            seconds=score.seconds,
-            warnings=score.warnings,
-        )
-        for score in comparison.scores
-    ]
-
-
-def thick_rows_of(examination: Examination, *, scan: str) -> list[ThickRow]:
-    """Give one row for the scan, and one per method."""
-    own = next(score.slice_gain for score in examination.scores if score.method == SCAN)
-    return [
-        ThickRow(
-            scan=scan,
-            contrast=contrast_of(scan),
-            method=score.method,
-            factor=examination.factor,
-            axis=examination.axis,
-            slice_spacing=examination.scan.spacing[examination.axis],
-            thickness=examination.thickness.millimetres,
-            thickness_source=examination.thickness.source,
-            slice_gain=score.slice_gain,
-            slice_gain_over_scan=None if score.slice_gain is None or not own else score.slice_gain / own,
-            correction=score.correction,
-            **_kept(score.kept),
-            seconds=score.seconds,
-            warnings=score.warnings,
-        )
-        for score in examination.scores
-    ]
 
 
 def means_of(rows: Iterable[Row]) -> list[Mean]:
@@ -307,16 +203,6 @@ def _table(rows: Sequence[Schema]) -> str:
         cells = row.model_dump(mode="json")
         writer.writerow(cells | {"warnings": " | ".join(cells["warnings"])})
     return table.getvalue()
-
-
-def _kept(kept: Kept | None) -> dict[str, Any]:
-    return {} if kept is None else {"kept": kept.large, "kept_small": kept.small}
-
-
-def _foresight(foresight: Foresight | None) -> dict[str, Any]:
-    if foresight is None:
-        return {}
-    return {"uncertainty_rank": foresight.rank, "uncertainty_share": foresight.share}
 
 
 def _rounded(value: Any) -> Any:

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from srcyc.evaluation.benchmark import CLASSICAL, CUBIC
 from srcyc.evaluation.metrics import Image
-from srcyc.evaluation.regions import Kept, Regions
+from srcyc.evaluation.regions import Regions
+from srcyc.evaluation.rows import ThickRow
 from srcyc.inference.super_resolver import SuperResolution
+from srcyc.models.card import contrast_of
 from srcyc.physics.acquisition import Acquisition
 from srcyc.physics.resampling import resample
 from srcyc.physics.slice_gain import slice_gain
@@ -29,28 +31,6 @@ SCAN = "scan"
 Model = Callable[[Volume, tuple[float, float, float] | None], SuperResolution]
 
 
-@dataclass(frozen=True)
-class ThickScore:
-    """What one method did to one scan.
-
-    Attributes:
-        method: name; :data:`SCAN` is the scan as it came.
-        slice_gain: slice-to-slice gain of A x, per cent (:func:`srcyc.physics.slice_gain.slice_gain`); None if it
-            cannot be told.
-        correction: ``||delta|| / ||y||``, by how much the slices were corrected.
-        seconds: wall clock.
-        warnings: what the method warned of.
-        kept: contrast of marked regions in A x, of the scan's; None if none are marked.
-    """
-
-    method: str
-    slice_gain: float | None
-    correction: float = 0.0
-    seconds: float = 0.0
-    warnings: tuple[str, ...] = ()
-    kept: Kept | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class Examination:
     """All methods on one real scan.
@@ -59,18 +39,16 @@ class Examination:
         scan: as it came.
         result: the first model's.
         axis: array axis of the slices.
-        factor: by how much that axis was enlarged.
         thickness: of the slices, and who says so.
-        scores: the scan, the classical inverse, then one per model.
+        rows: the scan, the classical inverse, then one per model.
         images: cubic B-spline, classical inverse and models -> ``(I, J, K)`` on the result's grid.
     """
 
     scan: Volume
     result: Volume
     axis: int
-    factor: float
     thickness: SliceThickness
-    scores: list[ThickScore]
+    rows: list[ThickRow]
     images: dict[str, Image]
 
 
@@ -78,6 +56,7 @@ def examine(
     scan: Volume,
     models: Mapping[str, Model],
     *,
+    name: str = "scan",
     regions: Volume | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Examination:
@@ -86,6 +65,7 @@ def examine(
     Args:
         scan: ``(1, I, J, K)``.
         models: name -> model, at least one; the grid is the first one's.
+        name: of the scan; it may tell the contrast.
         regions: a label map whose regions' contrast is measured too.
         progress: called with the name of each method when it starts.
 
@@ -97,50 +77,67 @@ def examine(
     results: dict[str, SuperResolution] = {}
     seconds: dict[str, float] = {}
     spacing = None
-    for name, model in models.items():
+    for key, model in models.items():
         if progress:
-            progress(name)
+            progress(key)
         start = time.perf_counter()
-        results[name] = model(scan, spacing)
-        seconds[name] = time.perf_counter() - start
-        spacing = results[name].volume.spacing
+        results[key] = model(scan, spacing)
+        seconds[key] = time.perf_counter() - start
+        spacing = results[key].volume.spacing
     first = next(iter(results.values()))
     fine, axis, thickness = first.volume, first.report.thick_axis, first.report.thickness
     operator = Acquisition(fine.shape, scan.shape, thickness.ratio, slice_axis=axis)
     scaling = robust_scaling(scan.data)
     marked = None if regions is None else Regions.of(regions, scan.grid, foreground_mask(scan.data[0]), axis)
 
-    def score(method: str, slices: Tensor, **more: Any) -> ThickScore:
+    def gain_of(slices: Image) -> float | None:
+        return slice_gain(scaling.normalise(np.moveaxis(slices, axis, -1)))
+
+    own = gain_of(scan.data[0])
+
+    def row(method: str, slices: Tensor, **more: Any) -> ThickRow:
         image = slices.numpy()
-        kept = None if marked is None else marked.kept(image, scan.data[0])
-        return ThickScore(
-            method, slice_gain(scaling.normalise(np.moveaxis(image, axis, -1))), kept=kept, **more
+        gain = own if method == SCAN else gain_of(image)
+        kept = {} if marked is None else marked.kept(image, scan.data[0])._asdict()
+        return ThickRow(
+            scan=name,
+            contrast=contrast_of(name),
+            method=method,
+            factor=first.report.factor,
+            axis=axis,
+            slice_spacing=scan.spacing[axis],
+            thickness=thickness.millimetres,
+            thickness_source=thickness.source,
+            slice_gain=gain,
+            slice_gain_over_scan=None if gain is None or not own else gain / own,
+            **kept,
+            **more,
         )
 
     y = _tensor(scan)
     start = time.perf_counter()
     classical = operator.upscale(y)
     taken = time.perf_counter() - start
-    scores = [
-        score(SCAN, y),
-        score(CLASSICAL, operator.apply(classical), seconds=taken),
+    rows = [
+        row(SCAN, y),
+        row(CLASSICAL, operator.apply(classical), seconds=taken),
         *(
-            score(
-                name,
+            row(
+                key,
                 operator.apply(_tensor(result.volume)),
                 correction=result.report.consistency.correction,
-                seconds=seconds[name],
+                seconds=seconds[key],
                 warnings=tuple(result.report.warnings),
             )
-            for name, result in results.items()
+            for key, result in results.items()
         ),
     ]
     images = {
         CUBIC: resample(y[None], fine.shape, "cubic")[0].numpy(),
         CLASSICAL: classical.numpy(),
-        **{name: result.volume.data[0] for name, result in results.items()},
+        **{key: result.volume.data[0] for key, result in results.items()},
     }
-    return Examination(scan, fine, axis, first.report.factor, thickness, scores, images)
+    return Examination(scan, fine, axis, thickness, rows, images)
 
 
 def _tensor(volume: Volume) -> Tensor:

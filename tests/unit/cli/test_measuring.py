@@ -8,7 +8,6 @@ import pytest
 from srcyc.cli.console import Console
 from srcyc.cli.measuring import Measurement
 from srcyc.evaluation.benchmark import CUBIC, Simulation, compare
-from srcyc.evaluation.report import rows_of
 from srcyc.volumes.volume import Volume
 
 
@@ -21,7 +20,7 @@ from srcyc.volumes.volume import Volume
     ],
 )
 def test_a_result_that_does_not_lie_on_the_truth_is_named(phantom, capsys, changes, told) -> None:
-    found = rows_of(compare(Volume(phantom((24, 24, 30)), np.eye(4)), Simulation(3.0), {}), scan="head")
+    found = compare(Volume(phantom((24, 24, 30)), np.eye(4)), Simulation(3.0), {}, name="head").rows
     (row,) = [row for row in found if row.method == CUBIC]
     run = Measurement(Console(), {})
     run.rows = [row.model_copy(update={"aligned": False, **changes})]

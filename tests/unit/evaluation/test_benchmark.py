@@ -60,18 +60,17 @@ def test_scores_rank_interpolation_below_a_better_method(scan):
     truth_of["cubic"] = methods[CUBIC](thick, truth.spacing)[0].data[0]
     heard = []
     comparison = compare(scan, Simulation(4.0), {"oracle": oracle}, progress=heard.append)
-    scores = {score.method: score for score in comparison.scores}
-    quality = {name: score.quality for name, score in scores.items()}
-    assert list(scores) == [TRILINEAR, CUBIC, CLASSICAL, "oracle"] == heard
-    assert quality[TRILINEAR].psnr < quality[CUBIC].psnr < quality["oracle"].psnr
-    assert quality["oracle"].psnr - quality[CUBIC].psnr == pytest.approx(20 * np.log10(2), abs=0.01)
-    assert quality[CUBIC].ssim < quality["oracle"].ssim
-    assert scores["oracle"].consistency < scores[CUBIC].consistency
-    assert scores[CLASSICAL].consistency < 1e-3
-    assert quality[CLASSICAL].psnr > quality[CUBIC].psnr
-    assert scores["oracle"].warnings == ("made of the truth",)
+    rows = {row.method: row for row in comparison.rows}
+    assert list(rows) == [TRILINEAR, CUBIC, CLASSICAL, "oracle"] == heard
+    assert rows[TRILINEAR].psnr < rows[CUBIC].psnr < rows["oracle"].psnr
+    assert rows["oracle"].psnr - rows[CUBIC].psnr == pytest.approx(20 * np.log10(2), abs=0.01)
+    assert rows[CUBIC].ssim < rows["oracle"].ssim
+    assert rows["oracle"].consistency < rows[CUBIC].consistency
+    assert rows[CLASSICAL].consistency < 1e-3
+    assert rows[CLASSICAL].psnr > rows[CUBIC].psnr
+    assert rows["oracle"].warnings == ("made of the truth",)
     assert comparison.axis == 2
-    assert all(score.alignment.ok for score in comparison.scores)
+    assert all(row.aligned for row in comparison.rows)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -79,15 +78,12 @@ def test_any_axis_can_be_made_thick(scan, axis):
     comparison = compare(scan, Simulation(3.0, axis=axis), {})
     assert comparison.axis == axis
     assert comparison.thick.shape[axis] < comparison.truth.shape[axis]
-    assert all(score.alignment.ok for score in comparison.scores)
+    assert all(row.aligned for row in comparison.rows)
 
 
 def test_spoiled_slices_cost_every_method(scan):
     clean, jitter, noise = (
-        {
-            score.method: score.quality.psnr
-            for score in compare(scan, Simulation(3.0, spoiling=spoiling), {}).scores
-        }
+        {row.method: row.psnr for row in compare(scan, Simulation(3.0, spoiling=spoiling), {}).rows}
         for spoiling in (Spoiling(), Spoiling(jitter=0.05), Spoiling(noise=0.05))
     )
     for method in clean:
@@ -107,11 +103,11 @@ def test_methods_are_told_the_thickness_and_may_be_told_a_wrong_one(scan):
         for ratio in (None, 0.8, 1.5)
     )
     assert told == pytest.approx([1.0, 0.8, 1.5])
-    classical = [found.scores[2].quality.psnr for found in (true, narrow, wide)]
+    classical = [found.rows[2].psnr for found in (true, narrow, wide)]
     assert classical[0] > classical[1]
     assert classical[0] > classical[2]
     # What is compared with does not change.
-    assert true.scores[1].quality == wide.scores[1].quality
+    assert (true.rows[1].psnr, true.rows[1].ssim) == (wide.rows[1].psnr, wide.rows[1].ssim)
     np.testing.assert_array_equal(true.thick.data, wide.thick.data)
 
 
@@ -125,26 +121,26 @@ def test_lpips_is_measured_when_asked_for_whatever_the_intensity_unit(scan, shar
     found = []
     for unit in (scan, replace(scan, data=900 * scan.data - 300)):
         comparison = compare(unit, Simulation(4.0), {}, lpips=lpips)
-        found.append([score.quality.lpips for score in comparison.scores])
+        found.append([row.lpips for row in comparison.rows])
     linear, cubic, _ = found[0]
     assert 0.01 < cubic < linear < 0.7
     assert found[1] == pytest.approx(found[0], rel=1e-3)
-    assert [score.quality.lpips for score in compare(scan, Simulation(4.0), {}).scores] == [None] * 3
+    assert [row.lpips for row in compare(scan, Simulation(4.0), {}).rows] == [None] * 3
 
 
 def test_a_scan_too_small_for_lpips_is_judged_by_the_rest(phantom, shared_dir):
     lpips = LPIPS(shared_dir / "data" / "perceptual" / "lpips_vgg16_alexnet_fp16.npz")
-    scores = compare(Volume(phantom((24, 24, 40)), np.eye(4)), Simulation(4.0), {}, lpips=lpips).scores
-    assert all(score.quality.lpips is None and score.quality.psnr > 10 for score in scores)
+    rows = compare(Volume(phantom((24, 24, 40)), np.eye(4)), Simulation(4.0), {}, lpips=lpips).rows
+    assert all(row.lpips is None and row.psnr > 10 for row in rows)
 
 
 def test_the_truth_itself_is_consistent_also_with_a_gap(scan):
     def perfect(thick, spacing):
         return Answer(simulate_thick(scan, 4.5, thickness=3.0)[1])
 
-    score = compare(scan, Simulation(3.0, gap=1.5), {"perfect": perfect}).scores[-1]
-    assert score.quality.psnr == np.inf
-    assert score.consistency < 1e-6
+    row = compare(scan, Simulation(3.0, gap=1.5), {"perfect": perfect}).rows[-1]
+    assert row.psnr == np.inf
+    assert row.consistency < 1e-6
 
 
 def test_a_shifted_result_fails_the_audit(scan):
@@ -152,9 +148,9 @@ def test_a_shifted_result_fails_the_audit(scan):
         _, truth = simulate_thick(scan, 4.0)
         return Answer(replace(truth, data=np.roll(truth.data, 1, axis=3)))
 
-    score = compare(scan, Simulation(4.0), {"shifted": shifted}).scores[-1]
-    assert not score.alignment.ok
-    assert score.alignment.shift[2] == pytest.approx(1.0, abs=0.1)
+    row = compare(scan, Simulation(4.0), {"shifted": shifted}).rows[-1]
+    assert not row.aligned
+    assert row.shift_k == pytest.approx(1.0, abs=0.1)
 
 
 def test_another_grid_is_an_error(scan):

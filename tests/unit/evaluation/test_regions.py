@@ -56,8 +56,8 @@ def test_what_is_left_of_a_contrast(labels: Volume, image: np.ndarray, share: fl
 
 def test_blur_wears_small_regions_away_first(labels: Volume, image: np.ndarray) -> None:
     kept = regions_of(labels, image).kept(ndimage.gaussian_filter(image, 1.5), image)
-    assert kept.small is not None and kept.large is not None
-    assert kept.small < kept.large < 1
+    assert kept.kept_small is not None and kept.kept is not None
+    assert kept.kept_small < kept.kept < 1
 
 
 def test_a_surround_is_of_the_head_and_of_no_other_region(labels: Volume, image: np.ndarray) -> None:

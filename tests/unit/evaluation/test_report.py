@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +9,8 @@ import pytest
 from srcyc.documents import json_text
 from srcyc.errors import OutputError
 from srcyc.evaluation.benchmark import CLASSICAL, CUBIC, TRILINEAR, Simulation, compare
-from srcyc.evaluation.metrics import Quality
-from srcyc.evaluation.report import means_of, report_of, rows_of, scores_of, write_report
+from srcyc.evaluation.metrics import Quality, Truth
+from srcyc.evaluation.report import means_of, report_of, scores_of, write_report
 from srcyc.files import write_text
 from srcyc.physics.simulation import Spoiling
 from srcyc.volumes.volume import Volume
@@ -22,7 +21,7 @@ def rows(phantom):
     found = []
     for name, seed in (("one", 0), ("two", 1)):
         scan = Volume(phantom((24, 24, 30), seed=seed), np.eye(4))
-        found += rows_of(compare(scan, Simulation(3.0), {}), scan=f"{name}_T1w")
+        found += compare(scan, Simulation(3.0), {}, name=f"{name}_T1w").rows
     return found
 
 
@@ -64,16 +63,26 @@ def test_lpips_is_empty_unless_measured(rows, tmp_path):
         assert all(line["lpips"] == line["lpips_over_classical"] == "" for line in csv.DictReader(stream))
 
 
+class Told:
+    """LPIPS of images one after the other, as it is told."""
+
+    def __init__(self, *values: float) -> None:
+        self._values = iter(values)
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        return True
+
+    def __call__(self, *images: object) -> float:
+        return next(self._values)
+
+
 def test_lpips_is_averaged_over_the_scans_that_have_it_beside_cubic(phantom):
-    found = []
-    comparison = compare(Volume(phantom((24, 24, 30)), np.eye(4)), Simulation(3.0), {})
-    for scan, offset in (("one", 0.0), ("two", 0.2)):
-        scores = [
-            replace(score, quality=replace(score.quality, lpips=0.1 * n + offset))
-            for n, score in enumerate(comparison.scores, 1)
-        ]
-        found += rows_of(replace(comparison, scores=scores), scan=scan)
-    found += rows_of(comparison, scan="small")
+    scan = Volume(phantom((24, 24, 30)), np.eye(4))
+    found = [
+        row
+        for lpips in (Told(0.1, 0.2, 0.3), Told(0.3, 0.4, 0.5), None)
+        for row in compare(scan, Simulation(3.0), {}, lpips=lpips).rows
+    ]
     means = {mean.method: mean for mean in means_of(found)}
     assert [mean.lpips for mean in means.values()] == pytest.approx([0.2, 0.3, 0.4])
     assert means[CUBIC].lpips_over_cubic == 0
@@ -105,7 +114,7 @@ def test_a_row_says_how_its_slices_were_made(phantom):
     scan = Volume(phantom((24, 24, 30)), np.eye(4))
     spoiling = Spoiling(jitter=0.03, noise=0.02, blur=1.2, box=0.5)
     simulation = Simulation(3.0, gap=0.5, axis=1, spoiling=spoiling, told_ratio=0.7)
-    row = rows_of(compare(scan, simulation, {}), scan="x_FLAIR")[0]
+    row = compare(scan, simulation, {}, name="x_FLAIR").rows[0]
     assert (row.thickness, row.gap, row.axis, row.told_ratio) == (3.0, 0.5, 1, 0.7)
     assert (row.jitter, row.noise, row.blur, row.box) == (0.03, 0.02, 1.2, 0.5)
     assert row.contrast == "FLAIR"
@@ -120,16 +129,15 @@ def test_a_method_s_rows_become_the_scores_of_a_card(rows):
 
 
 def test_a_scan_too_small_for_ssim_is_judged_by_the_rest(phantom, tmp_path):
-    found = rows_of(compare(Volume(phantom((30, 30, 10)), np.eye(4)), Simulation(2.5), {}), scan="thin")
+    found = compare(Volume(phantom((30, 30, 10)), np.eye(4)), Simulation(2.5), {}).rows
     assert all(row.ssim is None and row.ssim_over_cubic is None and row.psnr > 5 for row in found)
     write_report(tmp_path, found, report_of(found, models=[], figures=[]))
     assert means_of(found)[0].ssim is None
 
 
-def test_a_perfect_score_is_valid_json(phantom):
-    comparison = compare(Volume(phantom((24, 24, 30)), np.eye(4)), Simulation(3.0), {})
-    perfect = [replace(score, quality=Quality(float("inf"), 1.0)) for score in comparison.scores]
-    found = rows_of(replace(comparison, scores=perfect), scan="perfect")
+def test_a_perfect_score_is_valid_json(phantom, monkeypatch):
+    monkeypatch.setattr(Truth, "quality", lambda self, image, lpips: Quality(float("inf"), 1.0))
+    found = compare(Volume(phantom((24, 24, 30)), np.eye(4)), Simulation(3.0), {}).rows
     document = json.loads(json_text(report_of(found, models=[], figures=[])))
     assert document["scores"][0]["psnr"] is None
     assert document["scores"][0]["psnr_over_classical"] == 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from srcyc.evaluation.benchmark import CLASSICAL, CUBIC
-from srcyc.evaluation.report import report_of, thick_rows_of, thick_scores_of, write_report
+from srcyc.evaluation.report import report_of, thick_scores_of, write_report
 from srcyc.evaluation.thick_scans import SCAN, examine
 from srcyc.inference.super_resolver import SuperResolver
 from srcyc.models.model_file import load_model
@@ -57,8 +57,8 @@ def smoothed(resolver):
 def test_the_classical_inverse_keeps_the_bands_and_a_model_may_take_them(banded, resolver):
     heard = []
     found = examine(banded, {"tiny": as_model(resolver), "smooth": smoothed(resolver)}, progress=heard.append)
-    scan, classical, tiny, smooth = found.scores
-    assert [score.method for score in found.scores] == [SCAN, CLASSICAL, "tiny", "smooth"]
+    scan, classical, tiny, smooth = found.rows
+    assert [row.method for row in found.rows] == [SCAN, CLASSICAL, "tiny", "smooth"]
     assert heard == ["tiny", "smooth"]
     assert scan.slice_gain > 1.5
     assert classical.slice_gain == pytest.approx(scan.slice_gain, rel=0.02)
@@ -80,7 +80,7 @@ def test_the_classical_inverse_is_told_what_the_model_is_told(banded, resolver):
 
 
 def test_the_numbers_are_written(banded, resolver, tmp_path):
-    rows = thick_rows_of(examine(banded, {"tiny": as_model(resolver)}), scan="brain_T2w")
+    rows = examine(banded, {"tiny": as_model(resolver)}, name="brain_T2w").rows
     assert [row.slice_gain_over_scan for row in rows] == pytest.approx([1, 1, 1], rel=0.02)
     files = write_report(tmp_path, [], report_of([], rows, models=[], figures=[]), rows)
     assert [path.name for path in files] == ["thick_scans.csv", "metrics.json"]
@@ -97,5 +97,5 @@ def test_air_has_no_gain(resolver):
     noise = np.random.default_rng(0).normal(0, 1, (1, 24, 24, 8)).astype(np.float32)
     noise[0, 0, 0, 0] = 1000.0
     scan = Volume(noise, np.diag([1.0, 1.0, 4.0, 1.0]))
-    rows = thick_rows_of(examine(scan, {"tiny": as_model(resolver)}), scan="air")
+    rows = examine(scan, {"tiny": as_model(resolver)}).rows
     assert all(row.slice_gain is None or row.slice_gain > 0 for row in rows)
