@@ -35,6 +35,9 @@ export const BASELINES = {
   },
 };
 
+/** The two parts of a choice, `result:KEY` or `image:ID`. */
+export const partsOf = (choice) => [choice.slice(0, choice.indexOf(":")), choice.slice(choice.indexOf(":") + 1)];
+
 /** Degrees between the axes of two images from which on their planes count as different. */
 const TILTED = 1;
 /** Share of the result that another image has to cover to be compared without a word. */
@@ -108,7 +111,7 @@ export class Left {
 
   async #make(choice, results, scans, signal) {
     if (Object.hasOwn(BASELINES, choice)) return this.#baseline(choice, signal);
-    const [kind, key] = [choice.slice(0, choice.indexOf(":")), choice.slice(choice.indexOf(":") + 1)];
+    const [kind, key] = partsOf(choice);
     if (kind === "result") {
       const other = results.find(this.#scan.id, key);
       if (other) return this.#other(other.name, other.report?.model?.name, await results.volume(other, signal), false, signal);
@@ -135,7 +138,7 @@ export class Left {
     }
     const warnings = [];
     if (covered < COVERED) warnings.push(`“${name}” covers ${Math.round(100 * covered)} % of the result; the rest is not compared.`);
-    let how = `on its own grid: nearest voxel`;
+    let how = "on its own grid: nearest voxel";
     if (foreign) {
       const matched = volume.matchTo(this.#result);
       warnings.push(

@@ -2,7 +2,7 @@
 
 import { readAddress, writeAddress } from "./address.js";
 import { listen as listenToKeys } from "./keys.js";
-import { BASELINES, Left } from "./left.js";
+import { BASELINES, Left, partsOf } from "./left.js";
 import { showChoices, showResults, showScans, tick } from "./lists.js";
 import { showColours, showLetters, showScale } from "./marks.js";
 import { COVER, DIFFERENCE, Pane, THROUGH } from "./pane.js";
@@ -68,6 +68,17 @@ function veil(pane, text) {
   $(`${pane}-veil`).hidden = !text;
 }
 
+/** Say over a pane what is being done for it, and that nothing came of it; whoever aborts it says something else. */
+async function veiled(pane, text, work) {
+  veil(pane, text);
+  try {
+    return await work();
+  } catch (error) {
+    if (error.name !== "AbortError") veil(pane, "This cannot be shown.");
+    throw error;
+  }
+}
+
 // -- scans and results ---------------------------------------------------------------------------------------------
 
 const scanOf = (id) => scans.find((scan) => scan.id === id);
@@ -104,23 +115,24 @@ async function openScan(id, result = "") {
   const scan = scanOf(id);
   if (!scan) throw new Refused(`Scan “${id}” is not in the studies folder of this server. Choose one of the list.`);
   if (scan.error) throw new Refused(scan.error);
-  Object.assign(state, { scan: id, result: "" });
+  state.scan = id;
   tick($("scans"), id);
-  runner.scan = scan;
+  view.end();
   clearResult();
-  $("run-box").hidden = false;
-  $("results-box").hidden = true;
+  $("run-box").hidden = $("results-box").hidden = true;
   say(`Loading ${nameOf(scan)} …`);
-  veil("original", "Loading …");
-  const buffer = await fetchVolume(scan, signal);
+  const volume = await veiled("original", "Loading …", async () => Volume.read(await fetchVolume(scan, signal)));
   signal.throwIfAborted();
-  const volume = await Volume.read(buffer);
-  signal.throwIfAborted();
+  runner.scan = scan;
+  $("run-box").hidden = false;
   left.begin(scan, volume);
   view.original.fill(volume);
   veil("original", "");
   // The plane in which its slices are seen from the side.
-  if (!state.plane) setPlane(volume.thickAxis === THROUGH.sagittal ? "coronal" : "sagittal", false);
+  if (!state.plane) {
+    view.setPlane(volume.thickAxis === THROUGH.sagittal ? "coronal" : "sagittal");
+    applyControls();
+  }
   view.begin(volume, state.at);
   state.at = null;
   say("");
@@ -132,13 +144,14 @@ async function openScan(id, result = "") {
     $("run-box").open = true;
     veil("result", "There is no super-resolved version yet: press Run.");
     // What needs a result's grid waits for one.
-    if (state.left !== "nearest" && state.left !== "linear") await chooseLeft("nearest");
-    else await chooseLeft(state.left);
+    await chooseLeft(left.has(state.left) ? state.left : "nearest");
   }
 }
 
 /** Show a result of the scan: a kept one, or one that was made here. */
 async function openResult(key) {
+  // It could not be shown before.
+  if (!view.scan) return openScan(state.scan, key);
   const signal = loadAnew();
   const scan = scanOf(state.scan);
   const wanted = results.find(state.scan, key);
@@ -147,16 +160,15 @@ async function openResult(key) {
     throw new Refused(`“${key}” is not a result of ${nameOf(scan)} on this server. Choose one of the list, or press Run.`);
   }
   say(`Loading ${wanted.name} …`);
-  veil("result", "Loading …");
-  const volume = await results.volume(wanted, signal);
+  const [volume, map] = await veiled("result", "Loading …", () =>
+    Promise.all([results.volume(wanted, signal), results.map(wanted, signal)]),
+  );
   signal.throwIfAborted();
   shown = wanted;
   view.result.fill(volume);
   state.result = key;
   tick($("results"), key);
   left.for(wanted.report, volume);
-  const map = await results.map(wanted, signal);
-  signal.throwIfAborted();
   showCover(map);
   showReport(wanted.report);
   $("download").hidden = false;
@@ -170,6 +182,7 @@ async function openResult(key) {
 
 function clearResult() {
   shown = null;
+  state.result = "";
   coverColours = null;
   view.subtract(null);
   view.result.empty();
@@ -224,7 +237,8 @@ async function arrived(scan, { buffer, report, map }) {
 
 async function upload(files) {
   if (!files.length) return;
-  const signal = loadAnew();
+  // Whatever is chosen meanwhile is wanted instead.
+  const { signal } = loading;
   const name = files.length === 1 ? files[0].name : `${files[0].name} and ${files.length - 1} more`;
   say(`Sending ${name} …`);
   const session = await sendScan(files, signal);
@@ -290,44 +304,41 @@ function offerLeft() {
 
 /** Show something in the left pane; what cannot be shown leaves it as it was. */
 async function chooseLeft(choice) {
+  if (!view.scan) return;
   comparing.abort();
   comparing = new AbortController();
   const { signal } = comparing;
-  const before = left.choice;
+  let failure = null;
   view.subtract(null);
   try {
     veil("original", left.has(choice) ? "" : "Computing …");
     const volume = await left.choose(choice, { results, scans, signal });
     signal.throwIfAborted();
     if (view.original.volume !== volume) view.original.fill(volume);
-    state.left = choice;
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    left.choice = before;
-    state.left = before;
-    throw error;
-  } finally {
-    if (!signal.aborted) {
-      veil("original", "");
-      $("left").value = state.left;
-      view.setNearest(state.left !== "linear");
-      layOut();
-      showWarnings();
-      describeVolumes();
-      remember();
-    }
+    failure = error;
   }
+  state.left = left.choice;
+  veil("original", "");
+  $("left").value = state.left;
+  view.setNearest(state.left !== "linear");
+  layOut();
+  showWarnings();
+  describeVolumes();
+  remember();
   await subtract(signal);
+  if (failure) throw failure;
 }
 
 /** Compute the difference if it is to be seen. */
 async function subtract(signal) {
   if (state.mode !== "difference" || !view.result.filled || view.difference.filled) return;
-  veil("difference", "Computing the difference …");
-  const { result, original } = view;
+  const [mine, theirs] = [view.result.volume, view.original.volume];
   const how = state.left === "nearest" ? "nearest" : "linear";
-  const values = await result.volume.minus(original.volume, how, signal);
-  const volume = await result.volume.like(values, DIFFERENCE);
+  const volume = await veiled("difference", "Computing the difference …", async () =>
+    mine.like(await mine.minus(theirs, how, signal), DIFFERENCE),
+  );
   signal.throwIfAborted();
   view.subtract(volume);
   veil("difference", "");
@@ -357,7 +368,7 @@ function captions() {
   });
   const original = said(view.original, left.title, left.how);
   const result = subtracted()
-    ? { ...said(view.result, "Difference", `super-resolved minus ${left.subtrahend}`) }
+    ? said(view.result, "Difference", `super-resolved minus ${left.subtrahend}`)
     : said(view.result, model ? `Super-resolved (${model})` : "Super-resolved", "as computed: nearest voxel");
   return { original, result };
 }
@@ -432,7 +443,7 @@ function remember() {
     const scan = scanOf(state.scan);
     const lasting = scan && !scan.session;
     const kept = (key) => (results.find(state.scan, key)?.kept ? key : "");
-    const [kind, key] = [state.left.slice(0, state.left.indexOf(":")), state.left.slice(state.left.indexOf(":") + 1)];
+    const [kind, key] = partsOf(state.left);
     writeAddress({
       ...state,
       scan: lasting ? state.scan : "",
@@ -468,15 +479,6 @@ function applyControls() {
   $("blend").value = state.blend;
   layOut();
   view.setPlane(state.plane || view.plane);
-  describeVolumes();
-  remember();
-}
-
-/** Choose a plane; what the page chooses by itself is not remembered as somebody's wish. */
-function setPlane(plane, wished = true) {
-  if (wished) state.plane = plane;
-  view.setPlane(plane);
-  for (const input of document.getElementsByName("plane")) input.checked = input.value === plane;
   describeVolumes();
   remember();
 }

@@ -100,14 +100,11 @@ export class Pane {
   }
 
   /**
-   * Lay a map over the volume; both have one grid, so that nothing is resampled. `null` takes it away.
-   * @param {import("./volume.js").Volume|null} map
-   * @returns {number[]|null} values from which on it is seen, and that have the last colour
+   * Lay a map over the volume, until that goes; both have one grid, so that nothing is resampled.
+   * @param {import("./volume.js").Volume} map
+   * @returns {number[]} values from which on it is seen, and that have the last colour
    */
-  cover(map) {
-    for (const layer of this.#viewer.volumes.slice(1)) this.#viewer.removeVolume(layer);
-    if (map === null) return null;
-    const { image } = map;
+  cover({ image }) {
     [image.cal_min, image.cal_max] = [0.3 * image.robust_max, image.robust_max];
     image.colormapType = FADING;
     this.#viewer.addVolume(image);

@@ -61,7 +61,7 @@ export function listen(canvas, pane, view) {
       const steps = Math.trunc((Math.abs(down) > Math.abs(across) ? -down : -across) / SWIPE_STEP);
       if (swipe.moved && steps !== swipe.turned) {
         view.active = swipe.plane;
-        view.turn(steps - swipe.turned, false, swipe.plane);
+        view.turn(steps - swipe.turned, false);
         swipe.turned = steps;
       }
     }
@@ -108,7 +108,7 @@ export function listen(canvas, pane, view) {
       const steps = Math.trunc(wheel / WHEEL_STEP);
       wheel -= steps * WHEEL_STEP;
       view.active = found.plane;
-      if (steps) view.turn(-steps, event.shiftKey, found.plane);
+      if (steps) view.turn(-steps, event.shiftKey);
     },
     { passive: false },
   );

@@ -51,7 +51,7 @@ export class Results {
     return this.of(scan).find((result) => result.key === key);
   }
 
-  /** Give a result's volume; what was loaded is kept as long as the result is listed. */
+  /** Give a result's volume; one that the server does not keep is here. */
   async volume(result, signal) {
     return Volume.read(result.buffer ?? (await fetchVolume(result, signal)));
   }

@@ -81,7 +81,7 @@ export class Runner {
     const wishes = { target_spacing: $("spacing").value.trim(), weights: $("weights").value };
     for (const box of $("run").querySelectorAll("[type=checkbox]")) wishes[box.name] = box.checked;
     for (const field of $("run").querySelectorAll("[type=number]")) wishes[field.name] = field.value;
-    this.#running = new AbortController();
+    const { signal } = (this.#running = new AbortController());
     this.#began = 0;
     this.complain(null);
     this.#show(true);
@@ -89,12 +89,13 @@ export class Runner {
     $("progress-text").textContent = "Sending …";
     this.say(`Sending ${scan.name ?? scan.id} …`);
     try {
-      const made = await superResolve(scan, wishes, (progress) => this.#tell(progress), this.#running.signal);
+      const made = await superResolve(scan, wishes, (progress) => this.#tell(progress), signal);
       await this.done(scan, made);
     } catch (error) {
-      if (error.name === "AbortError") {
+      if (signal.aborted) {
         this.say("Cancelled.");
-      } else {
+      } else if (error.name !== "AbortError") {
+        // Else something else was chosen while the result was loaded, which is in the list.
         this.say("");
         this.complain(error instanceof Refused ? this.#plain(error) : new Error(`The result cannot be shown: ${error.message}`));
       }
@@ -105,7 +106,7 @@ export class Runner {
   }
 
   /** Tell how far it is, where the result will be. */
-  #tell({ state, share, position, remaining }) {
+  #tell({ state, share, position }) {
     // Said once each; the numbers change without being read out.
     if (STATES[state]) this.say(`${STATES[state]} …`);
     const parts = [STATES[state] ?? ""];
@@ -116,9 +117,7 @@ export class Runner {
       const now = performance.now() / 1000;
       this.#began ||= now;
       const passed = now - this.#began;
-      // The server's word, if it has one; else as it went until now.
-      if (typeof remaining === "number") parts.push(lasting(remaining));
-      else if (share > TELLING[0] && passed > TELLING[1]) parts.push(`about ${lasting((passed * (1 - share)) / share)}`);
+      if (share > TELLING[0] && passed > TELLING[1]) parts.push(`about ${lasting((passed * (1 - share)) / share)}`);
     } else {
       $("progress").removeAttribute("value");
     }

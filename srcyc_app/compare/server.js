@@ -70,8 +70,8 @@ export async function listScans() {
 }
 
 /**
- * Tell which models and options the server has: `{version, weights, cards, options, described}`; the last has label, help
- * and kind of each option.
+ * Tell which models and options the server has: `{weights, cards, options, described}`; the last has label, help and kind
+ * of each option.
  */
 export async function describe() {
   const info = await json(at("info/"));
@@ -79,7 +79,7 @@ export async function describe() {
   const options = model.config ?? {};
   const weights = Array.isArray(options.weights) ? options.weights : [];
   const { cards = {}, options: described = {} } = model;
-  return { version: String(info.version ?? ""), weights, cards, options, described };
+  return { weights, cards, options, described };
 }
 
 /** How the server is told of a scan: by its id, or by the session that it was sent in. */
@@ -145,7 +145,7 @@ export async function sendScan(files, signal) {
  * Super-resolve a scan.
  * @param {{id: string, session?: string}} scan
  * @param {object} wishes as the server's options
- * @param {(progress: {state: string, share: number, position?: number, remaining?: number}) => void} tell
+ * @param {(progress: {state: string, share: number, position?: number}) => void} tell
  * @param {AbortSignal} signal closing the connection is what cancels the work on the server
  * @returns {Promise<{buffer: ArrayBuffer, report: object, map: ArrayBuffer|null}>} the volume, and its uncertainty map
  */

@@ -54,6 +54,12 @@ export class View extends EventTarget {
     return this.result.volume ?? this.scan;
   }
 
+  /** Another scan comes: what was loaded is seen no more. */
+  end() {
+    this.scan = null;
+    this.original.empty();
+  }
+
   /** See a new scan from its middle. */
   begin(scan, at = null) {
     this.scan = scan;
@@ -110,8 +116,8 @@ export class View extends EventTarget {
   }
 
   /** Move through the slices of the active plane. */
-  turn(count, coarse, plane = this.active) {
-    this.step([0, 1, 2].map((axis) => (axis === THROUGH[plane] ? count : 0)), coarse);
+  turn(count, coarse) {
+    this.step([0, 1, 2].map((axis) => (axis === THROUGH[this.active] ? count : 0)), coarse);
   }
 
   /** Go to a slice of the active plane, counted from 0. */

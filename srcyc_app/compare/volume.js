@@ -18,6 +18,12 @@ const SAME = 0.02;
 /** A place this many voxels outside counts as on the face: affines are rounded in files. */
 const ROUNDING = 1e-3;
 
+/** All places of which R, A and S are one of some shares. */
+const lattice = (shares) => shares.flatMap((x) => shares.flatMap((y) => shares.map((z) => [x, y, z])));
+const CORNERS = lattice([0, 1]);
+/** `n` shares from 0 to 1, evenly. */
+const even = (n) => Array.from({ length: n }, (_, at) => (at + 0.5) / n);
+
 /** Multiply two affine maps of three rows and four columns. */
 const times = (a, b) =>
   a.map((row) => [0, 1, 2, 3].map((c) => row[0] * b[0][c] + row[1] * b[1][c] + row[2] * b[2][c] + (c === 3 ? row[3] : 0)));
@@ -106,7 +112,7 @@ export class Volume {
 
   /** The eight corners, R A S mm. */
   get corners() {
-    return [0, 1].flatMap((x) => [0, 1].flatMap((y) => [0, 1].map((z) => this.world([x, y, z]))));
+    return CORNERS.map((corner) => this.world(corner));
   }
 
   /** Voxels along the axes of the file. */
@@ -202,8 +208,7 @@ export class Volume {
    * @param {Volume} other
    */
   coveredBy(other) {
-    const shares = Array.from({ length: 11 }, (_, n) => (n + 0.5) / 11);
-    const places = shares.flatMap((x) => shares.flatMap((y) => shares.map((z) => [x, y, z])));
+    const places = lattice(even(11));
     return places.filter((share) => other.contains(this.world(share))).length / places.length;
   }
 
@@ -212,7 +217,7 @@ export class Volume {
     const [a, b] = [this.fileShape, other.fileShape];
     if (a.some((n, axis) => n !== b[axis])) return false;
     const map = times(inverse(this.affine), other.affine);
-    const ends = [0, 1].flatMap((x) => [0, 1].flatMap((y) => [0, 1].map((z) => [x * (a[0] - 1), y * (a[1] - 1), z * (a[2] - 1)])));
+    const ends = CORNERS.map((corner) => corner.map((share, axis) => share * (a[axis] - 1)));
     return ends.every((end) =>
       map.every((row, axis) => Math.abs(row[0] * end[0] + row[1] * end[1] + row[2] * end[2] + row[3] - end[axis]) < SAME),
     );
@@ -305,8 +310,8 @@ export class Volume {
    */
   matchTo(other) {
     [this.gain, this.offset] = [1, 0];
-    const steps = Array.from({ length: 24 }, (_, n) => (n + 0.5) / 24);
-    const pairs = steps.flatMap((x) => steps.flatMap((y) => steps.map((z) => other.world([x, y, z])))).map((mm) => [this.value(mm), other.value(mm)]);
+    const places = lattice(even(24)).map((share) => other.world(share));
+    const pairs = places.map((mm) => [this.value(mm), other.value(mm)]);
     const known = pairs.filter((pair) => pair.every((value) => value !== null && Number.isFinite(value)));
     const mean = [0, 1].map((n) => known.reduce((sum, pair) => sum + pair[n], 0) / known.length);
     const [spread, together, theirs] = known.reduce(

@@ -393,6 +393,7 @@ def test_a_result_against_a_thin_image_on_another_grid(page: Page) -> None:
     page.see("#alert", re.compile("away.*lies elsewhere"))
     assert page.text("#original-name") == "thin"
     playwright.expect(page.page.locator("#left")).to_have_value("image:thin")
+    playwright.expect(page.page.locator("#difference-colours")).to_be_visible()
 
 
 def test_blending_fades_from_one_to_the_other(page: Page) -> None:
@@ -790,8 +791,41 @@ def test_scans_that_cannot_be_shown_are_told_of(page: Page) -> None:
         page.page.locator("#scans").get_by_text("oblique", exact=True).click()
         page.see("#alert", re.compile(r"oblique\.nrrd"))
         assert str(page.server.studies) not in page.text("#alert")
+        # Nothing of the scan before is taken for this one's, and nothing waits for it.
+        page.see("#original-veil", "This cannot be shown.")
+        playwright.expect(page.page.locator("#run-box")).to_be_hidden()
     finally:
         file.write_bytes(kept)
+    page.page.route("**/compare/volume?image=head_sr", lambda route: route.abort())
+    page.page.locator("#scans").get_by_text("head", exact=True).click()
+    page.see("#alert", re.compile("does not answer"))
+    page.see("#result-veil", "This cannot be shown.")
+    page.page.unroute_all()
     page.complaints.clear()  # the browser notes each refusal
+    page.page.locator("#scans").get_by_text("marker", exact=True).click()
+    page.see("#original-grid", re.compile("mm"))
     page.page.locator("#scans").get_by_text("head", exact=True).click()
     page.compared()
+
+
+def test_another_scan_is_chosen_while_a_result_is_shown(page: Page) -> None:
+    """That ends what is loaded for the result, which is in the list: nothing was cancelled."""
+    page.open(scan="marker", left="classical", plane="axial", has_result=False)
+    page.page.evaluate(
+        """() => {
+          window.said = [];
+          const status = document.getElementById("status");
+          new MutationObserver(() => window.said.push(status.textContent)).observe(status, { childList: true });
+        }"""
+    )
+    page.page.locator("#run-box summary").first.click()
+    page.page.route("**/compare/baseline?*", lambda route: None)
+    page.page.get_by_role("button", name="Run").click()
+    page.see("#results", re.compile("just made"))
+    page.see("#original-veil", "Computing …")
+    page.page.locator("#scans").get_by_text("head", exact=True).click()
+    page.compared()
+    playwright.expect(page.page.locator("#progress-box")).to_be_hidden()
+    assert any("Sending" in text for text in page.page.evaluate("window.said"))
+    assert "Cancelled." not in page.page.evaluate("window.said")
+    page.complaints[:] = [text for text in page.complaints if "404" not in text]
