@@ -58,7 +58,7 @@ def create_app(
     async def life(app: FastAPI) -> AsyncIterator[None]:
         instance = load()
         instance.server_mode(True)
-        services = Services.of(instance, limits)
+        services = Services(instance, limits)
         app.state.services = services
         metrics.watch(services)
         tidying = asyncio.create_task(_tidy(instance))

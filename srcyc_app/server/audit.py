@@ -44,11 +44,6 @@ def note(**facts: Any) -> None:
         notes.update(facts)
 
 
-def record(action: str, outcome: str = "done", **facts: Any) -> None:
-    """Write a line of what the server did by itself, or on somebody's behalf: ``user`` says whose."""
-    _write({"user": None, "address": None, "action": action, **facts, "outcome": outcome})
-
-
 class Audit(HttpMiddleware):
     """Writes a line for every request that touches a scan or a model, and for all that are refused access.
 

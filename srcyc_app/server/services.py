@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,44 +20,31 @@ if TYPE_CHECKING:
 _PATIENCE = 5.0
 
 
-@dataclass
 class Services:
     """One server's parts.
 
+    Args:
+        app: the MONAI Label app, which is served from now on.
+        limits: what one user may take.
+
     Attributes:
-        app: the MONAI Label app.
         line: inferences.
         quick: what takes seconds and does not wait for inferences.
         training: trainings.
         batch: batch inferences.
         scratch: temporary files.
-        limits: what one user may take.
     """
 
-    app: AppCore
-    line: Line
-    quick: Line
-    training: Background
-    batch: Background
-    scratch: Scratch
-    limits: Limits = field(default_factory=Limits)
-    _closed: bool = field(default=False, init=False)
-
-    @classmethod
-    def of(cls, app: AppCore, limits: Limits | None = None) -> Services:
-        """Begin to serve an app."""
-        scratch = Scratch()
-        app.scratch = scratch.folder
+    def __init__(self, app: AppCore, limits: Limits | None = None) -> None:
+        self.app = app
+        self.limits = limits or Limits()
+        self.scratch = Scratch()
+        app.scratch = self.scratch.folder
         app.model_dir.mkdir(parents=True, exist_ok=True)
-        return cls(
-            app,
-            Line(),
-            Line(),
-            Background("train", app.model_dir),
-            Background("batch_infer", app.model_dir, scratch=scratch),
-            scratch,
-            limits or Limits(),
-        )
+        self.line, self.quick = Line(), Line()
+        self.training = Background("train", app.model_dir)
+        self.batch = Background("batch_infer", app.model_dir, scratch=self.scratch)
+        self._closed = False
 
     def places(self) -> dict[str, Path]:
         """Name the folders whose disks may fill up."""

@@ -106,7 +106,7 @@ def size_of(path: Path) -> int:
     """Give the bytes of a file, or of the files in a folder; 0 if it is gone."""
     size = 0
     with contextlib.suppress(OSError):
-        for file in path.iterdir() if path.is_dir() else (path,):
+        for file in _all(path):
             size += file.stat().st_size if file.is_file() else 0
     return size
 
@@ -144,26 +144,27 @@ def refuse_detached(path: Path, shown: str | None = None) -> None:
     Raises:
         Refusal: 422.
     """
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+    for file in _all(path):
         if file.is_file() and detached_data(file) is not None:
             raise unusable(
                 f"{shown or file.name}: its voxels lie in another file; send it as a single .nrrd, .mha or .nii.gz."
             )
 
 
-def refuse_programs(path: Path, shown: str | None = None) -> None:
-    """Refuse an upload that Python would run if its folder came to be on the import path; none is part of a scan.
-
-    Args:
-        path: a file, or a folder of files.
-        shown: how the client calls it; default: the file's name.
+def refuse_programs(path: Path) -> None:
+    """Refuse a file that Python would run if its folder came to be on the import path, or a folder with one.
 
     Raises:
         Refusal: 422.
     """
-    for file in path.iterdir() if path.is_dir() else [path]:
+    for file in _all(path):
         if is_program(file.name):
-            raise unusable(f"{shown or file.name}: a program, not part of a scan; leave it out.")
+            raise unusable(f"{file.name}: a program, not part of a scan; leave it out.")
+
+
+def _all(path: Path) -> list[Path]:
+    """List what lies in a folder, hidden files too; of a file, itself."""
+    return sorted(path.iterdir()) if path.is_dir() else [path]
 
 
 def _members(packed: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:

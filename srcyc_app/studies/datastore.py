@@ -160,7 +160,7 @@ class StudiesFolder(LabelledFolder):
 
     def json(self) -> dict[str, Any]:
         with self._state.lock:
-            dumped: dict[str, Any] = copy.deepcopy(self._now().model_dump(exclude={"base_path"}))
+            dumped: dict[str, Any] = copy.deepcopy(self._now().model_dump())
         for image in dumped["objects"].values():
             image["image"]["info"] = _shown(image["image"]["info"])
         return dumped
@@ -202,7 +202,7 @@ class StudiesFolder(LabelledFolder):
                     for key, value in pair.items():
                         _pack(archive, Path(value), key, self._reading)
                 with self._state.lock:
-                    archive.writestr("metadata.json", self._now().model_dump_json(exclude={"base_path"}))
+                    archive.writestr("metadata.json", self._now().model_dump_json())
         except BaseException:
             os.unlink(path)
             raise

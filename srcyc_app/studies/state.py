@@ -51,7 +51,6 @@ class StudiesModel(BaseModel):
         name, description: of the folder.
         images_dir, labels_dir: relative.
         objects: images by id.
-        base_path: of the folder; never written.
     """
 
     name: str
@@ -59,7 +58,6 @@ class StudiesModel(BaseModel):
     images_dir: str = ""
     labels_dir: str = "labels"
     objects: dict[str, ImageLabelModel] = {}
-    base_path: str = ""
 
 
 _EMPTY = StudiesModel(name="SRCyc studies", description="Scans for super-resolution").model_dump_json()
@@ -160,7 +158,7 @@ class StateFile:
         return status.st_mtime_ns, status.st_size, status.st_ino
 
     def _dumped(self) -> str:
-        return self.model.model_dump_json(exclude={"base_path"}, indent=2)
+        return self.model.model_dump_json(indent=2)
 
     def _parsed(self, raw: bytes) -> StudiesModel:
         try:
@@ -171,7 +169,7 @@ class StateFile:
                 f"{self.path}: the state of the studies folder is damaged ({reason}); restore the file "
                 "from a copy, or move it away to begin anew without tags."
             ) from error
-        model.images_dir, model.labels_dir, model.base_path = ".", LABELS, str(self.path.parent)
+        model.images_dir, model.labels_dir = ".", LABELS
         _drop_unusable(model)
         return model
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse, Response
-from starlette.concurrency import run_in_threadpool
 
 from srcyc_app.core import NAME
 from srcyc_app.infers.options import Options
@@ -20,7 +19,7 @@ from srcyc_app.server.audit import note
 from srcyc_app.server.jobs import Cancelled, Job, T
 from srcyc_app.server.replies import OCTETS, FileOnce, Json, MultipartOnce
 from srcyc_app.server.routes.sessions import scan_of
-from srcyc_app.server.services import Served, Services
+from srcyc_app.server.services import Served
 from srcyc_app.server.uploads import first, read_object, save
 from srcyc_app.studies.identifiers import check_request_id
 
@@ -55,6 +54,47 @@ class _Wanted:
     request_id: str | None
 
 
+def _checked(
+    served: Served,
+    model: str,
+    image: str = "",
+    session_id: str = "",
+    params: Annotated[str, Form(description="a JSON object: see `config` in /info/")] = "{}",
+    file: Annotated[UploadFile | None, File()] = None,
+    label: Annotated[UploadFile | None, File(description="a label map of the scan")] = None,
+) -> Iterator[_Wanted]:
+    """Refuse what can be refused before it waits in the line; give the rest, with its files while it is met.
+
+    Raises:
+        Refusal: 4xx.
+    """
+    if model != NAME:
+        raise not_found(f"model {model[:60]!r} is unknown; there is {NAME}.")
+    options = read_object(params, "params")
+    given_id = first(options.pop("request_id", None))
+    request_id = None if given_id is None else check_request_id(str(given_id))
+    Options.of(options)
+    with served.scratch.room() as room:
+        source = None
+        if session_id:
+            source = scan_of(served, session_id)
+            note(image=None, session=session_id)
+        elif file is not None:
+            source = save(file, room)
+            note(image=None, source="upload")
+        elif image:
+            # The app looks it up again when its turn has come.
+            served.app.find_scan(image, served.app.datastore())
+            note(image=image)
+        else:
+            raise unusable("image: give an image id or a session_id, or upload a file.")
+        labels = None
+        if label is not None:
+            (room / "label").mkdir()
+            labels = save(label, room / "label")
+        yield _Wanted({**options, "model": model, "image": image}, source, labels, request_id)
+
+
 @router.post(
     "/{model}",
     summary="Super-resolve a scan",
@@ -81,37 +121,27 @@ class _Wanted:
 async def infer(
     request: Request,
     served: Served,
-    model: str,
-    image: str = "",
-    session_id: str = "",
-    params: Annotated[str, Form(description="a JSON object: see `config` in /info/")] = "{}",
-    file: Annotated[UploadFile | None, File()] = None,
-    label: Annotated[UploadFile | None, File(description="a label map of the scan")] = None,
+    wanted: Annotated[_Wanted, Depends(_checked, scope="function")],
     output: Output | None = None,
 ) -> Response:
     """The scan is a session's, an uploaded file (a volume, or a zip of a DICOM series), or one of the datastore.
 
     A label map sent along is brought to the result's grid: ``labels_session`` in the report.
     """
-    with served.scratch.room() as room:
-        wanted = await run_in_threadpool(_check, served, model, image, session_id, params, file, label, room)
-        note(image=None if wanted.source else image, session=session_id or None)
-        if wanted.source is not None and not session_id:
-            note(source="upload")
-        job = served.line.submit(
-            lambda tell: served.app.infer(
-                wanted.request,
-                progress=tell,
-                source=wanted.source,
-                shown=None if wanted.source is None else wanted.source.name,
-                labels=wanted.labels,
-            ),
-            discard=lambda result: Path(result["file"]).unlink(missing_ok=True),
-            request_id=wanted.request_id,
-            owner=current().name,
-            most=served.limits.queue,
-        )
-        result = await outcome(job, request)
+    job = served.line.submit(
+        lambda tell: served.app.infer(
+            wanted.request,
+            progress=tell,
+            source=wanted.source,
+            shown=None if wanted.source is None else wanted.source.name,
+            labels=wanted.labels,
+        ),
+        discard=lambda result: Path(result["file"]).unlink(missing_ok=True),
+        request_id=wanted.request_id,
+        owner=current().name,
+        most=served.limits.queue,
+    )
+    result = await outcome(job, request)
     note_model(result["params"])
     return _reply(Path(result["file"]), result["params"], output)
 
@@ -128,44 +158,6 @@ async def outcome(job: Job[T], request: Request) -> T:
         if await request.is_disconnected():
             raise Refusal(_CLIENT_GONE, "the client has hung up.") from None
         raise Refusal(503, "the server is ending; send the request again when it is back.") from None
-
-
-def _check(
-    served: Services,
-    model: str,
-    image: str,
-    session_id: str,
-    params: str,
-    file: UploadFile | None,
-    label: UploadFile | None,
-    room: Path,
-) -> _Wanted:
-    """Refuse what can be refused before it waits in the line.
-
-    Raises:
-        Refusal: 4xx.
-    """
-    if model != NAME:
-        raise not_found(f"model {model[:60]!r} is unknown; there is {NAME}.")
-    options = read_object(params, "params")
-    given_id = first(options.pop("request_id", None))
-    request_id = None if given_id is None else check_request_id(str(given_id))
-    Options.of(options)
-    source = None
-    if session_id:
-        source = scan_of(served, session_id)
-    elif file is not None:
-        source = save(file, room)
-    elif image:
-        # The app looks it up again when its turn has come.
-        served.app.find_scan(image, served.app.datastore())
-    else:
-        raise unusable("image: give an image id or a session_id, or upload a file.")
-    labels = None
-    if label is not None:
-        (room / "label").mkdir()
-        labels = save(label, room / "label")
-    return _Wanted({**options, "model": model, "image": image}, source, labels, request_id)
 
 
 def note_model(report: Mapping[str, Any]) -> None:

@@ -59,7 +59,7 @@ def services(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(settings, "MONAI_LABEL_SESSION_PATH", str(tmp_path / "sessions"))
     app = SRCycApp(str(tmp_path / "app"), str(studies), {"model_dir": str(tmp_path / "model")})
     app.server_mode(True)
-    services = Services.of(app)
+    services = Services(app)
     yield services
     assert list(services.scratch.folder.rglob("*")) == []
     services.close()
