@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ COSINE_TOLERANCE = 1e-3
 #: What tells frames at one place apart: name, sequence in an enhanced frame's header, element there, element in a
 #: classic header, unit.
 _TRAITS = (
-    ("stack", "FrameContentSequence", "StackID", None, ""),
+    ("stack", "FrameContentSequence", "StackID", "", ""),
     ("echo time", "MREchoSequence", "EffectiveEchoTime", "EchoTime", " ms"),
     ("image type", "MRImageFrameTypeSequence", "FrameType", "ImageType", ""),
     ("b-value", "MRDiffusionSequence", "DiffusionBValue", "DiffusionBValue", ""),
-    ("inversion time", None, None, "InversionTime", " ms"),
+    ("inversion time", "", "", "InversionTime", " ms"),
     ("time point", "FrameContentSequence", "TemporalPositionIndex", "TemporalPositionIdentifier", ""),
     ("acquisition", "FrameContentSequence", "FrameAcquisitionNumber", "AcquisitionNumber", ""),
 )
@@ -106,12 +106,7 @@ def frames_of(file: Path, header: Dataset) -> Iterator[Frame]:
                 f"{file}: {frames} frames without positions in space",
                 remedy="export the scan as a normal or enhanced series",
             )
-        traits = {
-            name: _trait(header.get(key), unit)
-            for name, _, _, key, unit in _TRAITS
-            if key is not None and header.get(key) not in (None, "")
-        }
-        yield _frame(file, 0, header, header, header, header, _rescale(header, file), traits, enhanced=False)
+        yield _frame(file, 0, header, lambda _: header, enhanced=False)
         return
     if len(groups) != frames:
         raise VolumeError(
@@ -123,22 +118,7 @@ def frames_of(file: Path, header: Dataset) -> Iterator[Frame]:
         def macro(name: str, group: Dataset = group) -> Dataset:
             return _first(group.get(name) or shared.get(name))
 
-        traits = {}
-        for name, sequence, key, _, unit in _TRAITS:
-            value = macro(sequence).get(key) if sequence is not None and key is not None else None
-            if value not in (None, ""):
-                traits[name] = _trait(value, unit)
-        yield _frame(
-            file,
-            index,
-            header,
-            macro("PlanePositionSequence"),
-            macro("PlaneOrientationSequence"),
-            macro("PixelMeasuresSequence"),
-            _rescale(macro("PixelValueTransformationSequence"), file),
-            traits,
-            enhanced=True,
-        )
+        yield _frame(file, index, header, macro, enhanced=True)
 
 
 def _first(sequence: Any) -> Dataset:
@@ -147,19 +127,28 @@ def _first(sequence: Any) -> Dataset:
 
 
 def _frame(
-    file: Path,
-    index: int,
-    image: Dataset,
-    plane: Dataset,
-    orientation: Dataset,
-    measures: Dataset,
-    rescale: tuple[float, float],
-    traits: dict[str, str],
-    *,
-    enhanced: bool,
+    file: Path, index: int, image: Dataset, macro: Callable[[str], Dataset], *, enhanced: bool
 ) -> Frame:
-    position = _numbers(plane.get("ImagePositionPatient"), 3, file, "Image Position (Patient)")
-    cosines = _numbers(orientation.get("ImageOrientationPatient"), 6, file, "Image Orientation (Patient)")
+    """Give a frame.
+
+    Args:
+        file: that it lies in.
+        index: of it.
+        image: the whole header.
+        macro: gives the item of a sequence in which an enhanced image tells something of the frame, or of all of them;
+            a classic image's header tells all of its only frame itself.
+        enhanced: which of the two it is.
+    """
+    measures = macro("PixelMeasuresSequence")
+    position = _numbers(
+        macro("PlanePositionSequence").get("ImagePositionPatient"), 3, file, "Image Position (Patient)"
+    )
+    cosines = _numbers(
+        macro("PlaneOrientationSequence").get("ImageOrientationPatient"),
+        6,
+        file,
+        "Image Orientation (Patient)",
+    )
     spacing = _numbers(measures.get("PixelSpacing"), 2, file, "Pixel Spacing")
     row, column = cosines[:3], cosines[3:]
     lengths = float(np.linalg.norm(row)), float(np.linalg.norm(column))
@@ -171,6 +160,12 @@ def _frame(
         raise VolumeError(
             f"{file}: Pixel Spacing {spacing.tolist()} is not positive", remedy="repair the header"
         )
+    traits = {}
+    for name, sequence, theirs, ours, unit in _TRAITS:
+        key = theirs if enhanced else ours
+        value = macro(sequence).get(key) if key else None
+        if value not in (None, ""):
+            traits[name] = _trait(value, unit)
     column = column - (row @ column) / lengths[0] ** 2 * row  # header rounding only, see the check above
     return Frame(
         file=file,
@@ -184,7 +179,7 @@ def _frame(
         size=(whole(image, "Rows", 0), whole(image, "Columns", 0)),
         thickness=_length(measures.get("SliceThickness")),
         distance=_length(measures.get("SpacingBetweenSlices", image.get("SpacingBetweenSlices"))),
-        rescale=rescale,
+        rescale=_rescale(macro("PixelValueTransformationSequence"), file),
         enhanced=enhanced,
         padding=_padding(image),
         traits=traits,

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from srcyc.errors import VolumeError
 from srcyc.volumes.dicom.files import reading, whole_or_none
 from srcyc.volumes.dicom.frames import Frame, frames_of
@@ -51,8 +49,7 @@ def _series_of(where: Path, images: Sequence[Image], unfit: str | None) -> list[
         uid=str(header.get("SeriesInstanceUID", "") or ""),
         number=whole_or_none(header, "SeriesNumber"),
         description=plain_text(header.get("SeriesDescription")) or plain_text(header.get("ProtocolName")),
-        part="",
-        frames=(),
+        files=tuple(sorted(files)),
         unfit=unfit,
         announced=max((n for n in announced if n is not None), default=None),
         mosaic=all("MOSAIC" in image_type(image.header) for image in images),
@@ -60,28 +57,28 @@ def _series_of(where: Path, images: Sequence[Image], unfit: str | None) -> list[
     try:
         frames = [frame for image in images for frame in _frames_of(image)]
     except VolumeError as error:
-        return [replace(whole_series, frames=_placeless(files), problem=error)]
+        return [replace(whole_series, problem=error)]
+    whole_series = replace(whole_series, frames=tuple(frames))
     try:
         parts = _parts(frames, folder)
     except VolumeError as error:
-        return [replace(whole_series, frames=tuple(frames), problem=error)]
+        return [replace(whole_series, problem=error)]
     scans = [part for part in parts if len(part[1]) > 1]
     if len(parts) > 1 and not scans:
         no_stack = (
             whole_series.unfit or f"{len(parts)} slices in different directions, no stack (a localizer?)"
         )
-        return [
-            replace(whole_series, frames=tuple(frames), unfit=no_stack, problem=_directions(frames, folder))
-        ]
-    found = []
+        return [replace(whole_series, unfit=no_stack, problem=_directions(frames, folder))]
     if len(frames) == 1:
-        return [replace(whole_series, frames=tuple(frames), unfit=unfit or SINGLE)]
+        return [replace(whole_series, unfit=unfit or SINGLE)]
+    found = []
     for label, members in parts:
         why = unfit or why_phase(members)
         if len(members) == 1:
             why = why or f"{SINGLE} beside others of its series"
-        place = _folder_of([frame.file for frame in members], where)
-        found.append(replace(whole_series, folder=place, part=label, frames=tuple(members), unfit=why))
+        files = sorted({frame.file for frame in members})
+        part = replace(whole_series, part=label, files=tuple(files), frames=tuple(members), unfit=why)
+        found.append(replace(part, folder=_folder_of(files, where)))
     return found
 
 
@@ -147,15 +144,6 @@ def _regular(frames: Sequence[Frame], where: Path) -> bool:
     except VolumeError:
         return False
     return True
-
-
-def _placeless(files: Sequence[Path]) -> tuple[Frame, ...]:
-    """Stand in for frames whose headers cannot be used: they are listed, never read."""
-    nowhere = np.zeros(3)
-    return tuple(
-        Frame(file, 0, "", "", nowhere, nowhere, nowhere, (1, 1), (0, 0), None, None, (1, 0), False, None, {})
-        for file in files
-    )
 
 
 def _sampling(frame: Frame) -> str:

@@ -26,8 +26,9 @@ class DicomSeries:
         uid: Series Instance UID.
         number: Series Number, or None.
         description: Series Description, or Protocol Name; may be empty.
+        files: its files, sorted.
         part: what this stack is among those of its series; empty if it is the only one.
-        frames: in no order.
+        frames: in no order; none where their headers cannot be used.
         unfit: why it is no scan, a clause; None: it may be one.
         problem: why it cannot be read, found in its headers or beside its files.
         announced: how many images the header says the acquisition has, or None.
@@ -42,8 +43,9 @@ class DicomSeries:
     uid: str
     number: int | None
     description: str
-    part: str
-    frames: tuple[Frame, ...]
+    files: tuple[Path, ...]
+    part: str = ""
+    frames: tuple[Frame, ...] = ()
     unfit: str | None = None
     problem: VolumeError | None = None
     announced: int | None = None
@@ -51,11 +53,6 @@ class DicomSeries:
     position: int | None = None
     name: str = ""
     address: Path = Path()
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Its files, sorted."""
-        return tuple(sorted({frame.file for frame in self.frames}))
 
     @property
     def label(self) -> str:
@@ -69,7 +66,7 @@ class DicomSeries:
         """Name it, and how large it is, for a sentence."""
         files = self.files
         count = f"{len(files)} file{'s' * (len(files) != 1)}"
-        if len(self.frames) != len(files):
+        if len(self.frames) > len(files):
             count += f" with {len(self.frames)} frames"
         return f"{self.label}: {count}, first {files[0].name}"
 

@@ -155,18 +155,16 @@ def _read(path: Path) -> tuple[Header, nib.Nifti1Header, int]:
         )
     require_bytes(path, image, start, math.prod(shape) * dtype.itemsize, packed=is_packed(image))
     affine, orientation, warnings = _place(fields, path)
-    return (
-        Header(
-            shape,
-            affine,
-            orientation=orientation,
-            scaling=_scaling(fields),
-            labels=_labels(fields),
-            warnings=warnings,
-        ),
-        fields,
-        start,
+    are_labels = int(fields["intent_code"]) in _LABEL_INTENTS
+    header = Header(
+        shape,
+        affine,
+        orientation=orientation,
+        scaling=_scaling(fields),
+        labels="its header's intent is labels" if are_labels else None,
+        warnings=warnings,
     )
+    return header, fields, start
 
 
 def _fields(path: Path) -> tuple[nib.Nifti1Header, int]:
@@ -240,10 +238,6 @@ def _scaling(header: nib.Nifti1Header) -> Scaling | None:
     if slope is None or (slope, intercept) == (1.0, 0.0) or dtype.kind not in "iu":
         return None
     return Scaling(dtype, float(slope), float(intercept or 0.0))
-
-
-def _labels(header: nib.Nifti1Header) -> str | None:
-    return "its header's intent is labels" if int(header["intent_code"]) in _LABEL_INTENTS else None
 
 
 # -- place ---------------------------------------------------------------------------------------------------
