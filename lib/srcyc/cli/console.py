@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -139,6 +139,11 @@ def show_error(error: BaseException, subject: str | None = None) -> int:
         traceback.print_exception(error)
     Console().error(sentence)
     return code
+
+
+def worst(codes: Collection[int]) -> int:
+    """Give the exit code of several pieces of work: a failure counts more than bad input."""
+    return EXIT_FAILURE if EXIT_FAILURE in codes else max(codes, default=0)
 
 
 def usage_sentence(error: BaseException) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srcyc.cli.console import EXIT_BAD_INPUT, EXIT_FAILURE, Console, sentence_of, show_error
+from srcyc.cli.console import EXIT_BAD_INPUT, EXIT_FAILURE, Console, sentence_of, show_error, worst
 from srcyc.cli.options import Inference, PacsLogin, Shard, with_inference
 from srcyc.cli.pacs import Pacs
 from srcyc.cli.plan import (
@@ -48,6 +48,11 @@ class Status(str, Enum):
     SKIPPED = "skipped"
     REFUSED = "refused"
     FAILED = "failed"
+
+    @property
+    def exit_code(self) -> int:
+        """Of a command that comes to this."""
+        return {Status.REFUSED: EXIT_BAD_INPUT, Status.FAILED: EXIT_FAILURE}.get(self, 0)
 
 
 @dataclass
@@ -219,7 +224,7 @@ def infer(
     if output is None:
         for outcome in outcomes:
             outcome.forget_files()
-    code = exit_code(outcomes)
+    code = worst({outcome.status.exit_code for outcome in outcomes})
     if json:
         console.answer(
             {
@@ -245,14 +250,6 @@ def _suffix(format: str | None) -> str | None:
     if format is not None and format not in FORMATS:
         raise ConfigError(f"--format {format!r}: give one of {', '.join(FORMATS)}.")
     return None if format is None else "" if format.startswith("dicom") else f".{format}"
-
-
-def exit_code(outcomes: list[Outcome]) -> int:
-    """1 if anything failed, else 2 if any input was refused, else 0."""
-    found = {outcome.status for outcome in outcomes}
-    if Status.FAILED in found:
-        return EXIT_FAILURE
-    return EXIT_BAD_INPUT if Status.REFUSED in found else 0
 
 
 class _Batch:

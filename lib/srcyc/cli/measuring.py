@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srcyc.cli.console import EXIT_BAD_INPUT, EXIT_FAILURE, Console, show_error
+from srcyc.cli.console import Console, show_error, worst
 from srcyc.cli.options import Inference, parse_numbers
 from srcyc.cli.plan import find_sources, unique_names
 from srcyc.errors import ConfigError, InputError, VolumeError
@@ -156,26 +157,11 @@ class Measurement:
 
     def simulated(self, paths: Sequence[Path], cases: Sequence[Simulation]) -> set[int]:
         """Evaluate scans with a known truth; give the exit codes of what went wrong."""
-
-        def each(scan: Volume, name: str) -> set[int]:
-            codes = set()
-            for case in cases:
-                try:
-                    self._simulated(scan, name, case)
-                except InputError as error:  # the scan may do for another thickness
-                    codes.add(show_error(error, str(scan.source or name)))
-            return codes
-
-        return self._each(paths, each)
+        return self._each(paths, [partial(self._simulated, case=case) for case in cases])
 
     def thick(self, paths: Sequence[Path], *, slice_thickness: float | None = None) -> set[int]:
         """Examine real thick scans; give the exit codes of what went wrong."""
-
-        def each(scan: Volume, name: str) -> set[int]:
-            self._thick(scan, name, slice_thickness)
-            return set()
-
-        return self._each(paths, each)
+        return self._each(paths, [partial(self._thick, slice_thickness=slice_thickness)])
 
     def tell(self) -> None:
         """Print the tables, and what they mean."""
@@ -200,11 +186,16 @@ class Measurement:
             if not row.aligned:
                 self._console.warn(f"{row.scan}, {row.thickness:g} mm, {row.method}: {_misalignment(row)}.")
 
-    def _each(self, paths: Sequence[Path], work: Callable[[Volume, str], set[int]]) -> set[int]:
+    def _each(self, paths: Sequence[Path], works: Sequence[Callable[[Volume, str], None]]) -> set[int]:
         codes: set[int] = set()
         for path, name in zip(paths, unique_names(paths), strict=True):
             try:
-                codes |= work(_read_whole(path), name)
+                scan = _read_whole(path)
+                for work in works:
+                    try:
+                        work(scan, name)
+                    except InputError as error:  # the scan may do for another thickness
+                        codes.add(show_error(error, str(path)))
             except Exception as error:  # noqa: BLE001 - one bad scan does not stop the rest
                 codes.add(show_error(error, str(path)))
         return codes
@@ -298,7 +289,7 @@ def load_lpips(weights: str | None, *, device: str) -> LPIPS | None:
 def exit_with(codes: set[int]) -> None:
     """End the command by the worst of the codes, if there is any."""
     if codes:
-        raise typer.Exit(EXIT_FAILURE if EXIT_FAILURE in codes else EXIT_BAD_INPUT)
+        raise typer.Exit(worst(codes))
 
 
 @contextlib.contextmanager
