@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import slicer
-import vtk
 from slicer.i18n import tr as _
 
 #: Attribute of all nodes made here; its value says which one it is.
@@ -143,7 +143,8 @@ def _series(scene: Any, role: str, curve: _Curve, index: int, history: list[dict
     """Make or update one curve: a table of its own, since not every step has every number."""
     points = [(row["step"], row[curve.key]) for row in history if row.get(curve.key) is not None]
     table = _node(scene, "vtkMRMLTableNode", role, f"SRCyc {curve.label}")
-    _fill(table, curve.label, points)
+    columns = np.array(points, dtype=float).reshape(-1, 2)
+    slicer.util.updateTableFromArray(table, columns, ["step", curve.label])
     series = _node(scene, "vtkMRMLPlotSeriesNode", role, curve.label)
     changing = series.StartModify()
     series.SetAndObserveTableNodeID(table.GetID())
@@ -160,18 +161,6 @@ def _series(scene: Any, role: str, curve: _Curve, index: int, history: list[dict
     series.SetColor(*(_GREY if curve.dashed else _COLOURS[index % len(_COLOURS)]))
     series.EndModify(changing)
     return series
-
-
-def _fill(table: Any, label: str, points: list[tuple[float, float]]) -> None:
-    columns = vtk.vtkTable()
-    for name, values in (("step", [point[0] for point in points]), (label, [point[1] for point in points])):
-        column = vtk.vtkDoubleArray()
-        column.SetName(name)
-        column.SetNumberOfValues(len(values))
-        for row, value in enumerate(values):
-            column.SetValue(row, float(value))
-        columns.AddColumn(column)
-    table.SetAndObserveTable(columns)
 
 
 def _node(scene: Any, kind: str, role: str, name: str) -> Any:

@@ -54,10 +54,17 @@ class Connection:
 
     def __init__(self, url: str, timeout: float, agent: str) -> None:
         self._given = url
-        self.url, self._auth = _address(url)
+        self.url, auth = _address(url)
         self._timeout = timeout
         self._agent = agent
-        self._session = self._new_session()
+        self._session = session = requests.Session()
+        session.headers["User-Agent"] = agent
+        if auth is not None:
+            session.auth = HTTPBasicAuth(*auth)
+        # No proxy of the network leads to this machine.
+        session.trust_env = urlsplit(self.url).hostname not in _LOOPBACK
+        for prefix in ("http://", "https://"):
+            session.mount(prefix, _KeptAlive())
 
     def beside(self) -> Connection:
         """Give another one to the same server, for another thread."""
@@ -122,17 +129,6 @@ class Connection:
         except requests.RequestException as error:
             raise self._unreachable(error) from error
 
-    def _new_session(self) -> requests.Session:
-        session = requests.Session()
-        session.headers["User-Agent"] = self._agent
-        if self._auth is not None:
-            session.auth = HTTPBasicAuth(*self._auth)
-        # No proxy of the network leads to this machine.
-        session.trust_env = urlsplit(self.url).hostname not in _LOOPBACK
-        for prefix in ("http://", "https://"):
-            session.mount(prefix, _KeptAlive())
-        return session
-
     # -- sentences -------------------------------------------------------------------------------------------------
 
     def _check(self, response: requests.Response) -> None:
@@ -165,7 +161,7 @@ class Connection:
         raise self._somebody_else(response)
 
     def _who(self) -> str:
-        if self._auth is None:
+        if self._session.auth is None:
             return (
                 f"{self.url} needs a user name and a password: write them into the address, as in "
                 f"{self.url.replace('://', '://NAME:PASSWORD@')}."

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from email.parser import BytesHeaderParser
 from email.policy import HTTP
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -48,9 +49,7 @@ class Form:
         self._head = head.encode()
         self._tail = f"\r\n--{boundary}--\r\n".encode()
         self._file: BinaryIO = file.open("rb")
-        self._file_size = file.stat().st_size
-        self._size = len(self._head) + self._file_size + len(self._tail)
-        self._done = 0
+        self._size = len(self._head) + file.stat().st_size + len(self._tail)
         self._sent = sent
 
     def close(self) -> None:
@@ -61,24 +60,14 @@ class Form:
         return self._size
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(lambda: self.read(_BLOCK), b"")
-
-    def read(self, size: int = -1) -> bytes:
-        """Give the next bytes, as a file does."""
-        self._sent(self._done / self._size)
-        size = self._size if size < 0 else size
-        in_file = self._done - len(self._head)
-        if in_file < 0:
-            block = self._head[self._done : self._done + size]
-        elif in_file < self._file_size:
-            block = self._file.read(min(size, self._file_size - in_file))
-            if not block:
-                raise OSError(f"{self._file.name}: became shorter while it was sent.")
-        else:
-            begin = in_file - self._file_size
-            block = self._tail[begin : begin + size]
-        self._done += len(block)
-        return block
+        done = 0
+        for block in chain([self._head], iter(lambda: self._file.read(_BLOCK), b""), [self._tail]):
+            self._sent(done / self._size)
+            yield block
+            done += len(block)
+        if done != self._size:
+            raise OSError(f"{self._file.name}: became shorter or longer while it was sent.")
+        self._sent(1.0)
 
 
 class Reply:

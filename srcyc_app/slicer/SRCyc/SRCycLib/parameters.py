@@ -8,10 +8,17 @@ from typing import Any
 
 import vtk
 
-#: Roles of the nodes referred to.
-_INPUT = "Input"
-_OUTPUT = "Output"
-_RESULT = "Result"
+
+def _reference(role: str, what: str) -> Any:
+    """Make a property that refers to a node of the scene, or to None."""
+
+    def get(self: Parameters) -> Any | None:
+        return self._node.GetNodeReference(role)
+
+    def refer(self: Parameters, volume: Any | None) -> None:
+        self._node.SetNodeReferenceID(role, volume.GetID() if volume else None)
+
+    return property(get, refer, doc=what)
 
 
 class Parameters:
@@ -21,40 +28,16 @@ class Parameters:
         node: vtkMRMLScriptedModuleNode of the module.
     """
 
+    input = _reference("Input", "The thick-slice scan.")
+    output = _reference("Output", "The volume that the next result replaces; None: a new one.")
+    result = _reference("Result", "The result that is compared.")
+
     def __init__(self, node: Any) -> None:
         self._node = node
 
-    @property
-    def input(self) -> Any | None:
-        """The thick-slice scan."""
-        return self._node.GetNodeReference(_INPUT)
-
-    @input.setter
-    def input(self, volume: Any | None) -> None:
-        self._refer(_INPUT, volume)
-
-    @property
-    def output(self) -> Any | None:
-        """The volume that the next result replaces; None: a new one."""
-        return self._node.GetNodeReference(_OUTPUT)
-
-    @output.setter
-    def output(self, volume: Any | None) -> None:
-        self._refer(_OUTPUT, volume)
-
-    @property
-    def result(self) -> Any | None:
-        """The result that is compared."""
-        return self._node.GetNodeReference(_RESULT)
-
-    @result.setter
-    def result(self, volume: Any | None) -> None:
-        self._refer(_RESULT, volume)
-
     def get(self, name: str, default: str = "") -> str:
         """Give an option's value as text."""
-        value = self._node.GetParameter(name)
-        return value or default
+        return self._node.GetParameter(name) or default
 
     def set(self, name: str, value: str) -> None:
         """Keep an option's value."""
@@ -74,6 +57,3 @@ class Parameters:
         node = self._node
         tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda _caller, _event: changed())
         return lambda: node.RemoveObserver(tag)
-
-    def _refer(self, role: str, volume: Any | None) -> None:
-        self._node.SetNodeReferenceID(role, volume.GetID() if volume else None)

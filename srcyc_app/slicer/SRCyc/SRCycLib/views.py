@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import slicer
 import vtk
 
 #: Planes, Slicer's colours for them, and the patient's axis (RAS) that they are seen along.
@@ -79,7 +80,7 @@ class Comparison:
         if original is None or not self.active:
             return
         for view in self._views(self._names):
-            view.fit(original, next(plane for plane in _PLANES if view.name.endswith(plane)))
+            view.fit(original, _plane_of(view.name))
         for view in self._views([name for name in self._names if "Result" in name]):
             for partner in self._views([view.name.replace("Result", "Scan")]):
                 view.follow(partner)
@@ -143,8 +144,7 @@ class Comparison:
         views = _by_layout_name(self._scene, "vtkMRMLSliceNode")
         self._names = [name for name in views if f'singletontag="{name}"' in description]
         for view in self._views(self._names):
-            plane = next(plane for plane in _PLANES if view.name.endswith(plane))
-            view.link(_GROUP + list(_PLANES).index(plane))
+            view.link(_GROUP + list(_PLANES).index(_plane_of(view.name)))
 
     def _uncover(self) -> None:
         for view in self._views(self._covered):
@@ -226,11 +226,8 @@ class _View:
         middle[2] = low[2] + (slices // 2 + 0.5) * (high[2] - low[2]) / slices
         for row, value in enumerate(matrix.MultiplyPoint((*middle, 1.0))[:3]):
             matrix.SetElement(row, 3, value)
-        columns, rows = (max(1, count) for count in slice_node.GetDimensions()[:2])
-        millimetres = max((high[0] - low[0]) / columns, (high[1] - low[1]) / rows)
         slice_node.SetXYZOrigin(0.0, 0.0, 0.0)
-        slice_node.SetFieldOfView(millimetres * columns, millimetres * rows, slice_node.GetFieldOfView()[2])
-        slice_node.UpdateMatrices()
+        self._show_field(high[0] - low[0], high[1] - low[1], slice_node.GetFieldOfView()[2])
         slice_node.EndModify(changing)
 
     def follow(self, other: _View) -> None:
@@ -239,12 +236,15 @@ class _View:
         changing = slice_node.StartModify()
         slice_node.GetSliceToRAS().DeepCopy(its.GetSliceToRAS())
         slice_node.SetXYZOrigin(*its.GetXYZOrigin())
-        columns, rows = (max(1, count) for count in slice_node.GetDimensions()[:2])
-        field = its.GetFieldOfView()
-        millimetres = max(field[0] / columns, field[1] / rows)
-        slice_node.SetFieldOfView(millimetres * columns, millimetres * rows, field[2])
-        slice_node.UpdateMatrices()
+        self._show_field(*its.GetFieldOfView())
         slice_node.EndModify(changing)
+
+    def _show_field(self, width: float, height: float, depth: float) -> None:
+        """Show so many millimetres, or more in one direction: pixels are square."""
+        columns, rows = (max(1, count) for count in self.slice_node.GetDimensions()[:2])
+        pixel = max(width / columns, height / rows)
+        self.slice_node.SetFieldOfView(pixel * columns, pixel * rows, depth)
+        self.slice_node.UpdateMatrices()
 
 
 def planes_of(volume: Any) -> list[str]:
@@ -262,7 +262,7 @@ def _axes(volume: Any) -> np.ndarray:
     """Give the steps of a volume's axes in the world, mm: (array axis, R A S)."""
     matrix = vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(matrix)
-    return np.array([[matrix.GetElement(row, axis) for row in range(3)] for axis in range(3)])
+    return np.asarray(slicer.util.arrayFromVTKMatrix(matrix))[:3, :3].T
 
 
 def _slices_along(volume: Any, slice_to_ras: Any) -> int:
@@ -281,8 +281,12 @@ def _name(what: str, plane: str) -> str:
     return f"SRCyc{what}{plane}"
 
 
+def _plane_of(name: str) -> str:
+    return next(plane for plane in _PLANES if name.endswith(plane))
+
+
 def _view_element(name: str) -> str:
-    plane = next(plane for plane in _PLANES if name.endswith(plane))
+    plane = _plane_of(name)
     properties = {
         "orientation": plane,
         "viewlabel": plane[0] + ("+" if "Result" in name else ""),

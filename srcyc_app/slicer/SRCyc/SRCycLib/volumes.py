@@ -14,7 +14,6 @@ import SimpleITK
 import slicer
 import vtk
 from slicer.i18n import tr as _
-from vtk.util.numpy_support import vtk_to_numpy
 
 from SRCycLib.processes import Problem
 
@@ -328,7 +327,7 @@ def _about_slices(thickness: dict[str, Any], consistency: dict[str, Any]) -> lis
 def uncertainty_display(node: Any) -> None:
     """Colour an uncertainty map so that it can lie over a scan: what is almost certain is transparent."""
     node.CreateDefaultDisplayNodes()
-    display, values = node.GetDisplayNode(), _voxels(node)
+    display, values = node.GetDisplayNode(), slicer.util.arrayFromVolume(node)
     brightest = _brightest(values)
     changing = display.StartModify()
     _colour(node, _COLOURS)
@@ -343,7 +342,7 @@ def uncertainty_display(node: Any) -> None:
 def correction_display(node: Any) -> None:
     """Colour a map of what was added to the slices: nothing is in the middle of the colours."""
     node.CreateDefaultDisplayNodes()
-    display, most = node.GetDisplayNode(), _brightest(np.abs(_voxels(node)))
+    display, most = node.GetDisplayNode(), _brightest(np.abs(slicer.util.arrayFromVolume(node)))
     changing = display.StartModify()
     _colour(node, _TWO_SIDED)
     display.SetAutoWindowLevel(False)
@@ -351,12 +350,8 @@ def correction_display(node: Any) -> None:
     display.EndModify(changing)
 
 
-def _voxels(node: Any) -> np.ndarray:
-    return vtk_to_numpy(node.GetImageData().GetPointData().GetScalars())
-
-
 def _brightest(values: np.ndarray) -> float:
-    some = values[:: max(1, values.size // _ENOUGH)]
+    some = values.ravel()[:: max(1, values.size // _ENOUGH)]
     return float(np.nanpercentile(some, _BRIGHTEST)) or float(np.nanmax(values)) or 1.0
 
 
@@ -393,7 +388,7 @@ def _series(folder: Path, name: str) -> list[str]:
 def _affine(node: Any) -> np.ndarray:
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
-    return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
+    return np.asarray(slicer.util.arrayFromVTKMatrix(matrix))
 
 
 def put_beside(result: Any, original: Any) -> None:
