@@ -27,7 +27,8 @@ PositiveLimits = Annotated[
 ]
 #: The same for a factor of the slice spacing, which never is below 1.
 FactorLimits = Annotated[tuple[Annotated[float, Field(ge=1)], float], AfterValidator(_ordered)]
-#: The same for slice thickness over slice spacing, as :class:`srcyc.physics.acquisition.Acquisition` takes it.
+#: The same for slice thickness over slice spacing, as :class:`srcyc.physics.acquisition.Acquisition` takes it; patches
+#: have it in hundredths.
 RatioLimits = Annotated[
-    tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(le=2)]], AfterValidator(_ordered)
+    tuple[Annotated[float, Field(ge=0.01)], Annotated[float, Field(le=2)]], AfterValidator(_ordered)
 ]

@@ -61,7 +61,7 @@ def test_configurations_are_frozen() -> None:
         ("data.factor_range", (8.0, 2.0)),
         ("data.factor_range", (0.5, 2.0)),
         ("data.factor_range", (2.0,)),
-        ("data.thickness_ratio_range", (0.0, 1.0)),
+        ("data.thickness_ratio_range", (0.004, 1.0)),
         ("data.thickness_ratio_range", (0.5, 2.5)),
         ("data.thickness_ratio_range", (1.0, 0.5)),
         ("data.gap_chance", 1.5),

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from srcyc.errors import ConfigError
 from srcyc.schema import Schema
 
 
@@ -40,7 +41,10 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
+        self.config = config
         stride = (2, 2, 2 if config.stride_thick else 1)
+        #: Voxels along each axis for one logit.
+        self.steps = [step**config.layers for step in stride]
         body: list[nn.Module] = []
         width = 1
         for index in range(config.layers + 1):
@@ -54,5 +58,17 @@ class PatchDiscriminator(nn.Module):
         self.body = nn.Sequential(*body)
 
     def forward(self, image: Tensor) -> Tensor:
-        """``(B, 1, I, J, K)`` -> logits ``(B, 1, *patches)``."""
+        """``(B, 1, I, J, K)`` -> logits ``(B, 1, *patches)``.
+
+        Raises:
+            ConfigError: normalised, an image of this size would have a single logit, whatever is in it.
+        """
+        size = image.shape[2:]
+        if self.config.norm == "instance" and all(
+            n <= step for n, step in zip(size, self.steps, strict=True)
+        ):
+            raise ConfigError(
+                f"{self.config.layers} layers of a discriminator leave one value of {' x '.join(map(str, size))} voxels",
+                remedy="set fewer layers of d_hr and d_lr, or a larger data.size",
+            )
         return self.body(image)  # type: ignore[no-any-return]
