@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,7 +22,7 @@ import pytest
 
 from factories import save_head
 from srcyc.errors import InputError
-from srcyc.inference.batch import TRIES, How, Work, do, on_dask, resources, shard
+from srcyc.inference.batch import TRIES, Done, How, Work, do, on_dask, resources, shard
 from srcyc.inference.bids import place_of
 from srcyc.inference.bids_selection import read_filters, select
 from srcyc.inference.group import write_report
@@ -125,6 +126,20 @@ def test_the_thick_scans_of_a_data_set_are_done_once(srcyc, heads, tiny_model, h
     assert len(pictures) == 4
     assert all((out / picture).is_file() for picture in pictures)
     assert "5 scans: 4 done" in page
+
+
+def test_workers_elsewhere_are_told_whole_paths(srcyc, heads, tiny_model, tmp_path, monkeypatch):
+    def seen(works: list[Work], how: How) -> Iterator[Done]:
+        paths.extend([how.model, *(path for work in works for path in (work.source, work.place.volume))])
+        yield from ()
+
+    paths: list[Path] = []
+    monkeypatch.setattr("srcyc.inference.batch.in_turn", seen)
+    monkeypatch.chdir(tmp_path)
+    given = ("bids", os.path.relpath(heads), "out", "participant", "--model", os.path.relpath(tiny_model))
+    assert srcyc(*given).code == 0
+    assert len(paths) == 1 + 2 * 5
+    assert all(map(Path.is_absolute, paths))
 
 
 def test_a_sidecar_that_says_too_little_is_told_and_stops_no_report(tmp_path):

@@ -98,7 +98,7 @@ def bids(
 
     console = Console(json=json)
     how = How(
-        inference.path,
+        inference.path.absolute(),
         inference.digest(),
         inference.options,
         inference.device,
