@@ -63,12 +63,12 @@ class PatchDiscriminator(nn.Module):
         Raises:
             ConfigError: normalised, an image of this size would have a single logit, whatever is in it.
         """
-        size = image.shape[2:]
+        size = tuple(image.shape[2:])
         if self.config.norm == "instance" and all(
             n <= step for n, step in zip(size, self.steps, strict=True)
         ):
             raise ConfigError(
-                f"{self.config.layers} layers of a discriminator leave one value of {' x '.join(map(str, size))} voxels",
+                f"{self.config.layers} layers of a discriminator leave one value of {size} voxels",
                 remedy="set fewer layers of d_hr and d_lr, or a larger data.size",
             )
         return self.body(image)  # type: ignore[no-any-return]
