@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import select
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -115,16 +117,40 @@ def test_the_lists_go_when_the_connection_is_lost(connected: Any, new_port: Any)
     assert not ui.loadButton.enabled and not ui.trainButton.enabled
 
 
-def test_the_lists_of_a_training_when_the_server_is_gone(connected: Any, new_port: Any) -> None:
+def test_scans_are_listed_for_the_server_that_is_used(connected: Any, new_port: Any) -> None:
     """Told while it is used; of one that is not used any more nobody wants to know."""
-    train, session = connected.widget._train, connected.widget.logic.session
-    train._set_domain("no such scan", "LR")
+    session, ui = connected.widget.logic.session, connected.ui
+    connected.widget._train._set_domain("no such scan", "LR")
     assert "no such scan" in connected.complaint()
-    session.url = f"http://127.0.0.1:{new_port()}"
-    train.refresh()
+    used, session.url = session.url, f"http://127.0.0.1:{new_port()}"
+    connected.click(ui.refreshButton)
     assert session.url in connected.complaint()
-    train.refresh()
+    session.url = used
+    connected.click(ui.refreshButton)
     session.disconnect()
-    lines = connected.ui.logText.plainText.count(session.url)
-    connected.wait(lambda: connected.ui.logText.plainText.count(session.url) > lines, "write it to the log")
-    assert not connected.complaints
+    connected.leaves_nothing()
+    assert ui.scansTable.rowCount == 0 and ui.sampleComboBox.count == 0
+
+
+def test_until_another_server_has_answered_the_one_before_is_used(connected: Any, scans: Any) -> None:
+    """A scan goes to nobody who has not said what it is."""
+    ui = connected.ui
+    connected.load(scans.nifti)
+    connected.make_it_short()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        connected.type(ui.urlComboBox.lineEdit(), f"127.0.0.1:{silent.getsockname()[1]}")
+        connected.click(ui.connectButton)
+        connected.wait(lambda: select.select([silent], [], [], 0)[0], "ask it")
+        connected.click(ui.applyButton)
+        connected.wait(connected.results, "compute")
+        connected.connect(connected.widget.logic.session.url)
+    connected.is_ready()
+
+
+def test_choosing_where_to_compute_says_nothing_of_a_training(connected: Any) -> None:
+    """What was told of it since stays."""
+    ui, train = connected.ui, connected.widget._train
+    train._show({"state": "stopped", "run": "mine", "message": "stopped."})
+    for where in ("engine", "server"):
+        connected.choose(ui.whereComboBox, where)
+        assert "mine" in ui.trainStatusLabel.text

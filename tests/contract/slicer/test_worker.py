@@ -104,11 +104,6 @@ def test_info(srcyc_server: Any, send: Callable[..., Request]) -> None:
     assert request.file.exists(), "it is the caller's"
 
 
-def test_every_action_is_a_method_of_the_client() -> None:
-    public = {name for name in vars(Client) if not name.startswith("_")}
-    assert set(worker._ACTIONS) == public
-
-
 @pytest.mark.slow
 def test_infer(
     srcyc_server: Any, scans: Any, tmp_path: Path, send: Callable[..., Request], command_line: CommandLine

@@ -88,6 +88,7 @@ class ResolvePanel:
         ui.applyButton.connect("clicked(bool)", self._apply_or_cancel)
         self._stop_observing = parameters.observe(self._show_parameters)
         session.listen(self._offer_changed)
+        session.hear_scans(self._list_samples)
         session.hear_complaints(lambda sentence: show_message(ui.messageLabel, sentence, "error"))
         self._offer_changed()
 
@@ -133,10 +134,6 @@ class ResolvePanel:
             for option, name in _BOXES.items():
                 choices = offer["options"].get(option) or () if offer else ()
                 fill(getattr(self.ui, name), [(str(each), str(each)) for each in choices])
-        if self._session.server is None:
-            fill(self.ui.sampleComboBox, ())
-        else:
-            self._session.call("scans", done=self._list_samples, failed=self._session.tell)
         self._show_parameters()
 
     def _list_samples(self, scans: list[dict[str, Any]]) -> None:

@@ -43,6 +43,7 @@ class ServerPanel:
         self.ui = ui
         self._session = session
         self._asking: Call | None = None
+        self._asked = ""
         self._server = LocalServer(self._local_server_ended)
         self._local_url = ""
         settings = qt.QSettings()
@@ -84,6 +85,7 @@ class ServerPanel:
     def _connect(self, url: str, patience: float, failed: Callable[[str], None]) -> None:
         self._stop_asking()
         self.ui.serverStatusLabel.text = _("Asking {url} …").format(url=without_password(url))
+        self._asked = url
         self._asking = self._session.connect(url, self._connected, failed, patience)
 
     def _stop_asking(self) -> None:
@@ -129,8 +131,7 @@ class ServerPanel:
     def _start_or_stop(self, _checked: bool = False) -> None:
         if self._server.running:
             self._server.stop()
-            if self._session.url == self._local_url:
-                self._session.disconnect()
+            self._leave_local()
             self.ui.localServerButton.enabled = False
             self.ui.serverStatusLabel.text = _("The server on this computer is stopping …")
         else:
@@ -169,10 +170,16 @@ class ServerPanel:
     def _local_server_ended(self, sentence: str) -> None:
         self.ui.localServerButton.enabled = True
         self.ui.localServerButton.text = _("Start server")
-        if self._session.url == self._local_url:
-            self._stop_asking()
-            self._session.disconnect()
+        self._leave_local()
+        self._show()
         if sentence:
             self._session.complain(sentence)
         else:
             self._session.tell(_("The server on this computer has stopped."))
+
+    def _leave_local(self) -> None:
+        """Use the server on this computer no more, nor wait for it."""
+        if self._asked == self._local_url:
+            self._stop_asking()
+        if self._session.url == self._local_url:
+            self._session.disconnect()

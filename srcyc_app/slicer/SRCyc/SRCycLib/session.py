@@ -28,7 +28,7 @@ class Session:
 
     Attributes:
         where: ENGINE or SERVER.
-        url: of the server.
+        url: of the server that has answered last.
         server: what it says of itself; None: not connected.
     """
 
@@ -43,6 +43,8 @@ class Session:
         self._log = log
         self._listeners: list[Callable[[], None]] = []
         self._complaints: list[Callable[[str], None]] = []
+        self._scans: list[Callable[[list[dict[str, Any]]], None]] = []
+        self._listing: Call | None = None
         self._see_engine()
 
     # -- where it is computed --------------------------------------------------------------------------------------
@@ -141,6 +143,7 @@ class Session:
         """
 
         def connected(server: dict[str, Any]) -> None:
+            self.url = url
             self._set(server)
             where = without_password(url)
             self.tell(_("Connected to {url}, SRCyc {version}.").format(url=where, version=server["version"]))
@@ -150,14 +153,27 @@ class Session:
             self._set(None)
             failed(sentence)
 
-        self.url = url
-        if patience:
-            return self.call("wait", {"seconds": patience}, done=connected, failed=lost)
-        return self.call("info", done=connected, failed=lost)
+        action, arguments = ("wait", {"seconds": patience}) if patience else ("info", {})
+        return self._calls.begin(BY_SERVER, action, arguments, url=url, done=connected, failed=lost)
 
     def refresh(self) -> None:
         """Ask again what models there are."""
-        self.call("info", done=self._set, failed=self.complain)
+        before = self.server
+
+        def known(server: dict[str, Any]) -> None:
+            if self.server is before:  # else it is another one by now, or none
+                self._set(server)
+
+        self.call("info", done=known, failed=self.complain)
+
+    def hear_scans(self, listener: Callable[[list[dict[str, Any]]], None]) -> None:
+        """Call ``listener`` with the server's scans when they are known, as of :meth:`SRCycLib.client.Client.scans`."""
+        self._scans.append(listener)
+
+    def list_scans(self) -> None:
+        """Ask for the server's scans; what was asked before is not waited for."""
+        self._forget_listing()
+        self._listing = self.call("scans", done=self._tell_scans, failed=self.complain)
 
     def disconnect(self) -> None:
         """Use no server any more."""
@@ -184,16 +200,22 @@ class Session:
         for listener in self._complaints:
             listener("")
 
-    def complain_if_connected(self, sentence: str) -> None:
-        """The same of a request nobody asked for by itself; of a server that is no longer used nobody needs to know."""
-        if self.server is None:
-            self.tell(sentence)
-        else:
-            self.complain(sentence)
-
     def _set(self, server: dict[str, Any] | None) -> None:
         self.server = server
         self._tell_listeners()
+        if server is None:
+            self._forget_listing()
+            self._tell_scans([])
+        else:
+            self.list_scans()
+
+    def _forget_listing(self) -> None:
+        if self._listing is not None:
+            self._listing.cancel()
+
+    def _tell_scans(self, scans: list[dict[str, Any]]) -> None:
+        for listener in self._scans:
+            listener(scans)
 
     def _tell_listeners(self) -> None:
         for listener in self._listeners:

@@ -43,17 +43,19 @@ class TrainPanel:
         self._session = session
         self._use_model = use_model
         self._watch: Call | None = None
+        self._server: dict[str, Any] | None = None
         self._stats: dict[str, Any] = {}
         fill(ui.uploadDomainComboBox, _domains())
         ui.scansTable.horizontalHeader().setStretchLastSection(True)
         ui.scansTable.setWordWrap(False)
-        ui.refreshButton.connect("clicked(bool)", self.refresh)
+        ui.refreshButton.connect("clicked(bool)", self._refresh)
         ui.uploadSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._enable)
         ui.uploadButton.connect("clicked(bool)", self._upload)
         ui.trainButton.connect("clicked(bool)", self._start_or_stop)
         ui.plotButton.connect("clicked(bool)", self._plot)
         ui.useModelButton.connect("clicked(bool)", self._use)
         session.listen(self._server_changed)
+        session.hear_scans(self._list)
         session.hear_complaints(lambda sentence: show_message(ui.trainMessageLabel, sentence, "error"))
 
     def close(self) -> None:
@@ -64,9 +66,9 @@ class TrainPanel:
 
     # --- scans --------------------------------------------------------------------------------------------------
 
-    def refresh(self, _checked: bool = False) -> None:
-        """Ask for the scans."""
-        self._session.call("scans", done=self._list, failed=self._session.complain_if_connected)
+    def _refresh(self, _checked: bool = False) -> None:
+        self._session.calm()
+        self._session.list_scans()
 
     def _list(self, scans: list[dict[str, Any]]) -> None:
         table = self.ui.scansTable
@@ -93,13 +95,13 @@ class TrainPanel:
     def _set_domain(self, image: str, domain: str) -> None:
         def failed(sentence: str) -> None:
             self._session.complain(sentence)
-            self.refresh()
+            self._session.list_scans()
 
         def done(_answer: Any) -> None:
             self._session.tell(
                 _("{image} is {domain} now.").format(image=image, domain=domain or _("what its spacing says"))
             )
-            self.refresh()
+            self._session.list_scans()
 
         self._session.call("set_domain", {"image": image, "domain": domain}, done=done, failed=failed)
 
@@ -121,7 +123,7 @@ class TrainPanel:
         def done(answer: dict[str, Any]) -> None:
             ended()
             self._session.tell(_("Uploaded {image}.").format(image=answer["image"]))
-            self.refresh()
+            self._session.list_scans()
 
         def failed(sentence: str) -> None:
             ended()
@@ -135,15 +137,16 @@ class TrainPanel:
 
     def _server_changed(self) -> None:
         server = self._session.server
+        if server is self._server:  # it is chosen where to compute
+            return
+        self._server = server
         if server is None:
             self.close()
-            self.ui.scansTable.setRowCount(0)
             self._enable()
             return
         for option, name in _BOXES.items():
             choices = server["trainer"].get(option) or []
             fill(getattr(self.ui, name), [(str(choice), str(choice)) for choice in choices])
-        self.refresh()
         self._show(server["training"])
         if is_alive(self._stats):
             self._follow()

@@ -9,27 +9,14 @@ closes the connection, by which the server knows that nobody waits any more.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from SRCycLib.client import Client
 from SRCycLib.processes import Say, answer
 
-#: What can be asked for, and which of its arguments is a function of ours.
-_ACTIONS: dict[str, tuple[Callable[..., Any], str]] = {
-    "info": (Client.info, ""),
-    "scans": (Client.scans, ""),
-    "infer": (Client.infer, "progress"),
-    "download": (Client.download, ""),
-    "upload": (Client.upload, ""),
-    "set_domain": (Client.set_domain, ""),
-    "train": (Client.train, ""),
-    "stop_training": (Client.stop_training, ""),
-    "training": (Client.training, ""),
-    "watch": (Client.watch, "news"),
-    "wait": (Client.wait, ""),
-}
+#: What can be asked for.
+_ACTIONS = {name: method for name, method in vars(Client).items() if not name.startswith("_")}
 
 
 def main(file: str) -> int:
@@ -38,13 +25,12 @@ def main(file: str) -> int:
 
 
 def _meet(request: dict[str, Any], say: Say) -> Any:
-    method, told = _ACTIONS[request["action"]]
-    arguments = dict(request.get("arguments") or {})
-    if told == "progress":
-        arguments[told] = lambda state, share: say({"progress": {"state": state, "share": share}})
-    elif told == "news":
-        arguments[told] = lambda news: say({"news": news})
-    return method(Client(request["url"]), **arguments)
+    action, arguments = request["action"], dict(request["arguments"])
+    if action == "infer":
+        arguments["progress"] = lambda state, share: say({"progress": {"state": state, "share": share}})
+    elif action == "watch":
+        arguments["news"] = lambda news: say({"news": news})
+    return _ACTIONS[action](Client(request["url"]), **arguments)
 
 
 if __name__ == "__main__":
