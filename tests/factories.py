@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from srcyc.files import staging
 from srcyc.volumes.geometry import Grid
 from srcyc.volumes.volume import Volume, write_volume
 
@@ -329,3 +330,12 @@ def save_model(path: Path, *, features: int = 8, depth: int = 1, seed: int = 0, 
                 parameter.normal_(std=0.01)
     publish_model(network, make_card(**{"name": path.stem, "network": network.config, **card}), path)
     return path
+
+
+def leave_unfinished(path: Path) -> Path:
+    """Leave what a process does that is killed while it writes a result: a hidden folder with a part of it."""
+    with staging(path.parent, path.name) as folder:
+        pass
+    folder.mkdir()
+    (folder / path.name).write_bytes(b"half of it")
+    return folder

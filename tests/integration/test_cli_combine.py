@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from factories import make_affine, make_head
+from factories import leave_unfinished, make_affine, make_head
 from srcyc.physics.simulation import simulate_thick
 from srcyc.volumes.volume import read_volume, write_volume
 
@@ -28,6 +28,7 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_stacks_become_one_volume_with_its_sidecar_and_are_kept(srcyc, stacks, tiny_model, tmp_path):
     out = tmp_path / "out" / "thin.nii.gz"
     call = ("combine", *stacks, "-o", out, "--model", tiny_model)
+    leave_unfinished(out)
     ran = srcyc(*call, "--preview", "--json")
     assert ran.code == 0, ran.err
     assert sorted(path.name for path in out.parent.iterdir()) == ["thin.json", "thin.nii.gz", "thin.png"]

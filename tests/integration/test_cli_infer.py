@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from factories import leave_unfinished
 from srcyc.inference.super_resolver import SuperResolver
 from srcyc.physics.acquisition import Acquisition
 from srcyc.physics.simulation import simulate_thick
@@ -98,10 +99,13 @@ def test_a_folder_of_scans_of_all_kinds(srcyc, thick, tiny_model, tmp_path, samp
 def test_outputs_that_exist_are_skipped_or_replaced(srcyc, thick_file, tiny_model, tmp_path):
     out = tmp_path / "thin.nii.gz"
     arguments = ("infer", thick_file, "-o", out, "--model", tiny_model)
+    left = leave_unfinished(out)
     assert srcyc(*arguments).code == 0
-    before = out.stat().st_mtime_ns
+    assert not left.exists()
+    before, left = out.stat().st_mtime_ns, leave_unfinished(out)
     ran = srcyc(*arguments)
     assert ran.code == 0
+    assert not left.exists()
     assert "--overwrite" in ran.out
     assert out.stat().st_mtime_ns == before
     # What was made otherwise is not taken for what is asked.

@@ -98,6 +98,8 @@ def _is_there(output: Path, stacks: list[Path], inference: Inference, *, overwri
     for stack in stacks:
         if output.exists() and stack.exists() and output.samefile(stack):
             raise OutputError(f"{output}: is one of the stacks; give another name as --output.")
+    place = Place(output)
+    place.tidy()
     if overwrite or not output.exists():
         return False
-    return is_finished(Place(output), stacks, Asked(inference.digest(), inference.options))
+    return is_finished(place, stacks, Asked(inference.digest(), inference.options))

@@ -329,6 +329,7 @@ class _Batch:
         """Do one job, in any thread, and tell nothing but how far it is; what is wrong is given, not raised."""
         if job.problem is not None:
             return job.problem
+        job.place.tidy()
         if job.done:
             message = f"{job.output} exists already; give --overwrite to make it again."
             return Outcome(str(job.source), Status.SKIPPED, str(job.output), message=message)

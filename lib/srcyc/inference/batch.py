@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from srcyc.errors import InputError, SRCycError
-from srcyc.files import remove_unfinished
 from srcyc.inference.finished import Asked, is_finished
 from srcyc.inference.options import InferenceOptions
 from srcyc.inference.overlap import AT_A_TIME, Check, computing, in_order, never, read, writing
@@ -98,7 +97,7 @@ def do(work: Work, how: How, check: Check = never) -> Done:
     try:
         if is_finished(work.place, [work.source], Asked(how.digest, how.options)):
             # Whoever made it may have been killed with nothing left to do but to tidy up.
-            remove_unfinished(work.place.volume.parent, work.place.volume.name)
+            work.place.tidy()
             return Done(work, "skipped", tries=0)
     except InputError as error:
         if not how.overwrite:
@@ -124,9 +123,8 @@ def _super_resolve(work: Work, how: How, check: Check) -> Done:
         resolver = _resolver(how.model, how.device, how.precision, how.max_memory)
         result = resolver(scan, how.options, progress=lambda share: check())
     with writing(check):
-        folder = work.place.volume.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(folder, work.place.volume.name)
+        work.place.volume.parent.mkdir(parents=True, exist_ok=True)
+        work.place.tidy()
         written = write_result(result, scan, work.place, preview=how.preview)
     return Done(work, "written", warnings=tuple(written.sidecar["warnings"]))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from srcyc.documents import write_json
-from srcyc.files import publish, staging
+from srcyc.files import publish, remove_unfinished, staging
 from srcyc.inference.provenance import origin_of
 from srcyc.inference.report import CombinationReport
 from srcyc.volumes.dicom.derived import require_free, write_dicom_series
@@ -71,6 +71,10 @@ class Place:
     def told(self) -> dict[str, Any]:
         """What the sidecar says besides the report, because of where the result goes."""
         return {}
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed left there of a result; nobody else may be writing it."""
+        remove_unfinished(self.volume.parent, self.volume.name)
 
     def beside(self, ending: str) -> Path:
         """Give the path that replaces the volume's suffix by ``ending``."""
