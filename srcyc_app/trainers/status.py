@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -31,7 +32,7 @@ Status = dict[str, Any]
 
 
 class StatusFile:
-    """The status of one run, replaced as a whole at each change; used by one thread at a time.
+    """The status of one run, replaced as a whole at each change, by whichever thread.
 
     Args:
         folder: of the run; exists.
@@ -39,7 +40,9 @@ class StatusFile:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / STATUS_NAME
-        self._values: Status = {}
+        #: What it says now.
+        self.values: Status = {}
+        self._changing = threading.Lock()
 
     def begin(self, kept: Mapping[str, Any], **values: Any) -> None:
         """Begin anew, as this process.
@@ -53,7 +56,7 @@ class StatusFile:
         """
         pid, started = this_process()
         who = {"pid": pid, "process_started": started}
-        self._values = {**kept, **who, "started": time.time(), "ended": None, **values}
+        self.values = {**kept, **who, "started": time.time(), "ended": None, **values}
         self.update(state="starting")
 
     def update(self, **changes: Any) -> None:
@@ -62,26 +65,17 @@ class StatusFile:
         Raises:
             OutputError: see :meth:`begin`.
         """
-        self._values = {**self._values, **changes, "updated": time.time()}
-        write_json(self.path, self._values)
+        with self._changing:
+            self.values = {**self.values, **changes, "updated": time.time()}
+            write_json(self.path, self.values)
 
-    def end(self, state: State, message: str, **changes: Any) -> Status:
+    def end(self, state: State, message: str, **changes: Any) -> None:
         """Say how it ended.
-
-        Returns:
-            the whole status.
 
         Raises:
             OutputError: see :meth:`begin`.
         """
         self.update(state=state, message=message, ended=time.time(), remaining=None, **changes)
-        return self.values
-
-    @property
-    def values(self) -> Status:
-        """What it says now, as JSON."""
-        values: Status = as_json(self._values)
-        return values
 
 
 def read_status(folder: Path) -> Status | None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import psutil
 import pytest
 import torch
 
+from srcyc.documents import write_json
 from srcyc_app.trainers.status import (
     STATUS_NAME,
     StatusFile,
@@ -131,7 +133,32 @@ def test_numbers_of_all_kinds_become_json(tmp_path: Path) -> None:
     assert read is not None
     assert read["terms"] == {"cycle": 0.5, "worse": None, "more": None}
     assert (read["tensor"], read["array"], read["flag"]) == (2.0, [0, 1], True)
-    assert read["other"] == status.values["other"] == [1]
+    assert read["other"] == [1]
+
+
+def test_what_two_threads_say_at_once_is_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is still writing what it knew when the other has something to say."""
+    status = begun(tmp_path)
+    writes, go_on = threading.Event(), threading.Event()
+
+    def slowly(path: Path, document: Any) -> None:
+        if document["step"] == 1 and not writes.is_set():
+            writes.set()
+            assert go_on.wait(30)
+        write_json(path, document)
+
+    monkeypatch.setattr("srcyc_app.trainers.status.write_json", slowly)
+    changes = ({"step": 1}, {"state": "stopping"})
+    threads = [threading.Thread(target=status.update, kwargs=each) for each in changes]
+    threads[0].start()
+    assert writes.wait(30)
+    threads[1].start()
+    threads[1].join(0.2)  # written over by the first one now, were it not waiting for that
+    go_on.set()
+    for thread in threads:
+        thread.join(30)
+    found = read_status(tmp_path / "mine") or {}
+    assert (found["step"], found["state"]) == (1, "stopping")
 
 
 def test_what_is_kept_of_an_earlier_status_gives_way_to_what_is_new(tmp_path: Path) -> None:
