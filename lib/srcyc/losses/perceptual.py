@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch.nn.modules.loss import _Loss
+from torch import nn
 
 from srcyc.errors import ConfigError, InputError
 from srcyc.losses._checks import full_precision, require_image, require_same_shape
@@ -20,7 +20,7 @@ _RELATIVE_LAYERS = ("relu1_2", "relu2_2", "relu3_3")
 _PERFECT, _LEAST_LENGTH = 2e-3, 1e-3
 
 
-class PerceptualLoss(_Loss):
+class PerceptualLoss(nn.Module):
     r"""Mean squared distance between the VGG feature maps of an image and of its ground truth.
 
     .. math:: L(x, t) = E \left( φ(x) - φ(t) \right)^2
@@ -63,7 +63,7 @@ class PerceptualLoss(_Loss):
         slices_per_axis: int | None = None,
         relative: bool = False,
     ) -> None:
-        super().__init__(reduction="mean")
+        super().__init__()
         if slices_per_axis is not None and slices_per_axis < 1:
             raise ConfigError(
                 f"slices_per_axis is {slices_per_axis}", remedy="choose 1 or more, or none for all slices"

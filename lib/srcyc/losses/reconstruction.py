@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor
-from torch.nn.modules.loss import _Loss
+from torch import Tensor, nn
 
 from srcyc.losses._checks import full_precision, require_same_shape
 
@@ -12,7 +11,7 @@ from srcyc.losses._checks import full_precision, require_same_shape
 _PERFECT = 1e-4
 
 
-class ReconstructionLoss(_Loss):
+class ReconstructionLoss(nn.Module):
     """Mean voxel-wise distance ``|x - t|``, used for ``rec ~ real`` (cycle) and ``idt ~ real`` (identity).
 
     L1, because a squared distance would blur what has no unique answer.
@@ -32,7 +31,7 @@ class ReconstructionLoss(_Loss):
         return F.l1_loss(full_precision(input), full_precision(target))
 
 
-class RelativeLoss(_Loss):
+class RelativeLoss(nn.Module):
     """Squared error over that of a baseline: ``mean (x - t)^2 / (mean (x0 - t)^2 + eps)``, the content term.
 
     Most of what an estimate has left to gain over the classical inverse x0 hides below the truth's own noise: L1 learns

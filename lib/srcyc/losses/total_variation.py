@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch.nn.modules.loss import _Loss
+from torch import nn
 
 from srcyc.losses._checks import full_precision, require_image
 
 
-class TotalVariationLoss(_Loss):
+class TotalVariationLoss(nn.Module):
     r"""Sum of the absolute differences of neighbouring voxels along every axis, per voxel; mean over the batch.
 
     .. math:: TV(x) = \frac{1}{N} \sum_{a} \sum_{v} |x_{v + e_a} - x_v|

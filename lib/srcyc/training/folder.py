@@ -16,7 +16,7 @@ from srcyc.data.gathering import TrainingSet
 from srcyc.data.store import ScanStore
 from srcyc.documents import read_json
 from srcyc.errors import DataError, ModelError, OutputError, extra
-from srcyc.files import LOCK, claimed, write_text, written
+from srcyc.files import LOCK, claimed, copied, write_text
 from srcyc.models.model_file import PublishedModel, load_model
 from srcyc.training.checkpoint import Checkpoints
 from srcyc.training.settings import checked, read_yaml
@@ -98,8 +98,7 @@ class RunFolder:
             OutputError: it cannot be written.
         """
         if plan.initial is not None:
-            with written(self.initial_model) as stream:
-                stream.write(plan.initial.path.read_bytes())
+            copied(plan.initial.path, self.initial_model)
         write_text(self.scans, json.dumps(asdict(plan.scans), indent=1, default=_resolved))
         # Written last: where it stands, there is a run.
         write_text(self.config, yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,7 +13,7 @@ from srcyc.models.card import ModelCard, Origin, ScanScore, Training, Validation
 from srcyc.models.model_file import load_model, publish_model
 from srcyc.training.folder import Plan
 from srcyc.training.material import Material
-from srcyc.training.validation import Case, Validator
+from srcyc.training.validation import Case, Score, Validator
 from srcyc.training.watch.progress import Progress
 from srcyc.volumes.volume import volume_stem
 
@@ -47,7 +47,7 @@ def make_card(plan: Plan, material: Material, progress: Progress) -> ModelCard:
             step=progress.step,
             seconds=round(progress.seconds, 1),
             started_from=None if initial is None else Origin(name=initial.card.name, sha256=initial.sha256),
-            validation=None if score is None else validation_score(score.as_row()),
+            validation=None if score is None else validation_score(score),
             degradation=progress.degradation,
         ),
         scores=() if score is None else held_back_scores(validator.simulated, **validator.qualities),
@@ -57,23 +57,14 @@ def make_card(plan: Plan, material: Material, progress: Progress) -> ModelCard:
     )
 
 
-def validation_score(row: Mapping[str, float]) -> ValidationScore:
-    """Give a validation's means as a card has them.
-
-    Args:
-        row: as in ``history.csv``: own and baselines' scores by name, what was not measured is missing.
-    """
-
-    def over(baseline: str) -> float | None:
-        known = "psnr" in row and baseline in row
-        return round(row["psnr"] - row[baseline], 4) if known else None
-
-    own = {
-        name: round(row[name], 4) for name in ("psnr", "ssim", "lpips", "cycle", "correction") if name in row
-    }
-    return ValidationScore(
-        **own, psnr_over_cubic=over("cubic_psnr"), psnr_over_classical=over("classical_psnr")
-    )
+def validation_score(score: Score) -> ValidationScore:
+    """Give a validation's means as a card has them."""
+    found = score.as_row()
+    for name in ("cubic", "classical"):
+        if score.psnr is not None and f"{name}_psnr" in found:
+            found[f"psnr_over_{name}"] = score.psnr - found[f"{name}_psnr"]
+    told = found.keys() & ValidationScore.model_fields.keys()
+    return ValidationScore(**{name: round(found[name], 4) for name in told})
 
 
 def held_back_scores(

@@ -19,7 +19,7 @@ from srcyc.networks import Degradation, Generator, SliceResDNet
 from srcyc.training.folder import Plan
 from srcyc.training.material import Material
 from srcyc.training.publishing import held_back_scores, make_card, publish_if_better, validation_score
-from srcyc.training.validation import simulated_cases
+from srcyc.training.validation import Score, simulated_cases
 from srcyc.training.watch.progress import Progress
 
 
@@ -131,10 +131,10 @@ def test_a_validation_is_told_by_its_gains() -> None:
         "cubic_ssim": 0.9,
         "cycle": 0.01,
     }
-    score = validation_score(row)
+    score = validation_score(Score(**row))
     assert (score.psnr_over_cubic, score.psnr_over_classical) == (2.5, 0.75)
     assert (score.psnr, score.ssim, score.cycle, score.lpips) == (30.0, 0.91, 0.01, None)
-    assert validation_score({"cycle": 0.02}).psnr_over_classical is None
+    assert validation_score(Score(cycle=0.02)).psnr_over_classical is None
 
 
 def test_people_held_back_are_scores_of_a_card_like_any_others(phantom) -> None:
