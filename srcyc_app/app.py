@@ -19,21 +19,14 @@ class SRCycApp(AppCore, MONAILabelApp):
     Arguments and errors are :class:`~srcyc_app.core.AppCore`'s.
     """
 
+    #: Asked for by what MONAI Label's class does when it is complete.
+    _auto_update_scoring = False
+
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str] | None = None) -> None:
-        self.prepare(app_dir, conf)
-        conf = dict(conf or {})
-        self._allowed_hosts = [
-            name for name in conf.get("allowed_hosts", "").replace(" ", "").split(",") if name
-        ]
-        MONAILabelApp.__init__(
-            self,
-            app_dir=app_dir,
-            studies=studies,
-            conf=conf,
-            name=self.name,
-            description=self.description,
-            version=self.version,
-        )
+        # MONAI Label's constructor would make parts of its own in the place of the core's.
+        AppCore.__init__(self, app_dir, studies, conf)
+        hosts = self.conf.get("allowed_hosts", "").replace(" ", "").split(",")
+        self._allowed_hosts = [name for name in hosts if name]
         if is_stock_server():
             # From the first request on, also of an app that MONAI Label loads anew while it runs.
             self.server_mode(True)
@@ -76,6 +69,3 @@ class SRCycApp(AppCore, MONAILabelApp):
         raise forbidden(
             "model files are neither sent nor changed by this server; `srcyc serve --allow-model-files` does so."
         )
-
-    def _download_dcmqi_tools(self) -> None:
-        """Download nothing: the tools write DICOM segmentations, of which there are none here."""

@@ -14,9 +14,6 @@ from typing import Any
 
 from monailabel.config import settings
 from monailabel.interfaces.datastore import Datastore
-from monailabel.interfaces.tasks.infer_v2 import InferTask
-from monailabel.interfaces.tasks.strategy import Strategy
-from monailabel.interfaces.tasks.train import TrainTask
 
 from srcyc._version import __version__
 from srcyc.errors import ConfigError, OutputError
@@ -72,44 +69,36 @@ class AppCore:
     version = __version__
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str] | None = None) -> None:
-        self.prepare(app_dir, conf)
         self.app_dir, self.studies, self.conf = app_dir, studies.rstrip("/") or studies, dict(conf or {})
-        self._datastore = self.init_datastore()
-        self._infers = self.init_infers()
-        self._trainers = self.init_trainers() if settings.MONAI_LABEL_TASKS_TRAIN else {}
-        self._strategies = self.init_strategies() if settings.MONAI_LABEL_TASKS_STRATEGY else {}
-        self._batch_infer = self.init_batch_infer()
-        self._sessions = self._load_sessions(settings.MONAI_LABEL_SESSIONS)
-        self._server_mode = False
-
-    def prepare(self, app_dir: str, conf: Mapping[str, str] | None) -> None:
-        """Take up ``conf``.
-
-        Raises:
-            ConfigError: a value that cannot be used.
-        """
-        conf = dict(conf or {})
-        self.model_dir = Path(conf.get("model_dir") or Path(app_dir) / "model").absolute()
-        self.max_upload = _gigabytes(conf.get("max_upload_gb", "4"))
-        self.allow_model_files = _switch(conf, "allow_model_files", default=False)
-        self.shelf = ModelShelf(self.model_dir, with_packaged=_switch(conf, "packaged_models", default=True))
-        apart = _switch(conf, "decode_apart", default=True)
+        self.model_dir = Path(self.conf.get("model_dir") or Path(app_dir) / "model").absolute()
+        self.max_upload = _gigabytes(self.conf.get("max_upload_gb", "4"))
+        self.allow_model_files = _switch(self.conf, "allow_model_files", default=False)
+        self.shelf = ModelShelf(
+            self.model_dir, with_packaged=_switch(self.conf, "packaged_models", default=True)
+        )
+        apart = _switch(self.conf, "decode_apart", default=True)
         #: Reads what clients send and what lies in the studies folder.
         self.reading: Reading = reading(self.max_upload) if apart else Reading()
         #: Where results are made before they are sent; None: the system's temporary folder.
         self.scratch: Path | None = None
+        self._datastore: Datastore = self._studies_folder() if self.folder is not None else self._pacs()
+        self._infers = {NAME: SuperResolutionTask(self.shelf, self.max_upload, self.reading)}
+        self._trainers = (
+            {NAME: UnpairedTraining(self.model_dir, self.shelf)} if settings.MONAI_LABEL_TASKS_TRAIN else {}
+        )
+        self._strategies = {"random": RandomScan()} if settings.MONAI_LABEL_TASKS_STRATEGY else {}
+        self._batch_infer = BatchSuperResolution()
+        self._sessions = self._load_sessions() if settings.MONAI_LABEL_SESSIONS else None
+        self._server_mode = False
 
     @property
     def folder(self) -> Path | None:
         """The studies folder; None: the scans are a DICOMweb server's."""
         return None if self.studies.startswith(("http://", "https://")) else Path(self.studies)
 
-    # -- parts, as MONAI Label asks for them at the start --------------------------------------------------------
+    # -- parts ---------------------------------------------------------------------------------------------------
 
-    def init_datastore(self) -> Datastore:
-        """Open the studies."""
-        if self.folder is None:
-            return self._pacs()
+    def _studies_folder(self) -> StudiesFolder:
         return StudiesFolder(
             self.studies,
             watch=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
@@ -144,25 +133,7 @@ class AppCore:
             max_bytes=self.max_upload,
         )
 
-    def init_infers(self) -> dict[str, InferTask]:
-        """Make the inference task."""
-        return {NAME: SuperResolutionTask(self.shelf, self.max_upload, self.reading)}
-
-    def init_trainers(self) -> dict[str, TrainTask]:
-        """Make the trainer."""
-        return {NAME: UnpairedTraining(self.model_dir, self.shelf)}
-
-    def init_strategies(self) -> dict[str, Strategy]:
-        """Make the ways to choose the next scan."""
-        return {"random": RandomScan()}
-
-    def init_batch_infer(self) -> Callable[..., dict[str, Any]]:
-        """Make what does many scans."""
-        return BatchSuperResolution()
-
-    def _load_sessions(self, load: bool = False) -> ScanSessions | None:
-        if not load:
-            return None
+    def _load_sessions(self) -> ScanSessions:
         place = settings.MONAI_LABEL_SESSION_PATH.strip()
         return ScanSessions(
             os.path.abspath(place) if place else "",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from pathlib import Path
@@ -69,13 +68,13 @@ class Discovery:
                 known = self._known()
             try:
                 scans, settled = self._view.look(known)
+                labels = self._label_files()
             except OSError as error:
                 raise DataError(
                     f"{self._folder}: cannot be listed ({error.strerror}); is the disk still there?"
                 ) from error
             with self._state.lock:
                 known = self._known()
-                labels = self._label_files()
                 stale = any(name not in scans for name in known) or self._labels_differ(labels)
             new = [
                 (name, mark) for name, mark in scans.items() if name in settled and known.get(name) != mark
@@ -149,13 +148,9 @@ class Discovery:
 
     def _label_files(self) -> _LabelFiles:
         found: _LabelFiles = {}
-        try:
-            with os.scandir(self._folder / LABELS) as tags:
-                for tag in tags:
-                    if tag.is_dir() and is_plain_component(tag.name):
-                        found[tag.name] = {name for name in os.listdir(tag.path) if not name.startswith(".")}
-        except OSError:
-            pass  # no labels
+        for path in (self._folder / LABELS).glob("[!.]*/[!.]*"):
+            if is_plain_component(path.parent.name) and path.is_file():
+                found.setdefault(path.parent.name, set()).add(path.name)
         return found
 
     def _labels_differ(self, files: _LabelFiles) -> bool:

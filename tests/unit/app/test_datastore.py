@@ -816,6 +816,10 @@ def test_label_files_come_and_go(studies: Path, opened: Opener) -> None:
     (folder / "a.nrrd").unlink()
     store.refresh()
     assert store.get_labels_by_image_id("a") == {}
+    # A folder that is called like a label of the image is none, and nothing new at every look.
+    (folder / "a").mkdir()
+    store.refresh()
+    assert not store._poll()
     store.save_label("a", str(folder / "stranger.nrrd"), "t", {})
     store.remove_image("a")
     assert not (studies / "labels" / "t" / "a.nrrd").exists()
