@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srcyc.errors import InputError, OutputError
+from srcyc.files import make_folder, writing
 from srcyc.inference.finished import Asked, is_finished, read_sidecar
 
 if TYPE_CHECKING:
@@ -338,15 +339,12 @@ def prepare_folder(folder: Path) -> list[Path]:
     """
     created = [path for path in (folder, *folder.parents) if not os.path.lexists(path)][::-1]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder, prefix=".srcyc-") as probe:
+        make_folder(folder)
+        with writing(folder), tempfile.TemporaryFile(dir=folder, prefix=".srcyc-") as probe:
             probe.write(b"0")
-    except OSError as error:
+    except OutputError:
         remove_empty(created)
-        reason = error.strerror or error
-        raise OutputError(
-            f"{folder}: cannot be written ({reason}); choose another folder as --output."
-        ) from error
+        raise
     return created
 
 

@@ -121,13 +121,9 @@ class SuperResolver:
         self.device = resolve_device(device)
         self.dtype = resolve_precision(precision, self.device)
         self._network: Generator = copy.deepcopy(model.network).to(self.device, self.dtype).eval()
-        self._max_memory = None if max_memory is None else int(max_memory * 1e9)
+        #: Bytes that a call may use; None: whatever is fastest.
+        self.max_memory = None if max_memory is None else int(max_memory * 1e9)
         self._tile = tile
-
-    @property
-    def max_memory(self) -> int | None:
-        """Bytes that a call may use; None: whatever is fastest."""
-        return self._max_memory
 
     @classmethod
     def from_pretrained(
@@ -340,7 +336,7 @@ class SuperResolver:
         features = network.features_per_row(columns, fine, slices)
         target = _CACHE_FEATURES if self.device.type == "cpu" else _GPU_FEATURES
         slab = min(n, max(network.row_step, self._tile or target // features))
-        if self._max_memory is None:
+        if self.max_memory is None:
             return slab
         planes = sum(network.planes(fine, slices)) + 3 * fine
         bytes_per_row = features * self.dtype.itemsize
@@ -349,7 +345,7 @@ class SuperResolver:
         held = network.reach * (3 * bytes_per_row + per_row)
         heap = _HEAP_BYTES if self.device.type == "cpu" else 0
         fixed = n * columns * (_VOLUME_BYTES * fine + _SCAN_BYTES * slices) + held + heap
-        affordable = (self._max_memory - fixed) // per_row
+        affordable = (self.max_memory - fixed) // per_row
         if affordable < network.row_step:
             # Rounded up: what is told must do.
             needed = (fixed + network.row_step * per_row) / 1e9
@@ -357,7 +353,7 @@ class SuperResolver:
             least = math.ceil(needed / digit) * digit
             size = " x ".join(map(str, plan.fine_shape))
             raise ConfigError(
-                f"max_memory {self._max_memory / 1e9:g} GB: an output of {size} voxels needs {least:.3g} GB",
+                f"max_memory {self.max_memory / 1e9:g} GB: an output of {size} voxels needs {least:.3g} GB",
                 remedy="allow more or ask for a coarser target_spacing",
                 options=("max_memory", "target_spacing"),
             )
