@@ -82,7 +82,7 @@ class Generator(nn.Module, ABC):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
-        self.config = self.Config(**{"name": self.Config.model_fields["name"].default, **arguments})
+        self.config = self.Config(**arguments)
 
     @abstractmethod
     def planes(self, fine: int, slices: int) -> tuple[int, int]:

@@ -138,10 +138,8 @@ class SRResDNet(Generator):
         return lambda upscaled, last: Estimate(-residual(upscaled, last), None)
 
     def _told(self, samplings: Sequence[Sampling], like: Tensor) -> Tensor | None:
-        factors, ratios = (
-            torch.tensor([getattr(sampling, name) for sampling in samplings])
-            for name in ("factor", "thickness_ratio")
-        )
+        factors = torch.tensor([sampling.factor for sampling in samplings])
+        ratios = torch.tensor([sampling.thickness_ratio for sampling in samplings])
         return self.condition(factors, ratios, like)
 
     def upscale(self, lr: Tensor, size: Sequence[int]) -> Tensor:
