@@ -12,7 +12,7 @@ import torch
 from monailabel.interfaces.datastore import Datastore
 
 from srcyc.errors import InputError, NothingToDoError, StoppedError
-from srcyc.inference.results import MAPS
+from srcyc.inference.results import LABELS, MAPS
 from srcyc.training.watch.signals import StopRequest
 from srcyc_app.infers.options import Options
 from srcyc_app.refusals import not_found, unusable
@@ -130,7 +130,7 @@ def _one(
         _log.exception("%s", image)
         return {"status": "failed", "stored_as": None, "message": f"{type(error).__name__}: {error}"}
     params = result["params"]
-    for file in (result["file"], *(params.get(f"{name}_file") for name in MAPS)):
+    for file in (result["file"], *(params.get(f"{name}_file") for name in (*MAPS, LABELS))):
         if file:
             Path(file).unlink(missing_ok=True)
     return {"status": "written", "stored_as": params["stored_as"], "message": ""}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from typing import Any
 
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
+from srcyc.files import remove
 from srcyc.inference.results import LABELS, Dicom, Written, write_result
 from srcyc.inference.super_resolver import Plan, SuperResolver
 from srcyc.volumes.dicom.source import DicomSource
@@ -48,13 +48,13 @@ class Result:
     def remove(self) -> None:
         """Nobody wants it any more."""
         for path in (self.file, *self.maps.values()):
-            path.unlink(missing_ok=True)
+            remove(path)
         self.remove_series()
 
     def remove_series(self) -> None:
         """The series has been stored."""
         if self.series is not None:
-            shutil.rmtree(self.series, ignore_errors=True)
+            remove(self.series)
 
 
 class SuperResolutionTask(InferTask):
@@ -197,19 +197,26 @@ class SuperResolutionTask(InferTask):
 
 
 def _zipped(written: Written, place: Path) -> Written:
-    """Pack the series of a result into archives, which take their places."""
+    """Pack the series of a result into archives, which take their places; where one cannot be, nothing is left.
 
-    def pack(folder: Path, target: Path) -> Path:
-        try:
-            target.touch(0o600, exist_ok=False)
-            with target.open("wb") as stream:
+    Raises:
+        OSError: the disk is full.
+    """
+    folders = [written.volume, *written.maps.values()]
+    archives = [place, *(path.with_name(f"{path.name}.zip") for path in written.maps.values())]
+    try:
+        for folder, archive in zip(folders, archives, strict=True):
+            archive.touch(0o600, exist_ok=False)
+            with archive.open("wb") as stream:
                 pack_folder(folder, stream)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        return target
-
-    maps = {name: pack(path, path.with_name(f"{path.name}.zip")) for name, path in written.maps.items()}
-    return replace(written, volume=pack(written.volume, place), maps=maps)
+    except BaseException:
+        for path in (*archives, *([] if written.labels is None else [written.labels])):
+            remove(path)
+        raise
+    finally:
+        for folder in folders:
+            remove(folder)
+    return replace(written, volume=place, maps=dict(zip(written.maps, archives[1:], strict=True)))
 
 
 def _check_memory(scan: Volume, options: Options, resolver: SuperResolver, shown: str) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,9 @@ import pytest
 
 import srcyc_app.app
 from srcyc.errors import NothingToDoError, StoppedError
+from srcyc.inference.results import Written
 from srcyc.volumes.volume import Volume, write_volume
+from srcyc_app.infers import super_resolution
 from srcyc_app.infers.batch import BatchSuperResolution
 from srcyc_app.infers.super_resolution import SuperResolutionTask
 from srcyc_app.models import ModelShelf
@@ -62,13 +67,32 @@ def test_thick_scans_are_done_and_one_broken_scan_does_not_stop_the_rest(app: An
 
 
 def test_a_batch_leaves_no_files_of_its_maps(
-    app: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    app: Any, thick: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    marked = np.zeros(thick.data.shape, np.float32)
+    marked[:, 4:12, 4:12, 2:5] = 1
+    label = write_volume(replace(thick, data=marked), tmp_path / "label.nrrd", dtype=np.uint8)
+    app.datastore().save_label("thick", str(label), "drawn", None)
     asked = {"model": "srcyc", "images": ["thick"], "uncertainty": True, "correction_map": True}
+    asked["labels"] = "drawn"
     assert app.batch_infer(asked)["thick"]["status"] == "written"
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_archives_for_which_the_disk_has_no_room_leave_nothing(
+    tmp_path: Path, file_size_limit: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    for name, size in (("made", 10), ("made_uncertainty", 100_000)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.dcm").write_bytes(np.random.default_rng(0).bytes(size))
+    (tmp_path / "labels").write_text("x")
+    maps = {"uncertainty": tmp_path / "made_uncertainty"}
+    written = Written(tmp_path / "made", maps, {}, tmp_path / "labels")
+    with file_size_limit(5000), pytest.raises(OSError):
+        super_resolution._zipped(written, tmp_path / "made.zip")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
