@@ -232,7 +232,12 @@ def test_cancelled_when_the_answer_is_there(in_slicer: Any, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("change", "says"), [({"OLDEST_PYTHON": (4, 0)}, "too old"), ({"library": lambda: None}, "not beside")]
+    ("change", "says"),
+    [
+        ({"OLDEST_PYTHON": (4, 0)}, "too old"),
+        ({"library": lambda: None}, "not beside"),
+        ({"models_of": lambda package: []}, "No model comes"),
+    ],
 )
 def test_a_slicer_that_cannot_compute_says_so(
     change: dict[str, Any], says: str, in_slicer: Any, monkeypatch: pytest.MonkeyPatch

@@ -123,19 +123,20 @@ def _chart(
 ) -> Any:
     """Make or update a chart, its series and their tables."""
     chart = _node(scene, "vtkMRMLPlotChartNode", role, f"SRCyc {role.lower()}")
-    changing = chart.StartModify()
-    chart.SetTitle(title)
-    chart.SetXAxisTitle(_("step"))
-    chart.SetYAxisTitle(axis)
-    series = [
-        _series(scene, f"{role}.{curve.key}", curve, index, history) for index, curve in enumerate(curves)
-    ]
-    wanted = [each.GetID() for each in series]
-    if [chart.GetNthPlotSeriesNodeID(index) for index in range(chart.GetNumberOfPlotSeriesNodes())] != wanted:
-        chart.RemoveAllPlotSeriesNodeIDs()
-        for each in wanted:
-            chart.AddAndObservePlotSeriesNodeID(each)
-    chart.EndModify(changing)
+    with slicer.util.NodeModify(chart):
+        chart.SetTitle(title)
+        chart.SetXAxisTitle(_("step"))
+        chart.SetYAxisTitle(axis)
+        series = [
+            _series(scene, f"{role}.{curve.key}", curve, index, history) for index, curve in enumerate(curves)
+        ]
+        wanted = [each.GetID() for each in series]
+        if [
+            chart.GetNthPlotSeriesNodeID(index) for index in range(chart.GetNumberOfPlotSeriesNodes())
+        ] != wanted:
+            chart.RemoveAllPlotSeriesNodeIDs()
+            for each in wanted:
+                chart.AddAndObservePlotSeriesNodeID(each)
     return chart
 
 
@@ -146,20 +147,19 @@ def _series(scene: Any, role: str, curve: _Curve, index: int, history: list[dict
     columns = np.array(points, dtype=float).reshape(-1, 2)
     slicer.util.updateTableFromArray(table, columns, ["step", curve.label])
     series = _node(scene, "vtkMRMLPlotSeriesNode", role, curve.label)
-    changing = series.StartModify()
-    series.SetAndObserveTableNodeID(table.GetID())
-    series.SetXColumnName("step")
-    series.SetYColumnName(curve.label)
-    series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
-    dash, solid = slicer.vtkMRMLPlotSeriesNode.LineStyleDash, slicer.vtkMRMLPlotSeriesNode.LineStyleSolid
-    series.SetLineStyle(dash if curve.dashed else solid)
-    circle, nothing = (
-        slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle,
-        slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone,
-    )
-    series.SetMarkerStyle(circle if len(points) <= _MARKED else nothing)
-    series.SetColor(*(_GREY if curve.dashed else _COLOURS[index % len(_COLOURS)]))
-    series.EndModify(changing)
+    with slicer.util.NodeModify(series):
+        series.SetAndObserveTableNodeID(table.GetID())
+        series.SetXColumnName("step")
+        series.SetYColumnName(curve.label)
+        series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
+        dash, solid = slicer.vtkMRMLPlotSeriesNode.LineStyleDash, slicer.vtkMRMLPlotSeriesNode.LineStyleSolid
+        series.SetLineStyle(dash if curve.dashed else solid)
+        circle, nothing = (
+            slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle,
+            slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone,
+        )
+        series.SetMarkerStyle(circle if len(points) <= _MARKED else nothing)
+        series.SetColor(*(_GREY if curve.dashed else _COLOURS[index % len(_COLOURS)]))
     return series
 
 

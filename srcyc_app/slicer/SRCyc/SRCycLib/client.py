@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import threading
@@ -10,6 +9,7 @@ import time
 import uuid
 import zipfile
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -132,13 +132,14 @@ class Client:
         request_id = uuid.uuid4().hex
         watched = _Watched(self._connection.beside(), request_id, progress)
         form = _form(file, {"params": {**params, "request_id": request_id}}, watched.sent)
-        try:
-            with self._send("POST", f"/infer/{_NAME}", form, params={"output": "all"}) as response:
-                watched.end()
-                volume, report = self._result(response, folder, progress)
-        finally:
-            watched.end()
-            form.close()
+        every = {"output": "all"}
+        with (
+            closing(watched),
+            closing(form),
+            self._send("POST", f"/infer/{_NAME}", form, params=every) as response,
+        ):
+            watched.close()
+            volume, report = self._result(response, folder, progress)
         return {"volume": str(volume), "maps": self._maps(report, folder), "report": report}
 
     def _result(
@@ -180,7 +181,7 @@ class Client:
             except ServerError as error:
                 report["warnings"] = [*report.get("warnings", ()), f"there is no {name} map: {error}"]
                 continue
-            with contextlib.suppress(ServerError):  # it expires anyway
+            with suppress(ServerError):  # it expires anyway
                 self._connection.json("DELETE", path)
         return maps
 
@@ -243,18 +244,17 @@ class Client:
             ``image``: its id.
         """
         info: dict[str, Any] = {"domain": _checked(domain), **({"overwrite": True} if overwrite else {})}
-        form = _form(Path(file), {"params": info}, lambda share: None)
-        try:
-            with self._send(
-                "PUT", "/datastore/image", form, params={"image": image}, patience=LONG
-            ) as response:
+        form, where = _form(Path(file), {"params": info}, lambda share: None), {"image": image}
+        with (
+            closing(form),
+            self._send("PUT", "/datastore/image", form, params=where, patience=LONG) as response,
+        ):
+            try:
                 return {"image": str(response.json().get("image", image))}
-        except (requests.RequestException, ValueError, AttributeError) as error:
-            raise ServerError(
-                f"{image}: the server's answer cannot be understood; see in its list whether the scan is there."
-            ) from error
-        finally:
-            form.close()
+            except (requests.RequestException, ValueError, AttributeError) as error:
+                raise ServerError(
+                    f"{image}: the server's answer cannot be understood; see in its list whether the scan is there."
+                ) from error
 
     def set_domain(self, image: str, domain: str) -> dict[str, Any]:
         """Say what a scan is for.
@@ -395,7 +395,7 @@ class _Watched:
             if share == 1.0:
                 self._thread.start()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Ask no more."""
         self._over.set()
         if self._thread.is_alive():

@@ -17,12 +17,12 @@ Say = Callable[[str, float], None]
 
 
 def info() -> dict[str, Any]:
-    """Tell what the engine offers, as :meth:`SRCycLib.client.Client.info` does of a server.
+    """Tell ``models`` and ``options`` of the engine, as :meth:`SRCycLib.client.Client.info` does of a server.
 
     At once, and before anything is installed.
 
     Raises:
-        Problem: the library is not there.
+        Problem: the library is not there, or has no models.
     """
     package = engine_needs.library()
     if package is None:
@@ -33,15 +33,15 @@ def info() -> dict[str, Any]:
             )
         )
     models = engine_needs.models_of(package)
+    if not models:
+        raise Problem(_("No model comes with this module: install the extension again."))
     return {
-        "version": engine_needs.version_of(package),
         "models": models,
         "options": {
             "weights": [model["name"] for model in models],
             "device": list(engine_needs.DEVICES),
             "precision": list(engine_needs.PRECISIONS),
         },
-        "warning": "" if models else _("No model comes with this module: install the extension again."),
     }
 
 

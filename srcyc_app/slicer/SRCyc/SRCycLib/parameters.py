@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+import slicer
 import vtk
 
 
@@ -43,14 +43,9 @@ class Parameters:
         """Keep an option's value."""
         self._node.SetParameter(name, value)
 
-    @contextlib.contextmanager
-    def changing(self) -> Iterator[None]:
-        """Tell those who observe of several changes once."""
-        changing = self._node.StartModify()
-        try:
-            yield
-        finally:
-            self._node.EndModify(changing)
+    def changing(self) -> Any:
+        """Tell those who observe of the changes inside a block once."""
+        return slicer.util.NodeModify(self._node)
 
     def observe(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Call ``changed`` whenever something is set, here or by a script; gives what ends that."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -149,7 +150,8 @@ class ResolvePanel:
         return next((model for model in models if model["name"] == name), {"name": name, "card": None})
 
     def _show_card(self, shown: bool) -> None:
-        self.ui.cardLabel.text = card_text(self._model()["card"] or {})
+        model = self._model()
+        self.ui.cardLabel.text = card_text(model["card"] or {}) or html.escape(model.get("error", ""))
         self.ui.cardLabel.visible = bool(shown and self.ui.cardLabel.text)
 
     def _show_range(self) -> None:

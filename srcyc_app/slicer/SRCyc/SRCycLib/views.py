@@ -213,31 +213,29 @@ class _View:
     def fit(self, volume: Any, plane: str) -> None:
         """Show all of a volume, from its middle, in the one of its own planes that is closest to an anatomical one."""
         slice_node = self.slice_node
-        changing = slice_node.StartModify()
-        slice_node.SetOrientation(plane)
-        slice_node.RotateToVolumePlane(volume)
-        matrix, inverse, bounds = slice_node.GetSliceToRAS(), vtk.vtkMatrix4x4(), [0.0] * 6
-        vtk.vtkMatrix4x4.Invert(matrix, inverse)
-        volume.GetSliceBounds(bounds, inverse)
-        low, high = np.array(bounds).reshape(3, 2).T
-        middle = (low + high) / 2
-        # Through the middle of a slice, not along the border of two: there the screen shows either of them.
-        slices = _slices_along(volume, matrix)
-        middle[2] = low[2] + (slices // 2 + 0.5) * (high[2] - low[2]) / slices
-        for row, value in enumerate(matrix.MultiplyPoint((*middle, 1.0))[:3]):
-            matrix.SetElement(row, 3, value)
-        slice_node.SetXYZOrigin(0.0, 0.0, 0.0)
-        self._show_field(high[0] - low[0], high[1] - low[1], slice_node.GetFieldOfView()[2])
-        slice_node.EndModify(changing)
+        with slicer.util.NodeModify(slice_node):
+            slice_node.SetOrientation(plane)
+            slice_node.RotateToVolumePlane(volume)
+            matrix, inverse, bounds = slice_node.GetSliceToRAS(), vtk.vtkMatrix4x4(), [0.0] * 6
+            vtk.vtkMatrix4x4.Invert(matrix, inverse)
+            volume.GetSliceBounds(bounds, inverse)
+            low, high = np.array(bounds).reshape(3, 2).T
+            middle = (low + high) / 2
+            # Through the middle of a slice, not along the border of two: there the screen shows either of them.
+            slices = _slices_along(volume, matrix)
+            middle[2] = low[2] + (slices // 2 + 0.5) * (high[2] - low[2]) / slices
+            for row, value in enumerate(matrix.MultiplyPoint((*middle, 1.0))[:3]):
+                matrix.SetElement(row, 3, value)
+            slice_node.SetXYZOrigin(0.0, 0.0, 0.0)
+            self._show_field(high[0] - low[0], high[1] - low[1], slice_node.GetFieldOfView()[2])
 
     def follow(self, other: _View) -> None:
         """Show the same place as another view, and no less than it: they may differ in their proportions."""
         slice_node, its = self.slice_node, other.slice_node
-        changing = slice_node.StartModify()
-        slice_node.GetSliceToRAS().DeepCopy(its.GetSliceToRAS())
-        slice_node.SetXYZOrigin(*its.GetXYZOrigin())
-        self._show_field(*its.GetFieldOfView())
-        slice_node.EndModify(changing)
+        with slicer.util.NodeModify(slice_node):
+            slice_node.GetSliceToRAS().DeepCopy(its.GetSliceToRAS())
+            slice_node.SetXYZOrigin(*its.GetXYZOrigin())
+            self._show_field(*its.GetFieldOfView())
 
     def _show_field(self, width: float, height: float, depth: float) -> None:
         """Show so many millimetres, or more in one direction: pixels are square."""

@@ -229,10 +229,9 @@ def load(path: Path, name: str, scene: Any) -> Any:
 
 def move(loaded: Any, node: Any) -> Any:
     """Put a volume that was just loaded into another node, which keeps its name and place; gives that node."""
-    changing = node.StartModify()
-    node.SetAndObserveImageData(loaded.GetImageData())
-    node.CopyOrientation(loaded)
-    node.EndModify(changing)
+    with slicer.util.NodeModify(node):
+        node.SetAndObserveImageData(loaded.GetImageData())
+        node.CopyOrientation(loaded)
     # Slicer asks to save it.
     node.StorableModified()
     loaded.GetScene().RemoveNode(loaded)
@@ -248,13 +247,12 @@ def adopt(result: Any, original: Any) -> None:
     """
     theirs, ours = original.GetDisplayNode(), result.GetDisplayNode()
     if theirs is not None and ours is not None:
-        changing = ours.StartModify()
-        ours.SetAndObserveColorNodeID(theirs.GetColorNodeID())
-        # Also where the scan's are automatic: the same grey shall be the same value.
-        ours.SetAutoWindowLevel(False)
-        ours.SetWindowLevel(theirs.GetWindow(), theirs.GetLevel())
-        ours.SetInterpolate(theirs.GetInterpolate())
-        ours.EndModify(changing)
+        with slicer.util.NodeModify(ours):
+            ours.SetAndObserveColorNodeID(theirs.GetColorNodeID())
+            # Also where the scan's are automatic: the same grey shall be the same value.
+            ours.SetAutoWindowLevel(False)
+            ours.SetWindowLevel(theirs.GetWindow(), theirs.GetLevel())
+            ours.SetInterpolate(theirs.GetInterpolate())
     put_beside(result, original)
 
 
@@ -329,25 +327,23 @@ def uncertainty_display(node: Any) -> None:
     node.CreateDefaultDisplayNodes()
     display, values = node.GetDisplayNode(), slicer.util.arrayFromVolume(node)
     brightest = _brightest(values)
-    changing = display.StartModify()
-    _colour(node, _COLOURS)
-    display.SetAutoWindowLevel(False)
-    display.SetWindowLevelMinMax(0.0, brightest)
-    display.SetAutoThreshold(False)
-    display.SetThreshold(_TRANSPARENT * brightest, max(brightest, float(np.nanmax(values))))
-    display.SetApplyThreshold(True)
-    display.EndModify(changing)
+    with slicer.util.NodeModify(display):
+        _colour(node, _COLOURS)
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevelMinMax(0.0, brightest)
+        display.SetAutoThreshold(False)
+        display.SetThreshold(_TRANSPARENT * brightest, max(brightest, float(np.nanmax(values))))
+        display.SetApplyThreshold(True)
 
 
 def correction_display(node: Any) -> None:
     """Colour a map of what was added to the slices: nothing is in the middle of the colours."""
     node.CreateDefaultDisplayNodes()
     display, most = node.GetDisplayNode(), _brightest(np.abs(slicer.util.arrayFromVolume(node)))
-    changing = display.StartModify()
-    _colour(node, _TWO_SIDED)
-    display.SetAutoWindowLevel(False)
-    display.SetWindowLevelMinMax(-most, most)
-    display.EndModify(changing)
+    with slicer.util.NodeModify(display):
+        _colour(node, _TWO_SIDED)
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevelMinMax(-most, most)
 
 
 def _brightest(values: np.ndarray) -> float:
