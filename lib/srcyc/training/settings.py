@@ -74,7 +74,8 @@ def checked(values: Mapping[str, Any], source: str) -> TrainingConfig:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        got = f" (got {first['input']!r})" if key else ""
+        # What is wrong with a whole section is said in words.
+        got = "" if not key or isinstance(first["input"], dict) else f" (got {first['input']!r})"
         reason = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{source}: {key + ': ' if key else ''}{reason}{got}.") from error
 

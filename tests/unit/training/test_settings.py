@@ -100,7 +100,7 @@ def test_weights_default_by_mode_and_can_be_given() -> None:
         ),
         (None, None, ["g_hr=sliceresdnet"], r"g_hr: give the generator's name and arguments"),
         (None, None, ["g_hr.features=12"], r"g_hr\.features: .*multiple of 8"),
-        (None, None, ["data.slices=[9, 4]"], r"data: data\.slices: give the fewest first"),
+        (None, None, ["data.slices=[9, 4]"], r"data: data\.slices: give the fewest first\.$"),
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_it(
