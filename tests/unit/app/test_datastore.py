@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from srcyc.pacs.remote import Search
 from srcyc.volumes.geometry import Grid
 from srcyc.volumes.volume import Volume, read_volume, write_volume
 from srcyc_app.refusals import Refusal
+from srcyc_app.studies import watching
 from srcyc_app.studies.datastore import StudiesFolder
 from srcyc_app.studies.decoding import Reading
 from srcyc_app.studies.discovery import free_id
@@ -398,23 +400,26 @@ def test_tags_survive_a_share_that_was_away(studies: Path, incoming: Path, opene
     assert store.get_image_info("a")["domain_tag"] == "HR"
 
 
-def test_many_new_scans_do_not_make_the_watcher_blind() -> None:
+def test_many_new_scans_do_not_make_the_watcher_blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """It looks seldom where looking takes long, not where reading what is new took long once."""
-    ended: list[float] = []
-    begun: list[float] = []
+    pauses: list[float | None] = []
+
+    class Recorder(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout)
+            return super().wait(0.01)
 
     def look() -> bool:
-        begun.append(time.monotonic())
-        found = len(begun) == 1
-        time.sleep(0.5 if found else 0.05)
-        ended.append(time.monotonic())
-        return found
+        time.sleep(0.02)
+        return len(pauses) == 1
 
+    monkeypatch.setattr(watching, "threading", SimpleNamespace(Event=Recorder, Thread=threading.Thread))
     poller = Poller(look, 0.01)
-    until(lambda: len(begun) > 2)
+    until(lambda: len(pauses) > 2)
     poller.stop()
-    assert begun[1] - ended[0] < 4, "it is not ten times as long as the first took, which found something"
-    assert begun[2] - ended[1] > 0.4, "the second found nothing"
+    first, after_new, after_nothing = pauses[:3]
+    assert first == after_new == 0.01
+    assert after_nothing is not None and after_nothing > 0.1
 
 
 def test_the_watcher_survives_the_loss_of_its_folder(
