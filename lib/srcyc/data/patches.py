@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -95,21 +96,19 @@ _Draw = Callable[[np.random.Generator], _Item]
 class Patches(Dataset[Batch]):
     """What the datasets of all modes have in common.
 
-    Args:
+    Attributes:
+        aligned: whether LR and HR patches show the same.
         config: patch size, factors, augmentation; its batch size is that of all processes together.
         seed: of the run.
         steps: length.
-        items: of every batch to draw, counted from 0; default: all.
+        items: of every batch to draw, counted from 0; None: all.
     """
 
-    #: Whether LR and HR patches show the same.
-    aligned: bool
-
-    def __init__(self, config: PatchConfig, seed: int, steps: int, items: range | None) -> None:
-        self.config = config
-        self.seed = seed
-        self.steps = steps
-        self.items = range(config.batch_size) if items is None else items
+    aligned: ClassVar[bool]
+    config: PatchConfig
+    seed: int
+    steps: int
+    items: range | None
 
     def __len__(self) -> int:
         return self.steps
@@ -117,7 +116,8 @@ class Patches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         # A NumPy seed ignores zeros at its end: the step is number 0, so items count from 1.
         draw = self.prepare(np.random.default_rng([self.seed, step, 0]), step)
-        generators = [np.random.default_rng([self.seed, step, item + 1]) for item in self.items]
+        wanted = range(self.config.batch_size) if self.items is None else self.items
+        generators = [np.random.default_rng([self.seed, step, item + 1]) for item in wanted]
         items = [draw(rng) for rng in generators]
         noise = [
             rng.standard_normal(item.real_lr.shape, np.float32)
@@ -141,32 +141,26 @@ class Patches(Dataset[Batch]):
         return min(int(rng.integers(low, high + 1)), most)
 
 
+@dataclass(eq=False)
 class SimulatedPatches(Patches):
     """Simulated acquisitions of HR scans; LR and HR patches are aligned.
 
-    Args:
+    Attributes:
         scans: HR scans; any axis along which they are at their finest may be made the thick one.
-        config: see :class:`Patches`, for seed, steps and items too.
         mixed: every patch of a step has a factor of its own; else one is drawn for the step.
     """
 
     aligned = True
+    scans: Sequence[TrainingScan]
+    config: PatchConfig
+    seed: int
+    steps: int
+    items: range | None = None
+    mixed: bool = field(default=True, kw_only=True)
 
-    def __init__(
-        self,
-        scans: Sequence[TrainingScan],
-        config: PatchConfig,
-        seed: int,
-        steps: int,
-        items: range | None = None,
-        *,
-        mixed: bool = True,
-    ) -> None:
-        super().__init__(config, seed, steps, items)
-        self.scans = scans
-        self.mixed = mixed
-        #: Voxels that every scan has along every axis.
-        self.length = min(min(scan.image.shape) for scan in scans)
+    def __post_init__(self) -> None:
+        """See how long the shortest axis of all scans is."""
+        self.length = min(min(scan.image.shape) for scan in self.scans)
 
     def prepare(self, rng: np.random.Generator, step: int) -> _Draw:
         """Draw the number of slices, and the factor if it is one for all."""
@@ -219,6 +213,7 @@ class SimulatedPatches(Patches):
         )
 
 
+@dataclass(eq=False)
 class AlignedPatches(Patches):
     """Patches of real aligned pairs: an LR scan, and what an HR scan of the same person has in the same place.
 
@@ -226,29 +221,25 @@ class AlignedPatches(Patches):
     Contrast curves are not drawn: a curve does not commute with the averaging over a slice, so a recoloured thick
     slice is none of the recoloured anatomy.
 
-    Args:
+    Attributes:
         pairs: LR and HR scans, each pair aligned in world coordinates (:func:`srcyc.data.pairs.why_not_a_pair`).
-        config: see :class:`Patches`, for seed, steps and items too.
     """
 
     aligned = True
+    pairs: Sequence[tuple[TrainingScan, TrainingScan]]
+    config: PatchConfig
+    seed: int
+    steps: int
+    items: range | None = None
 
-    def __init__(
-        self,
-        pairs: Sequence[tuple[TrainingScan, TrainingScan]],
-        config: PatchConfig,
-        seed: int,
-        steps: int,
-        items: range | None = None,
-    ) -> None:
-        super().__init__(config, seed, steps, items)
-        #: With the factor that brings the HR scan to the LR scan's brightness.
-        self.pairs = [(lr, hr, gain_of_pair(lr, hr)) for lr, hr in pairs]
+    def __post_init__(self) -> None:
+        """Find what brings each HR scan to its LR scan's brightness."""
+        self.with_gain = [(lr, hr, gain_of_pair(lr, hr)) for lr, hr in self.pairs]
 
     def prepare(self, rng: np.random.Generator, step: int) -> _Draw:
         """Draw the factor, that of one pair; the others of the batch have nearly the same."""
         factor = self.pairs[int(rng.integers(0, len(self.pairs)))][0].factor
-        alike = [pair for pair in self.pairs if _same_factor(pair[0].factor, factor)]
+        alike = [pair for pair in self.with_gain if _same_factor(pair[0].factor, factor)]
         slices = self._draw_count(rng, min(lr.image.shape[2] for lr, _, _ in alike))
         return lambda rng: self._draw(rng, alike, slices, round(slices * factor))
 
@@ -299,34 +290,29 @@ class AlignedPatches(Patches):
         return start
 
 
+@dataclass(eq=False)
 class UnpairedPatches(Patches):
     """Unrelated LR and HR patches, one batch per step.
 
     The factor of a step is that of one LR scan drawn for it; the other LR patches of the batch come from the scans
     closest to that factor, so that none is stretched.
 
-    Args:
+    Attributes:
         lr: LR scans.
         hr: HR scans.
-        config: see :class:`Patches`, for seed, steps and items too.
     """
 
     aligned = False
+    lr: Sequence[TrainingScan]
+    hr: Sequence[TrainingScan]
+    config: PatchConfig
+    seed: int
+    steps: int
+    items: range | None = None
 
-    def __init__(
-        self,
-        lr: Sequence[TrainingScan],
-        hr: Sequence[TrainingScan],
-        config: PatchConfig,
-        seed: int,
-        steps: int,
-        items: range | None = None,
-    ) -> None:
-        super().__init__(config, seed, steps, items)
-        self.lr = lr
-        self.hr = hr
-        #: Voxels that every HR scan has along every axis.
-        self.length = min(min(scan.image.shape) for scan in hr)
+    def __post_init__(self) -> None:
+        """See how long the shortest axis of all HR scans is."""
+        self.length = min(min(scan.image.shape) for scan in self.hr)
 
     def prepare(self, rng: np.random.Generator, step: int) -> _Draw:
         """Draw the factor, and one contrast for both domains: D must not tell them apart by contrast."""
