@@ -118,6 +118,8 @@ async function openScan(id, result = "") {
   state.scan = id;
   tick($("scans"), id);
   view.end();
+  left = new Left();
+  showNoPlace();
   clearResult();
   $("run-box").hidden = $("results-box").hidden = true;
   say(`Loading ${nameOf(scan)} …`);
@@ -392,6 +394,18 @@ function sliceOf(pane) {
   if (state.plane === "all" || !pane.volume.contains(view.at)) return "";
   const axis = THROUGH[view.plane];
   return `slice ${pane.volume.voxel(view.at)[axis] + 1} of ${pane.volume.shape[axis]} · `;
+}
+
+/** There is nothing to point at. */
+function showNoPlace() {
+  $("place").textContent = "–";
+  for (const name of Object.keys(panes())) {
+    $(`${name}-value`).textContent = "–";
+    $(`${name}-scale`).hidden = true;
+    showLetters($(`${name}-letters`), []);
+  }
+  $("slice-of").textContent = "";
+  for (const id of ["slice", "reset", "picture"]) $(id).disabled = true;
 }
 
 function showPlace() {

@@ -793,6 +793,8 @@ def test_scans_that_cannot_be_shown_are_told_of(page: Page) -> None:
         assert str(page.server.studies) not in page.text("#alert")
         # Nothing of the scan before is taken for this one's, and nothing waits for it.
         page.see("#original-veil", "This cannot be shown.")
+        for value in ("#place", "#original-value", "#result-value"):
+            page.see(value, "–")
         playwright.expect(page.page.locator("#run-box")).to_be_hidden()
     finally:
         file.write_bytes(kept)
