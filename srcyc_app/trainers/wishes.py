@@ -41,7 +41,7 @@ class Wishes(Schema):
         settings: ``key=value`` each, as ``srcyc train --set`` takes them.
     """
 
-    preset: str | None = Field(default=None, max_length=_LONGEST)
+    preset: str | None = Field(default=None, max_length=100)
     name: str = Field(default="retrained", max_length=_LONGEST)
     run: Literal["continue", "new"] = "continue"
     initial_model: str | None = Field(default=None, max_length=_LONGEST)
@@ -82,10 +82,7 @@ class Wishes(Schema):
         Raises:
             Refusal: 422, names the key and what is wrong with its value.
         """
-        wishes = validated(cls, request, lambda key, value: key == "settings")
-        if wishes.preset is not None and wishes.preset not in presets():
-            raise unusable(f"preset {wishes.preset[:100]!r}: choose one of {', '.join(_presets())}.")
-        return wishes
+        return validated(cls, request, lambda key, value: key == "settings")
 
     def config(self, shelf: ModelShelf) -> TrainingConfig:
         """Give the settings of a new run.
@@ -150,7 +147,7 @@ def choices(models: list[str]) -> dict[str, Any]:
     """
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     return {
-        "preset": _presets(),
+        "preset": sorted(presets(), key=lambda name: (name != DEFAULT_PRESET, name)),
         "name": "retrained",
         "run": ["continue", "new"],
         "initial_model": [*models, NO_MODEL],
@@ -160,10 +157,6 @@ def choices(models: list[str]) -> dict[str, Any]:
         "publish": ["if better", "always"],
         "settings": "",
     }
-
-
-def _presets() -> list[str]:
-    return sorted(presets(), key=lambda name: (name != DEFAULT_PRESET, name))
 
 
 def _check(config: TrainingConfig, base: TrainingConfig) -> None:
