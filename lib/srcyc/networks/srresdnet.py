@@ -34,7 +34,7 @@ _PUBLISHED = re.compile(r"model\.(?:(conv1|conv_out)|layer1\.(\d+)\.(\w+))\.(\w+
 
 
 class SRResDNetConfig(GeneratorConfig):
-    """Arguments of :class:`SRResDNet`."""
+    """Arguments of :class:`SRResDNet`; interpolation, projection and clipping are those of its call as published."""
 
     name: Literal["srresdnet"] = "srresdnet"
     spatial_dims: Literal[2, 3] = 3
