@@ -126,7 +126,7 @@ class SRCycLogic(ScriptedLoadableModuleLogic):
 
         result, report = SRCycLogic().process(getNode("brain1_image"), {"target_spacing": "1"})
 
-    The panel uses :meth:`super_resolve`, which does not wait.
+    :meth:`super_resolve` does not wait.
 
     Args:
         log: takes a line of the log.

@@ -384,7 +384,7 @@ def test_the_uncertainty_lies_over_the_result_in_every_layout(
 
 
 def test_without_views_nothing_is_touched(app: Slicer, pair: tuple[Any, Any], views: ModuleType) -> None:
-    """A layout manager that makes none, as in a Slicer without its main window."""
+    """A layout manager that makes none, or no layout manager, as in a Slicer without its main window."""
 
     class Idle:
         layout = 0
@@ -392,8 +392,8 @@ def test_without_views_nothing_is_touched(app: Slicer, pair: tuple[Any, Any], vi
         def setLayout(self, layout: int) -> None:
             pass
 
-    for scene in (app.scene, slicer.vtkMRMLScene()):
-        comparison = views.Comparison(scene, Idle())
+    for scene, layouts in ((app.scene, Idle()), (slicer.vtkMRMLScene(), Idle()), (app.scene, None)):
+        comparison = views.Comparison(scene, layouts)
         comparison.side_by_side(*pair)
         comparison.fade(*pair, 0.5)
         comparison.fit()

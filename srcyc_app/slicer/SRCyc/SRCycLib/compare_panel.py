@@ -29,9 +29,7 @@ class ComparePanel:
     def __init__(self, ui: Any, parameters: Parameters) -> None:
         self.ui = ui
         self._parameters = parameters
-        # Without a main window there are no views.
-        layouts = slicer.app.layoutManager()
-        self._comparison = Comparison(slicer.mrmlScene, layouts) if layouts is not None else None
+        self._comparison = Comparison(slicer.mrmlScene, slicer.app.layoutManager())
         self._looks = 0
         self._sizes: list[tuple[int, ...]] = []
         self._timer = qt.QTimer()
@@ -63,16 +61,13 @@ class ComparePanel:
     def close(self) -> None:
         """Bring back the views from before: the scene or the module goes."""
         self._timer.stop()
-        if self._comparison is not None:
-            self._comparison.end()
+        self._comparison.end()
         self._enable()
 
     def cleanup(self) -> None:
         """Look at the scene no more."""
         self.close()
-        if self._comparison is not None:
-            self._comparison.close()
-            self._comparison = None
+        self._comparison.close()
 
     def _result_changed(self, node: Any) -> None:
         self._parameters.result = node
@@ -90,7 +85,7 @@ class ComparePanel:
         ):
             widget.enabled = both
         self.ui.uncertaintySlider.enabled = result is not None and uncertainty_of(result) is not None
-        self.ui.viewsBeforeButton.enabled = self._comparison is not None and self._comparison.active
+        self.ui.viewsBeforeButton.enabled = self._comparison.active
 
     def _pair(self) -> tuple[Any | None, Any | None]:
         result = self.ui.resultSelector.currentNode()
@@ -102,18 +97,15 @@ class ComparePanel:
     def _fade(self, value: Any = None) -> None:
         share = self.ui.fadeSlider.value
         # While the slider moves, the views stay where the user has moved them.
-        fit = isinstance(value, bool) or not self._is_fading()
+        fit = isinstance(value, bool) or not self._comparison.fading
         self._arrange(lambda views, original, result: views.fade(original, result, share), fit=fit)
-
-    def _is_fading(self) -> bool:
-        return self._comparison is not None and self._comparison.fading
 
     def _views_before(self, _checked: bool = False) -> None:
         self.close()
 
     def _arrange(self, arrange: Callable[[Comparison, Any, Any], None], *, fit: bool) -> None:
         result, original = self._pair()
-        if result is None or original is None or self._comparison is None:
+        if result is None or original is None:
             return
         arrange(self._comparison, original, result)
         self._overlay()
@@ -125,7 +117,7 @@ class ComparePanel:
 
     def _settle(self) -> None:
         """Fit the views when they have got a size, until that changes no more."""
-        if self._comparison is not None and (sizes := self._comparison.sizes()) != self._sizes:
+        if (sizes := self._comparison.sizes()) != self._sizes:
             self._sizes = sizes
             self._comparison.fit()
         self._looks += 1
@@ -134,7 +126,7 @@ class ComparePanel:
 
     def _overlay(self, _value: Any = None) -> None:
         result = self.ui.resultSelector.currentNode()
-        if result is not None and self._comparison is not None:
+        if result is not None:
             self._comparison.overlay(result, uncertainty_of(result), self.ui.uncertaintySlider.value)
 
     def _interpolate(self, smooth: bool) -> None:

@@ -31,7 +31,7 @@ class Comparison:
 
     Args:
         scene: of the volumes.
-        layout_manager: Slicer's.
+        layout_manager: Slicer's; None: without a main window there are no views.
     """
 
     def __init__(self, scene: Any, layout_manager: Any) -> None:
@@ -130,7 +130,7 @@ class Comparison:
 
     def _show(self, layout: int, description: str, original: Any) -> None:
         node = self._scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
-        if node is None:
+        if node is None or self._layouts is None:
             return
         if not self.active:
             self._before = self._layouts.layout
