@@ -64,8 +64,8 @@ _VOLUME_BYTES = 12
 _SCAN_BYTES = 24
 #: Buffers of a slab's features that a layer needs at a time: input of block and layer, window, output, products.
 _LAYER_BUFFERS = 6
-#: Bytes that the C library keeps of what PyTorch has freed, in pieces, however small the slabs are (measured).
-_HEAP_BYTES = 150_000_000
+#: Numbers that what the C library keeps of freed buffers could hold, however small the slabs are (measured).
+_HEAP_NUMBERS = 40_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -343,7 +343,7 @@ class SuperResolver:
         per_row = _LAYER_BUFFERS * bytes_per_row + 4 * columns * planes
         # What layers and shortcuts remember, and the first slab, which also fills them all.
         held = network.reach * (3 * bytes_per_row + per_row)
-        heap = _HEAP_BYTES if self.device.type == "cpu" else 0
+        heap = _HEAP_NUMBERS * self.dtype.itemsize if self.device.type == "cpu" else 0
         fixed = n * columns * (_VOLUME_BYTES * fine + _SCAN_BYTES * slices) + held + heap
         affordable = (self.max_memory - fixed) // per_row
         if affordable < network.row_step:

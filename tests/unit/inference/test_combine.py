@@ -181,7 +181,7 @@ def test_a_thin_scan_and_parallel_slices_are_told(stacks, resolver):
 
 
 def test_memory_is_bounded(stacks, published, monkeypatch):
-    monkeypatch.setattr("srcyc.inference.super_resolver._HEAP_BYTES", 0)
+    monkeypatch.setattr("srcyc.inference.super_resolver._HEAP_NUMBERS", 0)
     small = SuperResolver(published(depth=1), device="cpu", precision="fp32", max_memory=0.004)
     with pytest.raises(ConfigError, match=r"max_memory .* combining needs"):
         combine(stacks, small)

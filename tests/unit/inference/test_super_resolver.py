@@ -80,7 +80,7 @@ def test_the_tile_does_not_change_the_result(published, scan, tile):
 def test_a_budget_is_kept_and_changes_nothing_but_the_slabs(published, scan, monkeypatch):
     """What is refused says what it needs; with that much it goes on, in the smallest slabs."""
     # What no scan and no slab changes would hide what they do, of a scan as small as this.
-    monkeypatch.setattr("srcyc.inference.super_resolver._HEAP_BYTES", 0)
+    monkeypatch.setattr("srcyc.inference.super_resolver._HEAP_NUMBERS", 0)
     model = published()
 
     def made(**settings):
