@@ -13,7 +13,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -175,21 +175,18 @@ class Background:
         return [task for task in self._tasks if task.status in ("SUBMITTED", "RUNNING")]
 
     def _run(self, task: Task) -> None:
-        room = self._scratch.new() if self._scratch is not None else None
         try:
-            process = self._spawn(task, room)
-            if process is None:
-                return
-            code = self._watch(process, task)
+            with nullcontext() if self._scratch is None else self._scratch.room() as room:
+                process = self._spawn(task, room)
+                if process is None:
+                    return
+                code = self._watch(process, task)
             _log.info("%s: process %d ended with %d", self._method, process.pid, code)
             self._end(task, "DONE" if code == 0 else "ERROR")
         except OSError as error:
             _log.exception("%s: cannot be started", self._method)
             task.details.append(f"cannot be started: {error}")
             self._end(task, "ERROR")
-        finally:
-            if room is not None and self._scratch is not None:
-                self._scratch.remove(room)
 
     def _spawn(self, task: Task, room: Path | None) -> subprocess.Popen[str] | None:
         more = {"TMPDIR": str(room), "TEMP": str(room), "TMP": str(room)} if room is not None else {}

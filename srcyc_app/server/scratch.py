@@ -26,10 +26,6 @@ class Scratch:
         remove_leftovers(Path(tempfile.gettempdir()))
         self.folder = Path(tempfile.mkdtemp(prefix=held(_PREFIX)))
 
-    def new(self) -> Path:
-        """Make a folder in it; whoever asked removes it."""
-        return Path(tempfile.mkdtemp(dir=self.folder))
-
     def remove(self, folder: Path) -> None:
         """Remove a folder with all that is in it."""
         shutil.rmtree(folder, ignore_errors=True)
@@ -37,16 +33,14 @@ class Scratch:
     @contextmanager
     def room(self) -> Iterator[Path]:
         """Give a folder that is removed with all that is in it at the end of the block."""
-        folder = self.new()
-        try:
+        with self.kept() as folder:
             yield folder
-        finally:
             self.remove(folder)
 
     @contextmanager
     def kept(self) -> Iterator[Path]:
         """Give a folder that stays at the end of the block, unless that fails; whoever asked removes it."""
-        folder = self.new()
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
         try:
             yield folder
         except BaseException:

@@ -86,17 +86,19 @@ class ScanSessions(Sessions):
             OutputError: the disk is full.
         """
         source = Path(data_file)
+        packed = uncompress and source.is_file()
         session_id = session_id or str(uuid.uuid4())
         store = Path(self.store_path)
         try:
             if not is_session_id(session_id) or (folder := store / session_id).exists():
                 raise unusable(f"session id {session_id[:60]!r}: give a UUID that no session has.")
-            if not uncompress or source.is_dir():
+            if not packed:
                 refuse_programs(source)
             # Scans of patients: not for other users of the machine.
             with writing(store), staging(store, private=True) as coming:
-                image = coming / _kept_name(source, uncompress)
-                if uncompress and source.is_file():
+                # What is known of the session lies beside it.
+                image = coming / ("series" if packed or source.name == _META else plain_name(source.name))
+                if packed:
                     unpack_zip(source, image, self._max_bytes)
                 else:
                     if size_of(source) > self._max_bytes:
@@ -188,13 +190,6 @@ class ScanSessions(Sessions):
         info.create_ts = info.last_access_ts = now
         info.expiry = min(expiry, self.expiry) if expiry > 0 else self.expiry
         return info
-
-
-def _kept_name(source: Path, uncompress: bool) -> str:
-    """Give the name under which an upload is kept: its own if that is plain."""
-    if uncompress and source.is_file():
-        return "series"
-    return plain_name(source.name) if source.name != _META else "scan"
 
 
 def _remove_upload(source: Path) -> None:

@@ -114,20 +114,17 @@ def test_a_hostile_file_is_refused_and_costs_nothing(apart: Apart, name: str, tm
 def refused_cheaply(apart: Apart, path: Path) -> None:
     before = psutil.Process().memory_info().rss
     for ask in (apart.check, apart.volume):
-        took = []
-        # Others use the machine too: what takes long takes long each time.
-        while not took or (took[-1] > 10 and len(took) < 3):
-            start = time.monotonic()
-            try:
-                ask(path)
-            except VolumeError as error:
-                sentence = str(error)
-                assert path.name in sentence
-                assert "Traceback" not in sentence and sentence.count("\n") == 0
-            else:
-                assert path.name in HARMLESS
-            took.append(time.monotonic() - start)
-        assert took[-1] < 10, took
+        start = time.monotonic()
+        try:
+            ask(path)
+        except VolumeError as error:
+            sentence = str(error)
+            assert path.name in sentence
+            assert "Traceback" not in sentence and sentence.count("\n") == 0
+        else:
+            assert path.name in HARMLESS
+        # Others use the machine too; what a file costs that is tried to the end is minutes.
+        assert time.monotonic() - start < 60
     assert psutil.Process().memory_info().rss - before < 250e6
 
 

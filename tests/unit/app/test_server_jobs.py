@@ -344,13 +344,21 @@ def test_who_does_not_end_is_killed_with_its_children(background):
     assert newest(background)["status"] == "STOPPED"
 
 
-def test_what_cannot_be_started_says_so(tmp_path):
-    background = Background("train", tmp_path, command=lambda method, request: [str(tmp_path / "none")])
+@pytest.mark.parametrize("missing", ["program", "room"])
+def test_what_cannot_be_started_says_so(tmp_path, missing):
+    scratch = Scratch()
+    program = sys.executable if missing == "room" else str(tmp_path / "none")
+    background = Background(
+        "batch_infer", tmp_path, scratch=scratch, command=lambda method, request: [program, "-c", ""]
+    )
+    if missing == "room":
+        scratch.close()
     background.start({})
     wait_until(lambda: newest(background)["status"] == "ERROR")
     assert "cannot be started" in newest(background)["details"][0]
     background.close()
     assert background.start({}) is None
+    scratch.close()
 
 
 def test_temporary_files_of_a_task_go_with_it(tmp_path):
