@@ -812,7 +812,7 @@ def test_scans_that_cannot_be_shown_are_told_of(page: Page) -> None:
 
 def test_another_scan_is_chosen_while_a_result_is_shown(page: Page) -> None:
     """That ends what is loaded for the result, which is in the list: nothing was cancelled."""
-    page.open(scan="marker", left="classical", plane="axial", has_result=False)
+    page.open(scan="marker", left="classical", plane="axial")
     page.page.evaluate(
         """() => {
           window.said = [];

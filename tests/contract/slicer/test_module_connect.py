@@ -51,6 +51,10 @@ def test_an_address_that_worked_is_remembered(connected: Any, srcyc_server: Any,
     assert srcyc_server.url in kept
     panel = connected.session.load_module(module_folder)
     assert panel.self().ui.urlComboBox.currentText == srcyc_server.url
+    for damaged in (kept[:-1], "7"):
+        qt.QSettings().setValue("SRCyc/urls", damaged)
+        panel = connected.session.load_module(module_folder)
+        assert panel.self().ui.urlComboBox.count == 1
 
 
 def test_nobody_there(panel: Any, new_port: Any) -> None:
@@ -145,12 +149,3 @@ def test_until_another_server_has_answered_the_one_before_is_used(connected: Any
         connected.wait(connected.results, "compute")
         connected.connect(connected.widget.logic.session.url)
     connected.is_ready()
-
-
-def test_choosing_where_to_compute_says_nothing_of_a_training(connected: Any) -> None:
-    """What was told of it since stays."""
-    ui, train = connected.ui, connected.widget._train
-    train._show({"state": "stopped", "run": "mine", "message": "stopped."})
-    for where in ("engine", "server"):
-        connected.choose(ui.whereComboBox, where)
-        assert "mine" in ui.trainStatusLabel.text

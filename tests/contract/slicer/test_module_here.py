@@ -205,7 +205,7 @@ def test_what_goes_wrong_on_this_computer_is_said(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the launcher is a shell script here")
-def test_given_up_while_it_is_asked(in_slicer: Any, tmp_path: Path) -> None:
+def test_given_up_while_it_is_asked_and_when_it_is_answered(in_slicer: Any, tmp_path: Path) -> None:
     """The scene may be closed meanwhile: then nothing is installed, whatever is answered."""
     python_slicer(in_slicer, tmp_path, look={"result": {**WHOLE, "missing": ["torch"]}})
     session, asked = in_slicer.widget.logic.session, []
@@ -219,13 +219,8 @@ def test_given_up_while_it_is_asked(in_slicer: Any, tmp_path: Path) -> None:
     in_slicer.wait(lambda: asked, "ask")
     in_slicer.leaves_nothing()
     assert "Installing" not in in_slicer.ui.logText.plainText
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="the launcher is a shell script here")
-def test_cancelled_when_the_answer_is_there(in_slicer: Any, tmp_path: Path) -> None:
-    """Nobody has heard it yet, and nobody hears it any more."""
-    python_slicer(in_slicer, tmp_path, look={"result": WHOLE})
-    preparing = in_slicer.widget.logic.session.prepare(pytest.fail, pytest.fail, pytest.fail, pytest.fail)
+    # The answer is there, and nobody has heard it yet: nobody hears it any more.
+    preparing = session.prepare(pytest.fail, pytest.fail, pytest.fail, pytest.fail)
     preparing._call._process.wait(60)
     preparing.cancel()
     in_slicer.leaves_nothing()
@@ -311,9 +306,11 @@ def test_where_it_is_computed_is_kept_between_starts(in_slicer: Any, srcyc_serve
     assert not ui.advancedSection.collapsed, "its address stands there"
     in_slicer.connect(srcyc_server.url)
     assert ui.applyButton.enabled and ui.modelComboBox.currentText == "tiny"
+    in_slicer.widget._train._show({"state": "stopped", "run": "mine", "message": "stopped."})
     in_slicer.choose(ui.whereComboBox, "engine")
     assert ui.modelComboBox.currentText == DEFAULT_MODEL
     in_slicer.choose(ui.whereComboBox, "server")
+    assert "mine" in ui.trainStatusLabel.text, "what was told of a training since the connection"
     in_slicer.session.quit()
 
     in_slicer.open()

@@ -107,13 +107,13 @@ def test_every_button_says_why_nothing_can_be_begun(
     """And can be pressed again."""
     ui, folder = connected.ui, Path(connected.session.folder)
     ui.uploadSelector.setCurrentNode(connected.load(scans.nifti))
-    exporting = (ui.applyButton, ui.uploadButton)
-    buttons = (*exporting, ui.loadButton, ui.refreshButton, ui.trainButton, ui.connectButton)
-    for trouble, *facts_and_remedies in (
-        (moved_away(folder / "bin" / "PythonSlicer"), "PythonSlicer cannot be run", "restart Slicer"),
-        (moved_away(folder / "temporary"), "temporary", "check the disk"),
-        (file_size_limit(0), "disk is full", "free some space"),
-        (no_process_left(), "no room for another process", "close other programs"),
+    some = (ui.uploadButton, ui.trainButton, ui.connectButton)
+    every = (ui.applyButton, ui.loadButton, ui.refreshButton, *some)
+    for buttons, trouble, *facts_and_remedies in (
+        (every, moved_away(folder / "bin" / "PythonSlicer"), "PythonSlicer cannot be run", "restart Slicer"),
+        (some, moved_away(folder / "temporary"), "temporary", "check the disk"),
+        (some, file_size_limit(0), "disk is full", "free some space"),
+        (some, no_process_left(), "no room for another process", "close other programs"),
     ):
         connected.make_it_short()
         connected.leaves_nothing()
@@ -122,7 +122,7 @@ def test_every_button_says_why_nothing_can_be_begun(
                 text = button.text
                 connected.click(button)
                 said = connected.complaint()
-                no_export = button in exporting and "check that the disk has room" in said
+                no_export = button is ui.uploadButton and "check that the disk has room" in said
                 assert no_export or all(part in said for part in facts_and_remedies), (button.name, said)
                 assert button.enabled and button.text == text, button.name
         assert connected.results() == [] and not ui.progressBar.visible

@@ -47,7 +47,7 @@ class ServerPanel:
         self._server = LocalServer(self._local_server_ended)
         self._local_url = ""
         settings = qt.QSettings()
-        urls = json.loads(settings.value(_URLS) or "[]")
+        urls = _addresses(settings.value(_URLS))
         self._fill_urls(urls)
         fill(
             ui.whereComboBox,
@@ -183,3 +183,11 @@ class ServerPanel:
             self._stop_asking()
         if self._session.url == self._local_url:
             self._session.disconnect()
+
+
+def _addresses(kept: Any) -> list[str]:
+    """Give the addresses in a setting; none if it is damaged: the module opens all the same."""
+    try:
+        return [str(url) for url in json.loads(kept or "[]")]
+    except (TypeError, ValueError):
+        return []
