@@ -56,12 +56,18 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "overflows.mha": lambda: mha("4294967295 4294967295 4294967295"),
     "below-zero.mha": lambda: mha("-5 8 8"),
     "no-numbers.mha": lambda: mha("a b c"),
+    "no-axes.mha": lambda: mha("8 8 8", NDims="-1"),
+    "many-axes.mha": lambda: mha("8 8 8", NDims="2147483647"),
+    "axes-twice.mha": lambda: mha("8 8 8").replace(b"NDims = 3", b"NDims = 3\nNDims: 400000"),
+    "axes-behind.mha": lambda: mha("8 8 8").replace(b"ElementData", b"ElementDataFiles = x\nNDims = -1\nElementData"),
+    "axes-in-a-line.mha": lambda: mha("8 8 8", Comment="x" * 65520 + " NDims = -1"),
     "doubles.mha": lambda: mha("400 400 300", kind="MET_DOUBLE"),
     "channels.mha": lambda: mha("64 64 64", ElementNumberOfChannels="100000"),
     "compressed.mha": lambda: mha("64 64 64", CompressedData="True", data=zlib.compress(b"1")),
     "compressed-size.mha": lambda: mha(
         "64 64 64", CompressedData="True", CompressedDataSize="99999999999", data=zlib.compress(b"1")
     ),
+    "printf.mha": lambda: mha("8 8 8").replace(b"LOCAL", b"%s%n%s 1 8 1"),
     "header-size.mha": lambda: mha("64 64 64", HeaderSize="99999999999"),
     "a-long-line.mha": lambda: b"ObjectType = " + b"x" * 5_000_000 + b"\n" + mha("8 8 8"),
     "no-end.mha": lambda: b"Comment = x\n" * 400_000,
@@ -73,6 +79,9 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "text.nrrd": lambda: nrrd("300 300 300", encoding="ascii", data=b"1 " * 9),
     "hex.nrrd": lambda: nrrd("300 300 300", encoding="hex", data=b"ff"),
     "a-long-line.nrrd": lambda: b"NRRD0004\ncontent: " + b"x" * 5_000_000 + b"\n",
+    "a-long-field.nrrd": lambda: nrrd("8 8 8").replace(b"endian", b"x" * 2000 + b"\nendian"),
+    "a-long-size.nrrd": lambda: nrrd("8" * 5000 + " 8 8"),
+    "printf.nrrd": lambda: nrrd("8 8 8").replace(b"endian", b"data file: %s%n%d 1 8 1\nendian"),
     "many-lines.nrrd": lambda: b"NRRD0004\n" + b"# x\n" * 100_000,
     "block.nrrd": lambda: nrrd("64 64 64", kind="block").replace(b"endian", b"block size: 2147483647\nendian"),
     "claims-64-TB.nii": lambda: nifti((32000, 32000, 32000)),
@@ -100,7 +109,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 
 
 #: Read as what they are, at no more cost than that: what they claim besides is not looked at.
-HARMLESS = {"compressed.mha", "gzip-bomb.nrrd", "extensions.nii", "bits.nii", "a-bomb-behind.nii.gz"}
+HARMLESS = {"gzip-bomb.nrrd", "extensions.nii", "bits.nii", "a-bomb-behind.nii.gz"}
 
 
 def _deflated(folder: Path) -> None:

@@ -15,6 +15,8 @@ from srcyc.errors import VolumeError
 from srcyc.volumes.formats.raw import require_room
 
 _MAGIC = b"\x1f\x8b"
+#: Tells zlib that data are packed as gzip or as zlib does.
+_ANY = 47
 #: Bytes that are unpacked at a time, and that are read at a time.
 _BLOCK, _PACKED_BLOCK = 1 << 20, 1 << 16
 #: Bytes after what is wanted that are unpacked to reach the checksum, which guards what was read.
@@ -72,6 +74,32 @@ def read_voxels(
     return voxels.reshape(shape, order="F")
 
 
+def require_whole(data: Path, start: int, needed: int) -> None:
+    """Refuse packed voxels, of gzip or zlib, that are damaged or end too early: not every reader notices.
+
+    Args:
+        data: of the file that holds them.
+        start: where they begin in it.
+        needed: their bytes, unpacked.
+
+    Raises:
+        VolumeError: they are.
+        OSError: the file cannot be opened.
+    """
+    got = 0
+    with data.open("rb") as stream:
+        stream.seek(start)
+        for piece in _unpacked(data, stream, _BLOCK):
+            got += len(piece)
+            if got >= needed + _DRAINED:
+                break
+    if got < needed:
+        raise VolumeError(
+            f"{data}: truncated, its header promises {needed} bytes of voxels and {got} are there",
+            remedy="copy the file again",
+        )
+
+
 def packed(pieces: Iterable[bytes], dtype: np.dtype[Any]) -> Iterator[bytes]:
     """Pack the content of a file; the same content always gives the same bytes.
 
@@ -119,7 +147,7 @@ def _unpacked(path: Path, stream: BinaryIO, most: int) -> Iterator[bytes]:
     Raises:
         VolumeError: damaged or cut off.
     """
-    member, pending = zlib.decompressobj(wbits=31), b""
+    member, pending = zlib.decompressobj(wbits=_ANY), b""
     while True:
         pending = pending or stream.read(_PACKED_BLOCK)
         try:
@@ -135,7 +163,7 @@ def _unpacked(path: Path, stream: BinaryIO, most: int) -> Iterator[bytes]:
             # Whatever else comes after a member is none of its bytes: nibabel and ITK pass over it too.
             if pending[:2] != _MAGIC:
                 return
-            member = zlib.decompressobj(wbits=31)
+            member = zlib.decompressobj(wbits=_ANY)
         elif not pending and not piece:
             raise _damaged(path)
         else:
@@ -144,5 +172,6 @@ def _unpacked(path: Path, stream: BinaryIO, most: int) -> Iterator[bytes]:
 
 def _damaged(path: Path) -> VolumeError:
     return VolumeError(
-        f"{path}: truncated or damaged gzip data ({path.stat().st_size} bytes)", remedy="copy the file again"
+        f"{path}: truncated or damaged packed data ({path.stat().st_size} bytes)",
+        remedy="copy the file again",
     )

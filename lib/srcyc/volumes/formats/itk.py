@@ -1,4 +1,4 @@
-"""NRRD and MetaImage, through ITK, which raises for what is truncated (almost: see :func:`_verify_gzip`).
+"""NRRD and MetaImage, through ITK, whose libraries crash with some headers and take damaged packed voxels for whole.
 
 ITK ignores what their headers say of units and of the slices' thickness: that is read here.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gzip
 import logging
 import math
 import os
@@ -15,7 +14,6 @@ import re
 import sys
 import tempfile
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from srcyc.errors import VolumeError
+from srcyc.volumes.formats.gzipped import require_whole
 from srcyc.volumes.formats.raw import (
     LPS_TO_RAS,
     MILLIMETRES,
@@ -44,6 +43,12 @@ NRRD, META_IMAGE = "NrrdImageIO", "MetaImageIO"
 _LONGEST_HEADER_LINE = 1 << 16
 #: Lines of a text header that are looked at: segmentations have some dozens for each segment.
 _MOST_LINES = 1 << 16
+#: How a MetaImage says how many axes it has: ten at most.
+_AXES = re.compile(r"\s*NDims\s*[:=]\s*(10|[1-9])(\.0*)?\s*")
+#: Characters of a field of an NRRD, and what may be longer: comments, contents, pairs of key and value.
+_LONGEST_FIELD, _FREE_TEXT = 512, re.compile(r"#|content: |[^:]+:=")
+#: Names of several files with voxels, by their numbers.
+_NUMBERED = re.compile(r"[^%]{0,255}%0?\d?d[^%]{0,255}")
 #: How an NRRD says that its data is not packed.
 _PLAIN = ("raw", "txt", "text", "ascii", "hex")
 
@@ -68,7 +73,7 @@ def read_volume(path: Path, image_io: str) -> RawVolume:
         VolumeError: as :func:`read_header`; truncated or damaged voxels.
         OSError: the file cannot be opened.
     """
-    reader, header = _read(path, image_io)
+    reader, header = _read(path, image_io, whole=True)
     shape = header.shape
     require_room(path, shape, 2 * _itemsize(reader))
     try:
@@ -112,9 +117,12 @@ def write(
             writer.Execute(image)
     except RuntimeError as error:
         raise OSError("disk full or not writable") from error
+    # ITK does not notice when the last bytes find no room: of packed voxels, or of a header, whose last line this is.
     if compressed:
-        _verify_gzip(path)
-    # Its last line: without it the header is cut off, of which ITK says nothing.
+        try:
+            require_whole(path, _Text.of(path, image_io).end, voxels.nbytes)
+        except VolumeError as error:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
     elif path.suffix == ".mhd" and "ElementDataFile" not in path.read_text(encoding="utf-8"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -149,28 +157,59 @@ def detached_data(path: Path, image_io: str) -> str | None:
         OSError: the file cannot be opened.
     """
     field = "datafile" if image_io == NRRD else "elementdatafile"
-    with path.open("rb") as stream:
-        while line := stream.readline(_LONGEST_HEADER_LINE):
-            text = line.decode("latin-1").strip()
-            if len(line) == _LONGEST_HEADER_LINE:  # no header of ours to judge has such a line
-                return "unknown"
-            if image_io == NRRD and not text:  # a blank line ends the header
-                break
-            key, value = (*re.split("[:=]", text, maxsplit=1), "")[:2]
-            key = re.sub(r"\s", "", key).lower()
-            if image_io == NRRD:
-                if field not in key or key.startswith("#"):
-                    continue
-            # MetaIO also takes a field that begins within a line.
-            elif field not in key and field not in value.lower():
+    for text in _lines(path):
+        if text is None:  # no header of ours to judge has such a line
+            return "unknown"
+        if image_io == NRRD and not text:  # a blank line ends the header
+            break
+        key, value = (*re.split("[:=]", text.strip(), maxsplit=1), "")[:2]
+        key = re.sub(r"\s", "", key).lower()
+        if image_io == NRRD:
+            if field not in key or key.startswith("#"):
                 continue
-            elif key == field and value.strip().lower() == "local":
-                return None
-            return value.strip()
+        # MetaIO also takes a field that begins within a line.
+        elif field not in key and field not in value.lower():
+            continue
+        elif key == field and value.strip().lower() == "local":
+            return None
+        return value.strip()
     return None
 
 
 # -- header --------------------------------------------------------------------------------------------------
+
+
+def _lines(path: Path) -> Iterator[str | None]:
+    """Give the lines of a text header, and what lies behind it; None for one that is too long."""
+    with path.open("rb") as stream:
+        while line := stream.readline(_LONGEST_HEADER_LINE):
+            yield None if len(line) == _LONGEST_HEADER_LINE else line.decode("latin-1").rstrip("\r\n")
+
+
+def _require_harmless(path: Path, image_io: str) -> None:
+    """Refuse a header with which ITK's libraries would write beyond their buffers, and crash.
+
+    MetaIO believes any number of axes. The library of NRRD puts a field that it cannot read into a complaint for which
+    it has little room.
+
+    Raises:
+        VolumeError: it is one, or may be.
+    """
+    names = False
+    for text in _lines(path):
+        if text == "" and image_io == NRRD:  # the end
+            return
+        if image_io == NRRD:
+            is_free = not names and _FREE_TEXT.match(text or "") is not None
+            harmless = text is not None and (len(text) <= _LONGEST_FIELD or is_free)
+            names = names or re.match(r"data ?file: *LIST", text or "") is not None
+        else:
+            is_number = _AXES.fullmatch(text or "") is not None
+            harmless = text is not None and ("ndims" not in text.lower() or is_number)
+        if not harmless:
+            raise _unreadable(path)
+        if image_io == META_IMAGE and re.match(r"ElementDataFile\s*[:=]", text or ""):  # the last one
+            return
 
 
 @dataclass(frozen=True)
@@ -206,13 +245,9 @@ class _Text:
         """Give the value of the first field that is there, in small letters; empty if none is."""
         return next((self.fields[name].lower() for name in names if name in self.fields), "")
 
-    def numbers(self, *names: str) -> list[float]:
-        """Give the value of the first field that is there as numbers, NaN for what is none."""
-        return [_number(text) for text in self.get(*names).split()]
 
-
-def _read(path: Path, image_io: str) -> tuple[sitk.ImageFileReader, Header]:
-    """Read and check a header; give the reader, ready for the voxels, too."""
+def _read(path: Path, image_io: str, *, whole: bool = False) -> tuple[sitk.ImageFileReader, Header]:
+    """Read and check a header, and with ``whole`` whether packed voxels are; give the reader, ready for them, too."""
     with path.open("rb"):  # a permission problem gets its own sentence; ITK would call it an unknown format
         pass
     data = _data_of(path, image_io)
@@ -220,6 +255,7 @@ def _read(path: Path, image_io: str) -> tuple[sitk.ImageFileReader, Header]:
         raise VolumeError(
             f"{path}: its data file {data.name!r} is not there", remedy="copy it to where the header says"
         )
+    _require_harmless(path, image_io)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(image_io)
     reader.SetFileName(str(path))
@@ -227,14 +263,19 @@ def _read(path: Path, image_io: str) -> tuple[sitk.ImageFileReader, Header]:
         with quiet_itk():
             reader.ReadImageInformation()
     except RuntimeError as error:
-        raise _header_problem(path, str(error)) from error
+        if "Zero-valued spacing" in str(error) or "determinant is 0" in str(error):
+            raise VolumeError(
+                f"{path}: the affine is singular (a zero spacing or axis)",
+                remedy="repair the header's orientation and spacing",
+            ) from error
+        raise _unreadable(path) from error
     shape = volume_shape(tuple(int(n) for n in reader.GetSize()), path)
     text = _Text.of(path, image_io)
     _require_spacing(text, path)
     pixel = reader.GetPixelIDValue()
     complex_ = pixel in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
     require_scalar(path, complex_=complex_, components=1 if complex_ else int(reader.GetNumberOfComponents()))
-    _require_data(path, data, image_io, text, math.prod(shape) * _itemsize(reader))
+    _require_data(path, data, image_io, text, math.prod(shape) * _itemsize(reader), whole=whole)
     axes = len(reader.GetSize())
     direction = np.array(reader.GetDirection(), dtype=np.float64).reshape(axes, axes)
     affine = affine_of(direction[:3, :3], reader.GetSpacing()[:3], reader.GetOrigin()[:3])
@@ -250,12 +291,7 @@ def _read(path: Path, image_io: str) -> tuple[sitk.ImageFileReader, Header]:
     return reader, Header(shape, affine, slice_thickness=thickness, labels=labels, warnings=warnings)
 
 
-def _header_problem(path: Path, message: str) -> VolumeError:
-    if "Zero-valued spacing" in message or "determinant is 0" in message:
-        return VolumeError(
-            f"{path}: the affine is singular (a zero spacing or axis)",
-            remedy="repair the header's orientation and spacing",
-        )
+def _unreadable(path: Path) -> VolumeError:
     return VolumeError(
         f"{path}: not a readable {path.suffix.lower()} image", remedy="give the right file, or copy it again"
     )
@@ -276,11 +312,16 @@ def _data_of(path: Path, image_io: str) -> Path | None:
     name = detached_data(path, image_io)
     if name is None:
         return path
+    # Both libraries hand it to printf as it is.
+    if "%" in name and not _NUMBERED.fullmatch(name):
+        raise _unreadable(path)
     return None if name.upper().startswith("LIST") or "%" in name or name == "unknown" else path.parent / name
 
 
-def _require_data(path: Path, data: Path | None, image_io: str, text: _Text, needed: int) -> None:
-    """Refuse a header that promises more than its data file holds."""
+def _require_data(
+    path: Path, data: Path | None, image_io: str, text: _Text, needed: int, *, whole: bool
+) -> None:
+    """Refuse a header that promises more than its data file holds; with ``whole`` than is packed in it."""
     if data is None:
         return
     start = text.end if data == path else 0
@@ -289,6 +330,13 @@ def _require_data(path: Path, data: Path | None, image_io: str, text: _Text, nee
     if encoding in _PLAIN[1:]:  # text: a digit and a blank for each voxel at least; ITK counts them
         return
     require_bytes(path, data, start, needed, packed=packed)
+    # MetaIO takes what it could unpack for all there is.
+    if (
+        whole
+        and packed
+        and not text.get("headersize", "byteskip", "byte skip", "lineskip", "line skip").strip("0")
+    ):
+        require_whole(data, start, needed)
 
 
 def _millimetres(text: _Text, image_io: str) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
@@ -308,7 +356,7 @@ def _millimetres(text: _Text, image_io: str) -> tuple[npt.NDArray[np.float64], t
 
 def _thickness(text: _Text, affine: npt.NDArray[np.float64], units: npt.NDArray[np.float64]) -> float | None:
     """Give the thickness that an NRRD states for its most widely spaced axis, mm."""
-    stated = text.numbers("thicknesses")
+    stated = [_number(value) for value in text.get("thicknesses").split()]
     axis = int(np.argmax(np.linalg.norm(affine[:3, :3], axis=0)))
     # Axes differ in unit only where the spacings do; then the world's axes are the array's.
     value = stated[axis] * float(units[axis, 0]) if len(stated) > axis else math.nan
@@ -327,26 +375,6 @@ def _itemsize(reader: sitk.ImageFileReader) -> int:
     if pixel == sitk.sitkUnknown:
         return 1
     return int(sitk.GetArrayViewFromImage(sitk.Image([1, 1], pixel)).itemsize)
-
-
-# -- written data --------------------------------------------------------------------------------------------
-
-
-def _verify_gzip(path: Path) -> None:
-    """Unpack the data of a written NRRD: its library does not notice when the last bytes find no room.
-
-    Raises:
-        OSError: the compressed data is incomplete.
-    """
-    with path.open("rb") as stream:
-        while stream.readline() not in (b"\n", b""):  # a blank line ends the header
-            pass
-        try:
-            with gzip.GzipFile(fileobj=stream) as packed:
-                while packed.read(1 << 20):
-                    pass
-        except (EOFError, zlib.error) as error:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 # -- ITK's words -----------------------------------------------------------------------------------------------

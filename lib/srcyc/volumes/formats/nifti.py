@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
 import math
 import re
 from collections.abc import Iterable
@@ -18,7 +19,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.quaternions import quat2mat
 
 from srcyc.documents import json_line
@@ -52,6 +52,9 @@ _SAME_FORM = 0.01
 _DESCRIPTION = 79
 #: NIFTI_ECODE_COMMENT: text in UTF-8.
 _COMMENT = 6
+
+#: Takes what nibabel says of a header; its own logger writes to stderr, also where nobody listens to it.
+_UNHEARD = logging.Logger("nibabel", logging.CRITICAL + 1)  # noqa: LOG001 - of nobody's tree
 
 _Affine = npt.NDArray[np.float64]
 
@@ -186,14 +189,13 @@ def _fields(path: Path) -> tuple[nib.Nifti1Header, int]:
             remedy=f"give it the suffix {'.nii' if single else '.hdr, and .img to the voxels'}",
         )
     try:
-        with LoggingOutputSuppressor():  # nibabel's own handler would write to stderr
-            header: nib.Nifti1Header = kind.from_fileobj(io.BytesIO(raw[:size] + bytes(4)), check=False)
-            pixdim = np.array(header["pixdim"][1:4])
-            start = _start(header, path, least=0 if pair else size + 4)
-            header["vox_offset"] = 0 if pair else start
-            # A quaternion is judged where it is used.
-            header.check_fix(error_level=40)  # mends what the standard lets be mended, raises for the rest
-            header.get_data_dtype(), header.get_slope_inter()
+        header: nib.Nifti1Header = kind.from_fileobj(io.BytesIO(raw[:size] + bytes(4)), check=False)
+        pixdim = np.array(header["pixdim"][1:4])
+        start = _start(header, path, least=0 if pair else size + 4)
+        header["vox_offset"] = 0 if pair else start
+        # Mends what the standard lets be mended, raises for the rest. A quaternion is judged where it is used.
+        header.check_fix(logger=_UNHEARD, error_level=40)
+        header.get_data_dtype(), header.get_slope_inter()
     except VolumeError:
         raise
     except Exception as error:  # nibabel has no common base class for what a damaged header causes

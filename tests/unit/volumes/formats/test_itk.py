@@ -122,6 +122,21 @@ def test_a_header_of_its_own(tmp_path: Path) -> None:
         read_grid(path)
 
 
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".mhd"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "zeros"])
+def test_packed_voxels_that_are_damaged_are_refused(tmp_path: Path, suffix: str, damage: str) -> None:
+    """MetaIO reads what it could unpack, and says nothing."""
+    path = tmp_path / f"scan{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(6000, dtype="<i2").reshape(20, 20, 15)), str(path), True)
+    assert read_volume(path).shape == (15, 20, 20)
+    victim = path.with_suffix(".zraw") if suffix == ".mhd" else path
+    raw = victim.read_bytes()
+    changed = {"cut": b"", "changed": b"abcdef" + raw[-494:], "zeros": bytes(500)}
+    victim.write_bytes(raw[:-500] + changed[damage])
+    with pytest.raises(VolumeError, match=r"truncated|damaged"):
+        read_volume(path)
+
+
 @pytest.mark.parametrize("name", ["scan.raw", "./scan.raw", "deep/scan.raw"])
 def test_voxels_beside_or_below_their_header_are_a_part_of_the_scan(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
