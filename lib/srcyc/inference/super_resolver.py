@@ -255,7 +255,7 @@ class SuperResolver:
         """Give what every report on a result says of who made it, where, and how long it took.
 
         Args:
-            start: of the work, by :func:`time.perf_counter`.
+            start: of the work, as ``time.perf_counter()`` gave it.
         """
         card = self.model.card
         return {
