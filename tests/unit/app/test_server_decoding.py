@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -65,6 +67,40 @@ def test_a_volume_is_the_same_as_read_in_place(
         np.testing.assert_array_equal(grid.affine, here.affine)
         assert grid.shape == here.shape
     assert not list(tmp_path.iterdir()), "no temporary file is left"
+
+
+@pytest.fixture
+def met(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Does what the other process does, in this one, which has more to do than this one file and gets no limits."""
+    monkeypatch.setattr(decoding, "_limit_memory", lambda more: None)
+    monkeypatch.setattr(decoding, "_limit_time", lambda seconds: None)
+
+    def met(task: str, path: Path, into: Path | None = None, most: int = MOST) -> Any:
+        request = {
+            "task": task,
+            "paths": [str(path)],
+            "choices": {},
+            "into": into and str(into),
+            "most": most,
+        }
+        said = decoding._met({**request, "seconds": 1, "memory": 10**9})
+        return decoding._meant(json.loads(json.dumps(said)), into)
+
+    return met
+
+
+def test_what_is_asked_is_done(met: Callable[..., Any], files: dict[str, Path], tmp_path: Path) -> None:
+    here, series = Reading(), files["series"]
+    assert met("files", series) == here.files(series)
+    assert met("grid", series).shape == met("check", series).shape == here.grid(series).shape
+    np.testing.assert_array_equal(met("volume", series, tmp_path).data, here.volume(series).data)
+    (found,) = met("tree", series).values()
+    np.testing.assert_array_equal(found.affine, here.grid(series).affine)
+    assert "max-upload" in str(met("check", series, most=10))
+    gaps = shutil.copytree(series, tmp_path / "gaps")
+    sorted(gaps.iterdir())[3].unlink()
+    told, said = met("tree", gaps)[""], here.tree(gaps)[""]
+    assert isinstance(told, VolumeError) and str(told) == str(said)
 
 
 def test_all_that_a_file_says_comes_along(files: dict[str, Path], tmp_path: Path) -> None:
@@ -185,18 +221,18 @@ def test_a_full_disk_is_said_and_nothing_is_left(
     ],
 )
 def test_what_goes_wrong_there_is_told_here(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[SRCycError], says: str
+    met: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    kind: type[SRCycError],
+    says: str,
 ) -> None:
     def fail(self: Reading, path: Path) -> None:
         raise error
 
-    # In this process, which has more to do than this one file.
-    monkeypatch.setattr(decoding, "_limit_memory", lambda more: None)
-    monkeypatch.setattr(decoding, "_limit_time", lambda seconds: None)
     for task, otherwise in (("grid", kind), ("model", ModelError)):
         monkeypatch.setattr(Reading, task, fail)
-        request = {"task": task, "paths": ["a.nii"], "choices": {}, "into": None, "seconds": 1, "memory": 1}
-        told = decoding._meant(json.loads(json.dumps(decoding._met(request))), None)
+        told = met(task, Path("a.nii"))
         assert type(told) is (kind if kind is OutputError else otherwise) and says in str(told)
         assert is_full(told) == isinstance(error, OSError)
 
