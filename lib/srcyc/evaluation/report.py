@@ -56,6 +56,8 @@ DEFINITIONS = {
 }
 
 
+#: What is said of how slices were spoiled.
+_SPOILING = ("jitter", "noise", "blur", "box")
 #: What is averaged over rows, as far as it was measured.
 _AVERAGED = (
     *Scores.model_fields,
@@ -91,19 +93,16 @@ def means_of(rows: Iterable[Row]) -> list[Mean]:
     """
     rows = list(rows)
     several = len({row.thickness for row in rows}) > 1
-    groups: dict[tuple[float, float, float, float, float | None, str], list[Row]] = {}
+    groups: dict[tuple[tuple[float, ...], float | None, str], list[Row]] = {}
     for spoiling in dict.fromkeys(map(_spoiling, rows)):
         same = [row for row in rows if _spoiling(row) == spoiling]
         for row in same:
-            groups.setdefault((*spoiling, row.thickness, row.method), []).append(row)
+            groups.setdefault((spoiling, row.thickness, row.method), []).append(row)
         for row in same if several else ():
-            groups.setdefault((*spoiling, None, row.method), []).append(row)
+            groups.setdefault((spoiling, None, row.method), []).append(row)
     return [
         Mean(
-            jitter=jitter,
-            noise=noise,
-            blur=blur,
-            box=box,
+            **dict(zip(_SPOILING, spoiling, strict=True)),
             thickness=thickness,
             method=method,
             rows=len(group),
@@ -111,7 +110,7 @@ def means_of(rows: Iterable[Row]) -> list[Mean]:
             **_averages(group),
             aligned=all(row.aligned for row in group),
         )
-        for (jitter, noise, blur, box, thickness, method), group in groups.items()
+        for (spoiling, thickness, method), group in groups.items()
     ]
 
 
@@ -119,8 +118,8 @@ def _averages(rows: Sequence[Row]) -> dict[str, Any]:
     return {name: mean(getattr(row, name) for row in rows) for name in _AVERAGED}
 
 
-def _spoiling(row: Row) -> tuple[float, float, float, float]:
-    return row.jitter, row.noise, row.blur, row.box
+def _spoiling(row: Row) -> tuple[float, ...]:
+    return tuple(getattr(row, name) for name in _SPOILING)
 
 
 def scores_of(rows: Iterable[Row], method: str) -> tuple[ScanScore, ...]:
