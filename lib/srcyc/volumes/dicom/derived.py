@@ -374,7 +374,7 @@ def _image(
     image = Dataset()
     image.update(common)
     position = planes.positions[number - 1]
-    nearest = source.headers[source.nearest(position[None])[0]]
+    nearest = source.nearest(position)
     take(nearest, image, OF_IMAGE)
     # Everything of type 2 that the scan does not know: empty says just that.
     for keyword in REQUIRED:

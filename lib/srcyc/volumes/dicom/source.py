@@ -88,11 +88,10 @@ class DicomSource:
             return None
         return padding[0] * slope + intercept
 
-    def nearest(self, positions: npt.NDArray[np.float64]) -> list[int]:
-        """Give the index of the frame nearest to each of ``(n, 3)`` places, LPS mm, along the normal."""
+    def nearest(self, position: npt.NDArray[np.float64]) -> Dataset:
+        """Give the header of the frame nearest to a place ``(3,)``, LPS mm, along the normal."""
         normal = self.frames[0].normal
-        places = np.array([frame.position @ normal for frame in self.frames])
-        return [int(np.argmin(np.abs(places - place))) for place in positions @ normal]
+        return self.headers[np.argmin([abs((frame.position - position) @ normal) for frame in self.frames])]
 
 
 def _series_of(scan: Volume, source: Path) -> DicomSeries:
