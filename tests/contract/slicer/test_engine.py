@@ -367,7 +367,7 @@ def test_what_was_replaced_all_the_same_is_told(library: Callable[[str], ModuleT
 
 
 @pytest.mark.parametrize(
-    ("said", "says"),
+    ("says", "said"),
     [
         ("disk is full", "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"),
         ("cannot be written", "ERROR: Could not install packages: [WinError 5] Access is denied: 'c:\\\\x'"),
@@ -378,7 +378,7 @@ def test_what_was_replaced_all_the_same_is_told(library: Callable[[str], ModuleT
     ],
 )  # fmt: skip
 def test_what_pip_says_becomes_a_sentence_with_a_remedy(
-    said: str, says: str, library: Callable[[str], ModuleType]
+    says: str, said: str, library: Callable[[str], ModuleType]
 ) -> None:
     sentence = library("engine_install").understood(said)
     assert says in sentence if says else not sentence
