@@ -12,8 +12,6 @@ from srcyc.config import PatchConfig, SpoilConfig, TrainingConfig
 from srcyc.losses import LossWeights
 from srcyc.networks import (
     DegradationNet,
-    DegradationNetConfig,
-    DiscriminatorConfig,
     PatchDiscriminator,
     SliceResDNetConfig,
     SRResDNetConfig,
@@ -193,7 +191,7 @@ def test_the_learning_rate_of_a_generator_alone_is_the_recipe_s() -> None:
 
 
 def test_networks_are_built_as_described() -> None:
-    g_lr = DegradationNet(DegradationNetConfig(features=5, blocks=1, skip="area"))
+    g_lr = DegradationNet(features=5, blocks=1, skip="area")
     assert (g_lr.body[-1].conv.in_channels, g_lr.skip) == (5, "area")
-    d_hr = PatchDiscriminator(DiscriminatorConfig(features=5, layers=1))
+    d_hr = PatchDiscriminator(features=5, layers=1)
     assert d_hr.body[0].out_channels == 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -70,11 +70,12 @@ class DegradationNet(nn.Module):
     the scan's own real factor. With the global skip the untrained network already is a plausible degradation.
 
     Args:
-        config: what it is made of.
+        arguments: those of :class:`DegradationNetConfig`.
     """
 
-    def __init__(self, config: DegradationNetConfig) -> None:
+    def __init__(self, **arguments: Any) -> None:
         super().__init__()
+        config = DegradationNetConfig(**arguments)
         self.skip, features, head_kernel = config.skip, config.features, config.head_kernel
         self.head: nn.Module | None = None
         self.body: nn.Sequential | None = None

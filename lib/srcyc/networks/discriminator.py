@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -36,11 +36,12 @@ class PatchDiscriminator(nn.Module):
     slices: MONAI's kernel-4 PatchDiscriminator has no valid output there.
 
     Args:
-        config: what it is made of; D_LR has fewer layers than D_HR.
+        arguments: those of :class:`DiscriminatorConfig`; D_LR has fewer layers than D_HR.
     """
 
-    def __init__(self, config: DiscriminatorConfig) -> None:
+    def __init__(self, **arguments: Any) -> None:
         super().__init__()
+        config = DiscriminatorConfig(**arguments)
         self.config = config
         stride = (2, 2, 2 if config.stride_thick else 1)
         #: Voxels along each axis for one logit.

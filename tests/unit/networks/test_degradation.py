@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from srcyc.errors import ConfigError
-from srcyc.networks import DegradationNet, DegradationNetConfig
+from srcyc.networks import DegradationNet
 from srcyc.physics.acquisition import Acquisition
 from srcyc.physics.resampling import resample
 
@@ -19,7 +19,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def make(seed: int = 0, **options: object) -> DegradationNet:
     torch.manual_seed(seed)
-    return DegradationNet(DegradationNetConfig(**{"features": 8, "blocks": 2, "skip": "area", **options}))
+    return DegradationNet(**{"features": 8, "blocks": 2, "skip": "area", **options})
 
 
 @pytest.mark.parametrize("slices", [24, 8, 5, 3])
@@ -137,4 +137,4 @@ def test_impossible_sizes_are_refused() -> None:
 
 
 def test_the_default_has_the_profile_as_its_skip() -> None:
-    assert DegradationNet(DegradationNetConfig()).skip == "profile"
+    assert DegradationNet().skip == "profile"

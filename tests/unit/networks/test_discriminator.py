@@ -7,7 +7,7 @@ import torch
 
 from srcyc.config import TrainingConfig
 from srcyc.errors import ConfigError
-from srcyc.networks import DiscriminatorConfig, PatchDiscriminator
+from srcyc.networks import PatchDiscriminator
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -16,7 +16,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def make(seed: int = 0, **options: object) -> PatchDiscriminator:
     torch.manual_seed(seed)
-    return PatchDiscriminator(DiscriminatorConfig(features=4, **options))  # type: ignore[arg-type]
+    return PatchDiscriminator(features=4, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_images_of_a_batch_are_independent() -> None:
 
 def test_d_lr_is_smaller_than_d_hr_and_both_take_their_patches() -> None:
     config = TrainingConfig()
-    d_hr, d_lr = PatchDiscriminator(config.d_hr), PatchDiscriminator(config.d_lr)
+    d_hr, d_lr = PatchDiscriminator(**dict(config.d_hr)), PatchDiscriminator(**dict(config.d_lr))
     size = config.data.size
     assert sum(p.numel() for p in d_lr.parameters()) < sum(p.numel() for p in d_hr.parameters())
     assert d_hr(random(1, 1, size, size, size)).numel() > 1

@@ -69,7 +69,7 @@ def test_at_factor_one_nothing_happens() -> None:
 
 
 def test_every_parameter_is_reached() -> None:
-    network = DegradationNet(DegradationNetConfig(features=4, blocks=1, head_kernel=3, skip="learned"))
+    network = DegradationNet(features=4, blocks=1, head_kernel=3, skip="learned")
     with torch.no_grad():
         next(network.body[-1].parameters()).normal_(0, 0.1)
     output = network(random(2, 1, *FINE), size=SIZE, noise=normal(2, 1, *SIZE))
@@ -79,7 +79,7 @@ def test_every_parameter_is_reached() -> None:
 
 def test_the_residual_is_zero_at_the_start_and_sees_the_noise() -> None:
     network, hr, field = (
-        DegradationNet(DegradationNetConfig(features=4, blocks=1, skip="learned")),
+        DegradationNet(features=4, blocks=1, skip="learned"),
         random(1, 1, *FINE),
         normal(1, 1, *SIZE),
     )
@@ -92,7 +92,7 @@ def test_the_residual_is_zero_at_the_start_and_sees_the_noise() -> None:
 
 
 def test_without_features_it_is_the_operator_alone() -> None:
-    network = DegradationNet(DegradationNetConfig(skip="learned", features=0))
+    network = DegradationNet(skip="learned", features=0)
     hr, field = random(1, 1, *FINE), normal(1, 1, *SIZE)
     assert len(list(network.parameters())) == 3
     found = network(hr, size=SIZE, thickness_ratio=0.8, noise=field)
@@ -102,8 +102,8 @@ def test_without_features_it_is_the_operator_alone() -> None:
 
 
 def test_only_this_form_has_something_learned() -> None:
-    assert DegradationNet(DegradationNetConfig()).learned is None
-    learns = DegradationNet(DegradationNetConfig(skip="learned"))
+    assert DegradationNet().learned is None
+    learns = DegradationNet(skip="learned")
     assert learns.learned is not None and learns.is_noisy
     assert learns.learned.width == 1.0
 

@@ -13,7 +13,7 @@ from srcyc.data.store import TrainingScan
 from srcyc.enhancement import enhance
 from srcyc.errors import ConfigError, ModelError
 from srcyc.evaluation.metrics import Truth
-from srcyc.networks import DegradationNet, DegradationNetConfig, SliceResDNet
+from srcyc.networks import DegradationNet, SliceResDNet
 from srcyc.physics.acquisition import Acquisition, AxisAcquisition
 from srcyc.physics.resampling import apply_along, resample
 from srcyc.training.validation import Score, Validator
@@ -50,7 +50,7 @@ def untrained() -> SliceResDNet:
 
 def degradation() -> DegradationNet:
     torch.manual_seed(1)
-    return DegradationNet(DegradationNetConfig(features=4, blocks=1, head_kernel=3))
+    return DegradationNet(features=4, blocks=1, head_kernel=3)
 
 
 class Projection(nn.Module):

@@ -65,9 +65,9 @@ def build_networks(config: TrainingConfig, device: torch.device) -> Networks:
         torch.manual_seed(config.seed)
         g_hr = build_generator(config.g_hr)
         both = config.mode != "generator-only"
-        g_lr = DegradationNet(config.g_lr) if both else None
-        d_hr = PatchDiscriminator(config.d_hr) if both else None
-        d_lr = PatchDiscriminator(config.d_lr) if both else None
+        g_lr = DegradationNet(**dict(config.g_lr)) if both else None
+        d_hr = PatchDiscriminator(**dict(config.d_hr)) if both else None
+        d_lr = PatchDiscriminator(**dict(config.d_lr)) if both else None
     for network in (g_hr, g_lr, d_hr, d_lr):
         if network is not None:
             network.to(device)
