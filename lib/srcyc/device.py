@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -65,13 +66,15 @@ def precision_name(dtype: torch.dtype) -> str:
 
 def peak_memory() -> int | None:
     """Greatest resident memory of this process so far, bytes; None where the system does not tell."""
-    if sys.platform == "win32":
-        return None
-    import resource
+    if sys.platform == "linux":
+        # getrusage would count what the process held that started this one, as large as Slicer may be.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
+    if sys.platform == "darwin":
+        import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts kB, macOS bytes.
-    return peak if sys.platform == "darwin" else 1024 * peak
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return None
 
 
 def _fast_types(device: torch.device) -> list[torch.dtype]:

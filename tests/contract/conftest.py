@@ -364,6 +364,15 @@ class Server:
         others = [process for process in self.processes() if process.pid != self.running.pid]
         return [process for process in others if not (lives and is_decoder(process))]
 
+    def decoders(self) -> list[psutil.Process]:
+        """The processes that decode files for the server, without those that these fork for each file."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                if is_decoder(process) and process.ppid() == self.running.pid:
+                    found.append(process)
+        return found
+
     def processor_seconds(self) -> float:
         """Seconds of a processor that the server's own process has had: how long others made it wait is not in it."""
         times = psutil.Process(self.running.pid).cpu_times()

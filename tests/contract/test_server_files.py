@@ -124,7 +124,7 @@ def test_what_lies_in_the_studies_folder_is_no_less_suspect(
 @pytest.mark.parametrize("server", ["srcyc"], indirect=True)
 def test_a_decoder_that_dies_takes_nobody_along(server: Any) -> None:
     assert (reply := server.infer("head", output="json")).status_code == 200, reply.text
-    decoders = [process for process in server.processes() if "decoding" in " ".join(process.cmdline())]
+    decoders = server.decoders()
     assert len(decoders) == 1, "one for all"
     decoders[0].kill()
     assert (reply := server.infer("head", output="json")).status_code == 200, reply.text

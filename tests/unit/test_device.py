@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
 
@@ -78,3 +82,11 @@ def test_a_pytorch_told_to_do_without_avx512_does_without_bf16(monkeypatch):
     assert device._cpu_has_bf16()
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert not device._cpu_has_bf16()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere getrusage knows no better")
+def test_the_peak_is_not_that_of_the_process_that_started_this_one():
+    code = "from srcyc.device import peak_memory; print(peak_memory())"
+    large = np.ones(100_000_000)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 1e7 < int(done.stdout) < large.nbytes

@@ -111,6 +111,7 @@ def test_the_process_itself_needs_no_more_than_is_allowed(shape):
 import re, resource
 import numpy as np
 from srcyc import SuperResolver, Volume
+from srcyc.device import peak_memory
 from srcyc.errors import ConfigError
 
 voxels = np.random.default_rng(0).random((1, *{shape}), np.float32)
@@ -123,7 +124,7 @@ except ConfigError as error:
 resolver = SuperResolver.from_pretrained(max_memory=budget, **settings)
 before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 resolver(scan)
-grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+grown = peak_memory() - before
 assert grown < 1e9 * budget, (grown, budget)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
