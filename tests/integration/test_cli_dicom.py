@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from dicom_files import SLICES, make_enhanced, save
 
 from factories import make_head, save_series
 from srcyc.data.store import ScanStore
@@ -94,6 +95,15 @@ def test_series_chooses(srcyc, tiny_model, study, tmp_path, wanted):
     (result,) = ran.json["results"]
     assert result["report"]["input"]["name"] == "7_t2-tra"
     assert out.is_file()
+
+
+def test_a_file_that_holds_a_whole_series_is_enough(srcyc, tiny_model, study, tmp_path):
+    (file,) = save(tmp_path / "one", [make_enhanced()]).iterdir()
+    ran = srcyc("infer", file, "-o", tmp_path / "out.nii.gz", "--model", tiny_model, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["results"][0]["report"]["input"]["shape"][2] == SLICES
+    ran = srcyc("infer", study / "5-IM0002.dcm", "-o", tmp_path / "other.nii.gz", "--model", tiny_model)
+    assert ran.code == 2 and "5-IM0002.dcm" in ran.sentence and "folder" in ran.sentence
 
 
 def test_series_may_be_repeated_and_choose_what_is_left_out(srcyc, tiny_model, study, tmp_path):

@@ -37,7 +37,7 @@ def test_the_tightest_limit_of_a_container_counts(tmp_path: Path, monkeypatch: p
 
 def test_a_machine_that_tells_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """macOS tells what there is, not what is free; Windows nothing."""
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "_OWN_CGROUP", tmp_path / "no groups")
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
     if hasattr(os, "sysconf"):
         assert memory.available_memory() == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

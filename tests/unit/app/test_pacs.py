@@ -77,3 +77,13 @@ def test_a_series_that_is_here_is_given_without_asking_again(
 def test_a_series_of_a_pacs_is_nobodys_storage(pacs: Pacs) -> None:
     app: Any = SimpleNamespace(sessions=lambda: None, datastore=lambda: pacs)
     assert Limits()._taken(app, "anna") == 0
+
+
+def test_what_has_no_uid_is_no_series() -> None:
+    series = {"0020000E": {"vr": "UI", "Value": ["1.2.3"]}}
+    assert RemoteSeries.of(series) is None
+    assert RemoteSeries.of(series, "../1.2") is None
+    assert (found := RemoteSeries.of(series, "1.2")) is not None and (found.study, found.uid) == (
+        "1.2",
+        "1.2.3",
+    )

@@ -33,12 +33,14 @@ def test_profiles_are_those_of_the_operator(fwhm: float) -> None:
     np.testing.assert_allclose(found.numpy(), slice_profile_matrix(27, centres, fwhm), atol=1e-12)
 
 
-def test_without_blur_it_is_the_operator_told() -> None:
-    operator, hr = LearnedAcquisition(), random(2, 1, *FINE)
+@pytest.mark.parametrize("pixels", [SIZE[:2], (SIZE[0] // 2, SIZE[1])])
+def test_without_blur_it_is_the_operator_told(pixels: tuple[int, int]) -> None:
+    operator, hr, size = LearnedAcquisition(), random(2, 1, *FINE), (*pixels, SIZE[2])
     with torch.no_grad():
         operator.blur.fill_(-0.1)
-    found = operator(hr, size=SIZE, thickness_ratio=0.7)
-    torch.testing.assert_close(found, Acquisition(FINE, SIZE, 0.7).apply(hr), rtol=0, atol=1e-6)
+    found = operator(hr, size=size, thickness_ratio=0.7)
+    expected = Acquisition(FINE, size, 0.7, slice_axis=-1).apply(hr)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_the_blur_is_in_plane() -> None:
