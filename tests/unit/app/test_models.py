@@ -98,10 +98,12 @@ def test_only_the_last_few_resolvers_are_kept(
     tmp_path: Path, put: Put, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("srcyc_app.models._READY", 1)
-    put("mine")
+    names = ("mine", "yours")
+    for name in names:
+        put(name)
     shelf = ModelShelf(tmp_path)
-    first, other = (shelf.resolver("mine", device="cpu", precision=kind) for kind in ("fp32", "bf16"))
-    assert shelf.resolver("mine", device="cpu", precision="bf16") is other
+    first, other = (shelf.resolver(name, device="cpu", precision="fp32") for name in names)
+    assert shelf.resolver("yours", device="cpu", precision="fp32") is other
     assert shelf.resolver("mine", device="cpu", precision="fp32") is not first
 
 
