@@ -157,8 +157,11 @@ def walk(
                 raise
             unlisted(place, error)
             continue
-        folders = [path for path in paths if os.path.isdir(path)]
-        yield place, [path for path in paths if not os.path.isdir(path)]
+        folders: list[Path] = []
+        files: list[Path] = []
+        for path in paths:
+            (folders if os.path.isdir(path) else files).append(path)
+        yield place, files
         waiting += reversed(folders)
 
 
